@@ -1,0 +1,45 @@
+"""Layers in plain PyTorch: rotary embedding, attention, feed-forward, norms and the block."""
+
+from .attention import RotaryAttention, attend
+from .block import DropPath, LayerScale, TransformerBlock
+from .embed import PEG, PatchEmbed, resize_pos_embed
+from .feedforward import GELUFFN, SwiGLU, build_ffn, swiglu_hidden
+from .norm import build_norm
+from .rotary import (
+    RotaryEmbedding,
+    RotaryTable,
+    apply_rotary,
+    axis_scales,
+    gather_table,
+    grid_positions,
+    sequence_positions,
+)
+from .window import WindowAttention, WindowContext, merge_windows, partition_windows, window_context
+
+__all__ = [
+    'DropPath',
+    'GELUFFN',
+    'LayerScale',
+    'PEG',
+    'PatchEmbed',
+    'RotaryAttention',
+    'RotaryEmbedding',
+    'RotaryTable',
+    'SwiGLU',
+    'TransformerBlock',
+    'WindowAttention',
+    'WindowContext',
+    'apply_rotary',
+    'attend',
+    'axis_scales',
+    'build_ffn',
+    'build_norm',
+    'gather_table',
+    'grid_positions',
+    'merge_windows',
+    'partition_windows',
+    'resize_pos_embed',
+    'sequence_positions',
+    'swiglu_hidden',
+    'window_context',
+]

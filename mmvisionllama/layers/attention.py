@@ -1,0 +1,117 @@
+"""Rotary multi-head self-attention.
+
+Legend: B batch, N query tokens, M key tokens, h heads, d head dim, C = h * d channels, P rotation planes.
+"""
+
+from typing import Optional, Tuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .rotary import RotaryTable, rotate_qkv
+
+BACKENDS = ('auto', 'sdpa', 'eager')
+
+
+def check_backend(backend: str) -> str:
+    """Returns ``backend``, or raises a ValueError that lists the known ones."""
+    if backend not in BACKENDS:
+        raise ValueError(f'unknown attention backend {backend!r}: choose one of {", ".join(map(repr, BACKENDS))}')
+    return backend
+
+
+def attend(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    mask: Optional[Tensor] = None,
+    is_causal: bool = False,
+    dropout: float = 0.0,
+    backend: str = 'auto',
+) -> Tensor:
+    """Softmax attention with scale ``d ** -0.5``.
+
+    Args:
+        q: ``(B, h, N, d)``.
+        k: ``(B, h, M, d)``.
+        v: ``(B, h, M, d)``.
+        mask: Added to the scores (float) or True where attention is allowed (bool); broadcasts to ``(B, h, N, M)``.
+        is_causal: Token n sees tokens 0 ... n only.
+        dropout: Dropout of the attention weights, already 0 in evaluation.
+        backend: ``'sdpa'`` runs ``scaled_dot_product_attention``, ``'eager'`` writes the softmax out (for reference
+            and for hooks on the weights), ``'auto'`` picks the fastest that is installed.
+
+    Returns:
+        Tensor: ``(B, h, N, d)``.
+    """
+    if backend != 'eager':
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=is_causal)
+    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)  # [B, h, N, M]
+    if is_causal:
+        allowed = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).tril()
+        scores = scores.masked_fill(~allowed, float('-inf'))
+    if mask is not None:
+        scores = scores.masked_fill(~mask, float('-inf')) if mask.dtype == torch.bool else scores + mask
+    weights = F.dropout(scores.softmax(dim=-1), dropout, training=dropout > 0)
+    return weights.to(v.dtype) @ v
+
+
+class RotaryAttention(nn.Module):
+    """Multi-head self-attention whose queries and keys are rotated (MHSA of eq. 1).
+
+    Args:
+        embed_dims: Channels C.
+        num_heads: Heads h.
+        qkv_bias: Bias of the packed q, k, v projection (rows q, k, v; each head-major).
+        proj_bias: Bias of the output projection.
+        attn_drop: Dropout of the attention weights.
+        proj_drop: Dropout of the output.
+        backend: See :func:`attend`.
+
+    Raises:
+        ValueError: If ``num_heads`` does not divide ``embed_dims``, or for an unknown backend.
+    """
+
+    def __init__(
+        self,
+        embed_dims: int,
+        num_heads: int,
+        *,
+        qkv_bias: bool = True,
+        proj_bias: bool = True,
+        attn_drop: float = 0.0,
+        proj_drop: float = 0.0,
+        backend: str = 'auto',
+    ) -> None:
+        super().__init__()
+        if embed_dims % num_heads:
+            raise ValueError(f'num_heads {num_heads} does not divide embed_dims {embed_dims}')
+        self.embed_dims = embed_dims
+        self.num_heads = num_heads
+        self.head_dim = embed_dims // num_heads
+        self.backend = check_backend(backend)
+        self.qkv = nn.Linear(embed_dims, 3 * embed_dims, bias=qkv_bias)
+        self.proj = nn.Linear(embed_dims, embed_dims, bias=proj_bias)
+        self.attn_drop = attn_drop
+        self.proj_drop = nn.Dropout(proj_drop) if proj_drop > 0 else nn.Identity()
+
+    def project(self, x: Tensor, rope: Optional[RotaryTable]) -> Tuple[Tensor, Tensor, Tensor]:
+        """Rotated q, rotated k and v of the tokens ``x``: ``(B, N, C)`` to three times ``(B, N, h, d)``."""
+        qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, self.head_dim))
+        return qkv.unbind(2) if rope is None else rotate_qkv(qkv, rope)
+
+    def forward(
+        self,
+        x: Tensor,
+        rope: Optional[RotaryTable] = None,
+        *,
+        mask: Optional[Tensor] = None,
+        is_causal: bool = False,
+    ) -> Tensor:
+        """``(B, N, C)`` to ``(B, N, C)``; ``rope`` is the table of the N tokens, ``mask`` as in :func:`attend`."""
+        q, k, v = (t.transpose(1, 2) for t in self.project(x, rope))  # [B, h, N, d]
+        dropout = self.attn_drop if self.training else 0.0
+        x = attend(q, k, v, mask=mask, is_causal=is_causal, dropout=dropout, backend=self.backend)
+        return self.proj_drop(self.proj(x.transpose(1, 2).flatten(2)))

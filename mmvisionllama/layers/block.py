@@ -1,0 +1,108 @@
+"""The VisionLLaMA block (Figure 2a, eq. 1) and its residual branches."""
+
+from typing import Any, Optional
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+
+class DropPath(nn.Module):
+    """Stochastic depth: zeroes whole samples of a residual branch and rescales the others.
+
+    mmcv's and torchvision's versions would make those libraries a requirement of the layers.
+
+    Args:
+        drop_prob: Probability of dropping a sample's branch.
+    """
+
+    def __init__(self, drop_prob: float = 0.0) -> None:
+        super().__init__()
+        if not 0 <= drop_prob < 1:
+            raise ValueError(f'drop_prob must be in [0, 1), got {drop_prob}')
+        self.drop_prob = drop_prob
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(B, ...)`` to the same shape."""
+        if not self.drop_prob or not self.training:
+            return x
+        keep = 1 - self.drop_prob
+        return x * x.new_empty((x.shape[0],) + (1,) * (x.ndim - 1)).bernoulli_(keep).div_(keep)
+
+    def extra_repr(self) -> str:
+        return f'drop_prob={self.drop_prob:g}'
+
+
+class LayerScale(nn.Module):
+    """Learnable factor per channel of a residual branch.
+
+    Args:
+        embed_dims: Channels C.
+        init_value: Initial value of every factor.
+    """
+
+    def __init__(self, embed_dims: int, init_value: float = 1e-4) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.full((embed_dims,), float(init_value)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(..., C)`` to the same shape."""
+        return x * self.weight
+
+
+def add_residual(x: Tensor, branch: Tensor, scale: Optional[LayerScale], drop_path: DropPath) -> Tensor:
+    """``x + drop_path(scale(branch))``, fused into one pass where nothing is dropped."""
+    if drop_path.drop_prob and drop_path.training:
+        return x + drop_path(branch if scale is None else scale(branch))
+    if scale is None:
+        return x + branch
+    return torch.addcmul(x, branch, scale.weight.to(branch.dtype))
+
+
+class TransformerBlock(nn.Module):
+    """``x += attn(ln1(x), rope)``, ``x += ffn(ln2(x))``, each branch with LayerScale and DropPath.
+
+    The block knows nothing of images: what its attention needs besides the tokens (rotary tables, and for windowed
+    and sub-sampled attention the grid) comes in ``rope``, made once per forward pass for all blocks of a kind.
+
+    Args:
+        attn: Module called as ``attn(x, rope)``.
+        ffn: Module called as ``ffn(x)``.
+        ln1: Norm before the attention.
+        ln2: Norm before the feed-forward layer.
+        layer_scale_init_value: Initial value of LayerScale; 0 for none.
+        drop_path: Stochastic depth rate of both branches.
+        with_cp: Recompute the block in the backward pass instead of keeping its activations.
+    """
+
+    def __init__(
+        self,
+        attn: nn.Module,
+        ffn: nn.Module,
+        ln1: nn.Module,
+        ln2: nn.Module,
+        *,
+        embed_dims: int,
+        layer_scale_init_value: float = 0.0,
+        drop_path: float = 0.0,
+        with_cp: bool = False,
+    ) -> None:
+        super().__init__()
+        self.ln1 = ln1
+        self.attn = attn
+        self.ls1 = LayerScale(embed_dims, layer_scale_init_value) if layer_scale_init_value else None
+        self.ln2 = ln2
+        self.ffn = ffn
+        self.ls2 = LayerScale(embed_dims, layer_scale_init_value) if layer_scale_init_value else None
+        self.drop_path = DropPath(drop_path)
+        self.with_cp = with_cp
+
+    def forward(self, x: Tensor, rope: Any = None) -> Tensor:
+        """Tokens ``(B, N, C)`` to ``(B, N, C)``."""
+        if self.with_cp and self.training and torch.is_grad_enabled():
+            return checkpoint(self._forward, x, rope, use_reentrant=False)
+        return self._forward(x, rope)
+
+    def _forward(self, x: Tensor, rope: Any) -> Tensor:
+        x = add_residual(x, self.attn(self.ln1(x), rope), self.ls1, self.drop_path)
+        return add_residual(x, self.ffn(self.ln2(x)), self.ls2, self.drop_path)

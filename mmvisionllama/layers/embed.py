@@ -1,0 +1,85 @@
+"""Patch embedding, and the position embeddings of the ablation in Table 7g."""
+
+from typing import Optional, Sequence, Tuple, Union
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .rotary import to_2tuple
+
+
+class PatchEmbed(nn.Module):
+    """Convolution of stride = kernel = patch size, with bias.
+
+    Sides that are no multiple of the patch are padded with zeros right and bottom, as mmcv's ``PatchEmbed`` does with
+    ``padding='corner'``.
+
+    Args:
+        in_channels: Channels of the image.
+        embed_dims: Channels C of a token.
+        patch_size: Side of a patch in pixels, or (height, width).
+        norm: Norm over C after the projection, or None.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        embed_dims: int,
+        patch_size: Union[int, Sequence[int]],
+        norm: Optional[nn.Module] = None,
+    ) -> None:
+        super().__init__()
+        self.patch_size = to_2tuple(patch_size)
+        self.projection = nn.Conv2d(in_channels, embed_dims, self.patch_size, stride=self.patch_size)
+        self.norm = norm
+
+    def grid(self, size: Sequence[int]) -> Tuple[int, int]:
+        """Token grid (H, W) of an image of ``size`` (height, width) pixels."""
+        return tuple(-(-side // patch) for side, patch in zip(size, self.patch_size))
+
+    def forward(self, x: Tensor) -> Tuple[Tensor, Tuple[int, int]]:
+        """Images ``(B, in_channels, height, width)`` to tokens ``(B, H * W, C)`` and the grid ``(H, W)``.
+
+        Raises:
+            ValueError: If ``x`` has another number of channels or dimensions.
+        """
+        expected = self.projection.in_channels
+        if x.ndim != 4 or x.shape[1] != expected:
+            raise ValueError(
+                f'expected images of shape (B, {expected}, H, W), got {tuple(x.shape)}: '
+                f'check in_channels and the data pipeline'
+            )
+        pad_h, pad_w = (-side % patch for side, patch in zip(x.shape[2:], self.patch_size))
+        if pad_h or pad_w:
+            x = F.pad(x, (0, pad_w, 0, pad_h))
+        x = self.projection(x)  # [B, C, H, W]
+        grid = (x.shape[2], x.shape[3])
+        x = x.flatten(2).transpose(1, 2)  # [B, H * W, C]
+        return (x if self.norm is None else self.norm(x)), grid
+
+
+class PEG(nn.Module):
+    """Position encoding generator: a 3 x 3 depth-wise convolution added to the map (Table 7g, the paper's [13]).
+
+    Args:
+        embed_dims: Channels C.
+        kernel_size: Side of the kernel.
+    """
+
+    def __init__(self, embed_dims: int, kernel_size: int = 3) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(embed_dims, embed_dims, kernel_size, padding=kernel_size // 2, groups=embed_dims)
+
+    def forward(self, x: Tensor, grid: Sequence[int]) -> Tensor:
+        """Row-major tokens ``(B, H * W, C)`` of ``grid`` (H, W) to the same shape."""
+        maps = x.transpose(1, 2).unflatten(2, tuple(grid))  # [B, C, H, W]
+        return x + self.conv(maps).flatten(2).transpose(1, 2)
+
+
+def resize_pos_embed(pos_embed: Tensor, grid: Sequence[int], new_grid: Sequence[int], mode: str = 'bicubic') -> Tensor:
+    """Resamples a learnable position embedding: ``(1, H * W, C)`` to ``(1, H' * W', C)``."""
+    if tuple(grid) == tuple(new_grid):
+        return pos_embed
+    maps = pos_embed.transpose(1, 2).unflatten(2, tuple(grid)).float()  # [1, C, H, W]
+    maps = F.interpolate(maps, size=tuple(new_grid), mode=mode, align_corners=False)
+    return maps.flatten(2).transpose(1, 2).to(pos_embed.dtype)

@@ -1,0 +1,74 @@
+"""Feed-forward layers, chosen by name through ``FFNS``."""
+
+import math
+from typing import Optional
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def swiglu_hidden(embed_dims: int, multiple: int = 256) -> int:
+    """Hidden size of LLaMA's SwiGLU: ``int(8 C / 3)`` rounded up to a multiple of 256."""
+    return math.ceil(int(8 * embed_dims / 3) / multiple) * multiple
+
+
+class SwiGLU(nn.Module):
+    """``down(silu(gate(x)) * up(x))``, three linears (section 3.1, the paper's [57]).
+
+    Args:
+        embed_dims: Channels C.
+        hidden_dims: Hidden size; by default :func:`swiglu_hidden`.
+        bias: Biases of the three linears.
+        drop: Dropout of the output.
+    """
+
+    def __init__(self, embed_dims: int, hidden_dims: Optional[int] = None, bias: bool = False, drop: float = 0.0):
+        super().__init__()
+        hidden_dims = hidden_dims or swiglu_hidden(embed_dims)
+        self.gate = nn.Linear(embed_dims, hidden_dims, bias=bias)
+        self.up = nn.Linear(embed_dims, hidden_dims, bias=bias)
+        self.down = nn.Linear(hidden_dims, embed_dims, bias=bias)
+        self.drop = nn.Dropout(drop) if drop > 0 else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(..., C)`` to ``(..., C)``."""
+        if torch.is_grad_enabled():
+            hidden = F.silu(self.gate(x)) * self.up(x)  # [..., hidden]
+        else:
+            hidden = F.silu(self.gate(x), inplace=True).mul_(self.up(x))
+        return self.drop(self.down(hidden))
+
+
+class GELUFFN(nn.Module):
+    """``down(gelu(up(x)))`` with biases, ViT's feed-forward layer, for the ablation of Table 7a.
+
+    Args:
+        embed_dims: Channels C.
+        hidden_dims: Hidden size, 4 C by default.
+        bias: Biases of the two linears.
+        drop: Dropout of the output.
+    """
+
+    def __init__(self, embed_dims: int, hidden_dims: Optional[int] = None, bias: bool = True, drop: float = 0.0):
+        super().__init__()
+        hidden_dims = hidden_dims or 4 * embed_dims
+        self.up = nn.Linear(embed_dims, hidden_dims, bias=bias)
+        self.down = nn.Linear(hidden_dims, embed_dims, bias=bias)
+        self.drop = nn.Dropout(drop) if drop > 0 else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(..., C)`` to ``(..., C)``."""
+        return self.drop(self.down(F.gelu(self.up(x))))
+
+
+FFNS = {'swiglu': SwiGLU, 'gelu': GELUFFN}
+
+
+def build_ffn(cfg: dict, embed_dims: int, hidden_dims: Optional[int] = None) -> nn.Module:
+    """Builds a feed-forward layer from ``dict(type='swiglu' | 'gelu', ...)``."""
+    cfg = dict(cfg)
+    name = cfg.pop('type', 'swiglu')
+    if name not in FFNS:
+        raise ValueError(f'unknown feed-forward type {name!r}: choose one of {", ".join(map(repr, FFNS))}')
+    return FFNS[name](embed_dims, cfg.pop('hidden_dims', hidden_dims), **cfg)

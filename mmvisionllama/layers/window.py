@@ -1,0 +1,101 @@
+"""Attention inside windows: the paper's LSA (section 3.2) and the windowed blocks of ViTDet.
+
+Legend: B batch, H x W token grid, w window side, n windows of one image, C channels.
+"""
+
+import math
+from typing import NamedTuple, Optional, Sequence, Tuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .attention import RotaryAttention
+from .rotary import RotaryEmbedding, RotaryTable, grid_positions
+
+
+class WindowContext(NamedTuple):
+    """What windowed attention needs besides the tokens; made once per grid by :func:`window_context`.
+
+    Attributes:
+        rope (RotaryTable): Table of the w * w positions of one window, the same for every window.
+        grid (tuple): Token grid (H, W).
+        mask (Tensor, optional): ``(n, 1, 1, w * w)``, bool, False for keys that are padding; None without padding.
+    """
+
+    rope: RotaryTable
+    grid: Tuple[int, int]
+    mask: Optional[Tensor]
+
+
+def window_context(
+    rotary: RotaryEmbedding,
+    grid: Sequence[int],
+    window_size: int,
+    mask_padding: bool = True,
+    device: Optional[torch.device] = None,
+) -> WindowContext:
+    """Window-local positions 0 ... w-1, never scaled, and the padding mask of a grid.
+
+    Args:
+        rotary: Embedding of the attention's heads.
+        grid: Token grid (H, W).
+        window_size: Side w of a window, tokens.
+        mask_padding: False attends to the padding as the released code does.
+        device: Device of the tokens.
+    """
+    height, width = grid
+    if rotary.kind == '2d':
+        positions = grid_positions((window_size, window_size), device=device)
+    else:
+        positions = torch.arange(window_size**2, device=device, dtype=torch.float32)[:, None]
+    mask = None
+    if mask_padding and (height % window_size or width % window_size):
+        real = torch.ones(1, height, width, 1, dtype=torch.bool, device=device)
+        mask = partition_windows(real, window_size)[..., 0][:, None, None]  # [n, 1, 1, w * w]
+    return WindowContext(rotary(positions), (height, width), mask)
+
+
+def partition_windows(x: Tensor, window_size: int) -> Tensor:
+    """Pads a map right and bottom to whole windows and cuts it: ``(B, H, W, C)`` to ``(B * n, w * w, C)``."""
+    b, height, width, c = x.shape
+    pad_h, pad_w = -height % window_size, -width % window_size
+    if pad_h or pad_w:
+        x = F.pad(x, (0, 0, 0, pad_w, 0, pad_h))
+    rows, cols = (height + pad_h) // window_size, (width + pad_w) // window_size
+    x = x.view(b, rows, window_size, cols, window_size, c).transpose(2, 3)  # [B, rows, cols, w, w, C]
+    return x.reshape(b * rows * cols, window_size**2, c)
+
+
+def merge_windows(x: Tensor, grid: Sequence[int], window_size: int) -> Tensor:
+    """Inverse of :func:`partition_windows`: ``(B * n, w * w, C)`` to ``(B, H, W, C)``, padding cut off."""
+    height, width = grid
+    rows, cols = math.ceil(height / window_size), math.ceil(width / window_size)
+    x = x.view(-1, rows, cols, window_size, window_size, x.shape[-1]).transpose(2, 3)
+    x = x.reshape(-1, rows * window_size, cols * window_size, x.shape[-1])
+    return x[:, :height, :width]
+
+
+class WindowAttention(RotaryAttention):
+    """:class:`RotaryAttention` inside non-overlapping windows with window-local positions.
+
+    Args:
+        embed_dims: Channels C.
+        num_heads: Heads.
+        window_size: Side w of a window, tokens.
+        **kwargs: As :class:`RotaryAttention`.
+    """
+
+    def __init__(self, embed_dims: int, num_heads: int, window_size: int = 7, **kwargs) -> None:
+        super().__init__(embed_dims, num_heads, **kwargs)
+        self.window_size = window_size
+
+    def forward(self, x: Tensor, context: WindowContext) -> Tensor:
+        """Row-major tokens of the context's grid, ``(B, H * W, C)``, to the same shape."""
+        b, tokens, c = x.shape
+        windows = partition_windows(x.view(b, *context.grid, c), self.window_size)  # [B * n, w * w, C]
+        mask = context.mask
+        if mask is not None:
+            mask = mask.repeat(b, 1, 1, 1)  # [B * n, 1, 1, w * w]
+        windows = super().forward(windows, context.rope, mask=mask)
+        return merge_windows(windows, context.grid, self.window_size).reshape(b, tokens, c)
