@@ -1,0 +1,70 @@
+"""Handwritten digits as image folders: 1,797 real scans that scikit-learn ships, no download.
+
+Source: E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, UCI Machine Learning Repository, 1998.
+"""
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+from typing import Tuple
+
+MARKER = 'digits.json'
+
+
+def split_digits(test_fraction: float = 0.2, seed: int = 0):
+    """The scans and their fixed, stratified split.
+
+    Returns:
+        tuple: images ``(1797, 8, 8)`` uint8, labels ``(1797,)``, indices of the training and of the test scans.
+
+    Raises:
+        ImportError: Without scikit-learn.
+    """
+    try:
+        from sklearn.datasets import load_digits
+        from sklearn.model_selection import train_test_split
+    except ImportError as error:
+        raise ImportError("the digits ship with scikit-learn: pip install 'mmvisionllama[digits]'") from error
+    digits = load_digits()
+    images = (digits.images * (255 / 16)).round().astype('uint8')  # 17 grey levels
+    train, test = train_test_split(
+        list(range(len(images))), test_size=test_fraction, random_state=seed, stratify=digits.target
+    )
+    return images, digits.target, sorted(train), sorted(test)
+
+
+def write_digits(root: str, test_fraction: float = 0.2, seed: int = 0) -> Tuple[int, int]:
+    """Writes ``root/{train,test}/<digit>/<number>.png`` (8 x 8 grey), the layout of mmpretrain's ``CustomDataset``.
+
+    A complete folder with the same split is left as it is; an incomplete one is written again.
+
+    Returns:
+        tuple: Number of training and of test images.
+    """
+    root = Path(root)
+    settings = dict(test_fraction=test_fraction, seed=seed)
+    marker = root / MARKER
+    if marker.exists():
+        written = json.loads(marker.read_text())
+        if written['settings'] == settings:
+            return written['train'], written['test']
+    images, labels, train, test = split_digits(test_fraction, seed)
+    from PIL import Image
+
+    for name, indices in (('train', train), ('test', test)):
+        shutil.rmtree(root / name, ignore_errors=True)
+        for index in indices:
+            folder = root / name / str(labels[index])
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(images[index]).save(folder / f'{index:04d}.png')
+    marker.write_text(json.dumps(dict(settings=settings, train=len(train), test=len(test))) + '\n')
+    return len(train), len(test)
+
+
+if __name__ == '__main__':
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('root', nargs='?', default='data/digits', help='folder to write (default: data/digits)')
+    args = parser.parse_args()
+    counts = write_digits(args.root)
+    print(f'{args.root}: {counts[0]} training and {counts[1]} test images')

@@ -1,0 +1,101 @@
+#!/usr/bin/env bash
+# Makes or completes the Python environment: environment.sh demo|test
+#   VENV    folder of the environment            (default .venv)
+#   WHEELS  folder that keeps compiled mmcv      (default ~/.cache/mmvisionllama/wheels)
+#   PYTHON  interpreter to start from            (default python3)
+# Every finished step leaves a stamp named after the hash of its requirement file, so repeating is cheap.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+
+stage=${1:-demo}
+VENV=${VENV:-.venv}
+PYTHON=${PYTHON:-python3}
+WHEELS=${WHEELS:-${XDG_CACHE_HOME:-$HOME/.cache}/mmvisionllama/wheels}
+
+say() { printf '\n==> %s\n' "$*"; }
+die() { printf '\nERROR: %s\n' "$*" >&2; exit 1; }
+
+command -v "$PYTHON" >/dev/null || die "no $PYTHON found: install Python 3.10 or newer, or give PYTHON=/path/to/python"
+"$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 10))' ||
+    die "$("$PYTHON" --version) is too old: Python 3.10 or newer is needed (give PYTHON=/path/to/python)"
+
+need_disk() { # need_disk GIGABYTES FOLDER
+    mkdir -p "$2"
+    local free
+    free=$(df -Pk "$2" | awk 'NR == 2 { print int($4 / 1048576) }')
+    [ "$free" -ge "$1" ] || die "$2 has $free GB free and this step needs $1 GB: free some space or set VENV/WHEELS to another disk"
+}
+
+if [ ! -x "$VENV/bin/python" ]; then
+    need_disk 9 "$(dirname "$VENV")"
+    say "Making the environment in $VENV"
+    "$PYTHON" -m venv "$VENV" || die "python's venv module failed: on Debian, apt-get install python3-venv"
+fi
+python=$VENV/bin/python
+version=$("$python" -c 'import sys; print("%d%d" % sys.version_info[:2])')
+
+pip_install() { "$python" -m pip install --disable-pip-version-check --quiet --progress-bar off "$@"; }
+stamp() { echo "$VENV/.stamp-$1-$(sha256sum "requirements/$1.txt" | cut -c1-12)"; }
+step() { # step NAME MESSAGE ARGS...: installs requirements/NAME.txt once
+    local name=$1 message=$2 file
+    shift 2
+    file=$(stamp "$name")
+    [ -e "$file" ] && return
+    say "$message"
+    pip_install "$@" -r "requirements/$name.txt" || die "installing requirements/$name.txt failed: see pip's message above"
+    touch "$file"
+}
+has_mmcv() { "$python" -c 'import mmcv, sys; sys.exit(not sys.argv[1].endswith("==" + mmcv.__version__))' "$mmcv_pin" 2>/dev/null; }
+has_operators() { "$python" -c 'import mmcv.ops' 2>/dev/null; }
+
+mmcv_pin=$(grep -v '^#' requirements/mmcv.txt)
+torch_pin=$(grep '^torch==' requirements/torch.txt | cut -d= -f3)
+
+step torch "Installing PyTorch $torch_pin (several GB to fetch: one to five minutes)"
+step demo "Installing mmengine, mmpretrain and the rest of the demo (about 20 seconds)"
+
+wheel_folder=$WHEELS/$mmcv_pin-torch$torch_pin-py$version
+if [ "$stage" = demo ] && ! has_mmcv; then
+    say "Installing mmcv without compiled operators (seconds; make test adds them)"
+    pip_install --no-cache-dir --no-deps -r requirements/mmcv.txt || die "installing $mmcv_pin failed: see pip's message above"
+fi
+
+if [ "$stage" = test ]; then
+    step test "Installing mmdetection, mmsegmentation and the test tools (about a minute)"
+    if ! has_operators; then
+        if ! ls "$wheel_folder"/*.whl >/dev/null 2>&1; then
+            command -v g++ >/dev/null || die "no C++ compiler found and mmdet needs mmcv's compiled operators: on Debian, apt-get install g++"
+            "$python" -c 'import os, sys, sysconfig as s; sys.exit(not os.path.exists(os.path.join(s.get_paths()["include"], "Python.h")))' ||
+                die "Python.h is missing and mmcv's operators cannot be compiled: on Debian, apt-get install python3-dev"
+            need_disk 3 "$WHEELS"
+            say "Compiling mmcv's operators: 10 to 15 minutes on two cores, once; the wheel is kept in $wheel_folder"
+            build=$(mktemp -d)
+            trap 'rm -rf "$build"' EXIT
+            (PATH="$(cd "$VENV/bin" && pwd):$PATH" MAX_JOBS=${MAX_JOBS:-$(nproc)} "$python" -m pip wheel -v --disable-pip-version-check --no-build-isolation \
+                --no-cache-dir --no-deps -w "$build" "$mmcv_pin" >"$build/log" 2>&1) &
+            job=$!
+            while kill -0 $job 2>/dev/null; do
+                for _ in $(seq 30); do kill -0 $job 2>/dev/null || break; sleep 1; done
+                printf '    %s  %s\n' "$(date +%T)" "$(grep -oE '\[[0-9]+/[0-9]+\]' "$build/log" | tail -n 1 || true)"
+            done
+            wait $job || { tail -n 30 "$build/log" >&2; die "compiling mmcv failed: the end of its log is above"; }
+            mkdir -p "$wheel_folder"
+            mv "$build"/*.whl "$wheel_folder/"
+        fi
+        say "Installing mmcv with compiled operators from $wheel_folder"
+        pip_install --force-reinstall --no-deps "$wheel_folder"/*.whl
+        has_operators || die "mmcv's operators do not import: delete $wheel_folder and repeat"
+    fi
+fi
+
+if ! "$python" -c 'import cv2' 2>/dev/null; then
+    # another package brought the OpenCV build that needs libGL
+    pip_install --force-reinstall --no-deps "$(grep '^opencv-python-headless==' requirements/demo.txt)"
+    "$python" -c 'import cv2' || die "OpenCV does not import: see its message above"
+fi
+
+if ! "$python" -c "import mmvisionllama, os, sys; sys.exit(not os.path.samefile(os.path.dirname(os.path.dirname(mmvisionllama.__file__)), '.'))" 2>/dev/null ||
+    [ ! -d mmvisionllama.egg-info ]; then
+    say "Installing mmvisionllama from this folder"
+    pip_install --no-deps --no-build-isolation -e . || die "installing mmvisionllama failed: see pip's message above"
+fi
