@@ -20,10 +20,13 @@ import torch
 from torch import nn
 
 RESULTS = Path(__file__).parent / 'results'
+# fmt: off
 COLUMNS = (
-    'case contender reference median_s reference_median_s ratio ratio_low ratio_high rounds gmacs gmacs_reference '
-    'ratio_per_mac peak_mib device dtype threads torch versions machine date command'
-).split()
+    'case', 'contender', 'reference', 'median_s', 'reference_median_s', 'ratio', 'ratio_low', 'ratio_high',
+    'rounds', 'gmacs', 'gmacs_reference', 'ratio_per_mac', 'peak_mib', 'device', 'dtype', 'threads', 'torch',
+    'versions', 'machine', 'date', 'command',
+)
+# fmt: on
 
 
 def machine(device: torch.device) -> str:

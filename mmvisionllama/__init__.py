@@ -4,17 +4,22 @@ Importing the package registers its models, transforms and hooks in mmengine's r
 mmengine only.
 """
 
-try:
-    import mmengine  # noqa: F401
-    import torch  # noqa: F401
-except ImportError as error:
-    raise ImportError(
-        f'mmvisionllama needs torch and mmengine, and {error.name} is missing. Install torch (pytorch.org says how for '
-        f"your CUDA version), then mmvisionllama with the maintained mm libraries, pip install 'mmvisionllama[onedl]', "
-        f"or with OpenMMLab's own, pip install 'mmvisionllama[openmmlab]'"
-    ) from error
+import sys
 
-from . import backbones
 from .version import __version__
 
-__all__ = ['__version__', 'backbones']
+# python -m mmvisionllama.doctor must run exactly where torch or mmengine is missing
+if 'mmvisionllama.doctor' not in sys.orig_argv:
+    try:
+        import mmengine  # noqa: F401
+        import torch  # noqa: F401
+    except ImportError as error:
+        raise ImportError(
+            f'mmvisionllama needs torch and mmengine, and importing {error.name} failed ({error}). Install torch '
+            f'(pytorch.org says how for your CUDA version), then the maintained mm libraries, '
+            f"pip install 'mmvisionllama[onedl]', or OpenMMLab's own, pip install 'mmvisionllama[openmmlab]'; "
+            f'python -m mmvisionllama.doctor says what is there'
+        ) from error
+    from . import backbones  # noqa: F401
+
+__all__ = ['__version__']
