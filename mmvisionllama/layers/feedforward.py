@@ -48,18 +48,27 @@ class GELUFFN(nn.Module):
         hidden_dims: Hidden size, 4 C by default.
         bias: Biases of the two linears.
         drop: Dropout of the output.
+        approximate: ``'none'``, or ``'tanh'`` as DiT has it.
     """
 
-    def __init__(self, embed_dims: int, hidden_dims: Optional[int] = None, bias: bool = True, drop: float = 0.0):
+    def __init__(
+        self,
+        embed_dims: int,
+        hidden_dims: Optional[int] = None,
+        bias: bool = True,
+        drop: float = 0.0,
+        approximate: str = 'none',
+    ):
         super().__init__()
         hidden_dims = hidden_dims or 4 * embed_dims
+        self.approximate = approximate
         self.up = nn.Linear(embed_dims, hidden_dims, bias=bias)
         self.down = nn.Linear(hidden_dims, embed_dims, bias=bias)
         self.drop = nn.Dropout(drop) if drop > 0 else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         """``(..., C)`` to ``(..., C)``."""
-        return self.drop(self.down(F.gelu(self.up(x))))
+        return self.drop(self.down(F.gelu(self.up(x), approximate=self.approximate)))
 
 
 FFNS = {'swiglu': SwiGLU, 'gelu': GELUFFN}
