@@ -30,9 +30,15 @@ class VisionLLaMA(BaseBackbone):
     Argument names follow mmpretrain's ``VisionTransformer``. Any input size works in every call: positions are scaled
     onto the ``anchor`` grid (eq. 4), and nothing positional is stored unless ``abs_pos_embed`` or ``peg`` is set.
 
+    Two sizes have a wide twin. The paper compares its MAE models with ViT-B (86 M) and ViT-L (304 M), yet the code
+    released for them widens the feed-forward layer twice, first to 4 C and then by 8/3, and gives it biases: hidden size
+    8192 instead of 2048 (256 M parameters) and 11008 instead of 2816 (914 M). ``base-wide`` and ``large-wide`` are
+    those sizes, for released MAE weights and everything fine-tuned from them; ``base`` and ``large`` are the paper's.
+
     Args:
-        arch: ``'small'``, ``'base'`` or ``'large'``, or a dict with ``embed_dims``, ``num_layers``, ``num_heads`` and
-            optionally ``feedforward_channels`` (hidden size; by default int(8 C / 3) rounded up to a multiple of 256).
+        arch: ``'small'``, ``'base'``, ``'large'``, ``'base-wide'`` or ``'large-wide'``, or a dict with ``embed_dims``,
+            ``num_layers``, ``num_heads`` and optionally ``feedforward_channels`` (hidden size; by default int(8 C / 3)
+            rounded up to a multiple of 256) and ``ffn_bias`` (biases of the feed-forward layer).
         img_size: Kept for configs; only ``abs_pos_embed`` depends on it.
         patch_size: Side of a patch, pixels.
         in_channels: Channels of the images.
@@ -82,6 +88,8 @@ class VisionLLaMA(BaseBackbone):
         'small': dict(aliases=('s',), embed_dims=384, num_layers=12, num_heads=6),
         'base': dict(aliases=('b',), embed_dims=768, num_layers=12, num_heads=12),
         'large': dict(aliases=('l',), embed_dims=1024, num_layers=24, num_heads=16),
+        'base-wide': dict(embed_dims=768, num_layers=12, num_heads=12, feedforward_channels=8192, ffn_bias=True),
+        'large-wide': dict(embed_dims=1024, num_layers=24, num_heads=16, feedforward_channels=11008, ffn_bias=True),
     }
     arch_keys = ('embed_dims', 'num_layers', 'num_heads')
 
@@ -128,6 +136,8 @@ class VisionLLaMA(BaseBackbone):
         self.num_heads: int = settings['num_heads']
         norm_cfg = norm_cfg or dict(type='LN', eps=1e-6)
         ffn_cfg = dict(ffn_cfg or dict(type='swiglu'))
+        if 'ffn_bias' in settings:
+            ffn_cfg.setdefault('bias', settings['ffn_bias'])
         hidden_dims = settings.get('feedforward_channels')
         if hidden_dims is None and ffn_cfg.get('type', 'swiglu') == 'swiglu':
             hidden_dims = swiglu_hidden(self.embed_dims)
@@ -205,7 +215,7 @@ class VisionLLaMA(BaseBackbone):
         if self.peg is not None and self.frozen_stages > 0:
             parts.append(self.peg)
         if self.frozen_stages == self.num_layers:
-            parts.append(self.ln1)
+            parts += [self.ln1, self.ln2]
         return [part for part in parts if part is not None]
 
     @property
@@ -243,7 +253,7 @@ class VisionLLaMA(BaseBackbone):
 
     def prepend_cls_token(self, x: Tensor) -> Tensor:
         """Patch tokens to all tokens: ``(B, N, C)`` to ``(B, 1 + N, C)`` if there is a class token."""
-        if self.cls_token is None:
+        if not self.with_cls_token:
             return x
         return torch.cat((self.cls_token.expand(x.shape[0], -1, -1), x), dim=1)
 

@@ -1,0 +1,5 @@
+"""Masked image modelling."""
+
+from .mae import MAEVisionLLaMA
+
+__all__ = ['MAEVisionLLaMA']

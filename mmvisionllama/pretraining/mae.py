@@ -1,0 +1,119 @@
+"""The MAE encoder (section 4.2): VisionLLaMA over the visible patches, each at its own position."""
+
+from typing import Any, Optional, Tuple, Union
+
+import torch
+from mmengine.registry import MODELS
+from torch import Tensor, nn
+
+from ..backbones import VisionLLaMA
+from ..layers import gather_table
+
+
+@MODELS.register_module()
+class MAEVisionLLaMA(VisionLLaMA):
+    """Encoder for mmpretrain's ``MAE`` with its own ``MAEPretrainDecoder`` and ``MAEPretrainHead``.
+
+    Only the visible patches pass through the blocks; each keeps the rotary angles of its place in the whole grid. No
+    class token passes through them: a learnable token joins the latents after the last block, where the decoder
+    expects a class token, and shares the final norm with them.
+
+    The released MAE code builds the wide architectures: see :class:`VisionLLaMA` about ``base-wide`` and ``large-wide``.
+
+    Args:
+        arch: As :class:`VisionLLaMA`.
+        mask_ratio: Part of the patches that is hidden, in [0, 1).
+        out_type: What ``mask=False`` returns: ``'raw'`` (B, N, C), ``'featmap'`` or ``'avg_featmap'``.
+        layer_scale_init_value: Initial value of LayerScale; none in the MAE recipes.
+        **kwargs: As :class:`VisionLLaMA`.
+
+    Raises:
+        ValueError: For a mask ratio out of range, and for options that need every token of the grid or a class token
+            in the encoder (``window_block_indexes``, ``peg``, ``with_cls_token``).
+
+    Examples:
+        >>> encoder = MAEVisionLLaMA('base')
+        >>> latent, mask, ids_restore = encoder(torch.rand(2, 3, 224, 224))
+        >>> latent.shape, mask.shape
+        (torch.Size([2, 50, 768]), torch.Size([2, 196]))
+    """
+
+    OUT_TYPES = ('raw', 'featmap', 'avg_featmap')
+
+    def __init__(
+        self,
+        arch: Union[str, dict] = 'base',
+        mask_ratio: float = 0.75,
+        *,
+        out_type: str = 'raw',
+        layer_scale_init_value: float = 0.0,
+        **kwargs: Any,
+    ) -> None:
+        if not 0 <= mask_ratio < 1:
+            raise ValueError(f'mask_ratio must be in [0, 1), got {mask_ratio}')
+        for option in ('window_block_indexes', 'peg', 'with_cls_token'):
+            if kwargs.get(option):
+                raise ValueError(f'the MAE encoder sees a part of the patches and no class token: leave {option} out')
+        kwargs['with_cls_token'] = False
+        super().__init__(arch, out_type=out_type, layer_scale_init_value=layer_scale_init_value, **kwargs)
+        self.mask_ratio = mask_ratio
+        self.cls_token = nn.Parameter(torch.empty(1, 1, self.embed_dims))
+        self.init_mae()
+        self._freeze_stages()
+
+    def init_mae(self) -> None:
+        """MAE's initial values: Xavier for the linear layers and the patch embedding, which counts as one."""
+        for module in self.layers.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+        nn.init.xavier_uniform_(self.patch_embed.projection.weight.data.flatten(1))
+        nn.init.normal_(self.cls_token, std=0.02)
+
+    def random_masking(self, noise: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
+        """The patches with the smallest noise stay visible.
+
+        Args:
+            noise: One number per patch, ``(B, N)``.
+
+        Returns:
+            tuple: ``ids_keep`` (B, N_keep), the visible patches; ``mask`` (B, N), float, 1 = hidden; ``ids_restore``
+            (B, N), the place of each patch in the order visible first, hidden last.
+        """
+        tokens = noise.shape[1]
+        num_keep = int(round(tokens * (1 - self.mask_ratio), 6))  # 1 - 0.9 is a little less than 0.1
+        if num_keep == 0:
+            raise ValueError(f'mask_ratio {self.mask_ratio:g} hides all {tokens} patches: lower it or use larger images')
+        ids_shuffle = noise.argsort(dim=1)
+        ids_restore = ids_shuffle.argsort(dim=1)
+        mask = (ids_restore >= num_keep).float()
+        return ids_shuffle[:, :num_keep], mask, ids_restore
+
+    def forward(
+        self, x: Tensor, mask: Optional[bool] = True, noise: Optional[Tensor] = None
+    ) -> Union[Tuple[Tensor, Tensor, Tensor], Tuple[Tensor, ...]]:
+        """Encodes the visible patches, or the whole image.
+
+        Args:
+            x: Images ``(B, in_channels, height, width)`` of any size; ``H * W`` patches.
+            mask: False or None returns the features of the whole image, as :class:`VisionLLaMA` does.
+            noise: Given, it takes the place of the uniform noise drawn from torch's generator, ``(B, H * W)``.
+
+        Returns:
+            tuple: The latents, token of the decoder first, ``(B, 1 + N_keep, C)``, then ``mask`` and ``ids_restore``
+            as :meth:`random_masking` gives them.
+        """
+        if not mask:
+            return super().forward(x)
+        x, grid = self.embed(x)  # [B, N, C]
+        if noise is None:
+            noise = torch.rand(x.shape[:2], device=x.device)
+        elif noise.shape != x.shape[:2]:
+            raise ValueError(f'noise must be of shape {tuple(x.shape[:2])}, one number per patch, got {tuple(noise.shape)}')
+        ids_keep, hidden, ids_restore = self.random_masking(noise)
+        x = x.gather(1, ids_keep[..., None].expand(-1, -1, x.shape[-1]))  # [B, N_keep, C]
+        x = self.pre_norm(self.drop_after_pos(x))
+        rope = gather_table(self.rotary(self.rotary_positions(grid, x.device)), ids_keep)
+        for layer in self.layers:
+            x = layer(x, rope)
+        x = torch.cat((self.cls_token.to(x.dtype).expand(x.shape[0], -1, -1), x), dim=1)  # [B, 1 + N_keep, C]
+        return (x if self.ln1 is None else self.ln1(x)), hidden, ids_restore
