@@ -1,6 +1,8 @@
 """Backbones, registered in mmengine's root registry."""
 
 from .base import BaseBackbone
+from .illama import iLLaMA
+from .pyramid_vision_llama import PyramidVisionLLaMA
 from .vision_llama import VisionLLaMA
 
-__all__ = ['BaseBackbone', 'VisionLLaMA']
+__all__ = ['BaseBackbone', 'VisionLLaMA', 'iLLaMA']

@@ -72,3 +72,23 @@ def heads_of(embed_dims: int, num_heads, head_dim: int = 64) -> int:
             f'give num_heads'
         )
     return int(num_heads)
+
+
+def as_classifier(backbone: Dict[str, Any], body: StateDict, head: StateDict) -> Tuple[Dict[str, Any], StateDict]:
+    """Config and weights of mmpretrain's classifier around a backbone.
+
+    Args:
+        backbone: Config of the backbone; see the family's converter.
+        body: Weights under the classifier's keys (``backbone.*``).
+        head: Weights of the linear layer, ``head.weight`` and ``head.bias``; may be empty.
+    """
+    model = dict(type='ImageClassifier', backbone=backbone)
+    if head:
+        model['head'] = dict(
+            type='LinearClsHead',
+            num_classes=head['head.weight'].shape[0],
+            in_channels=head['head.weight'].shape[1],
+            loss=dict(type='CrossEntropyLoss', loss_weight=1.0),
+        )
+        body = {**body, **{k.replace('head.', 'head.fc.', 1): v for k, v in head.items()}}
+    return model, body

@@ -2,7 +2,7 @@
 
 from typing import Any, Dict, Tuple
 
-from .family import Family, StateDict, count_layers, heads_of, rename
+from .family import Family, StateDict, as_classifier, count_layers, heads_of, rename
 
 RULES = (
     ('patch_embed.proj.', 'patch_embed.projection.'),
@@ -57,16 +57,7 @@ def convert(state_dict: StateDict, overrides: Dict[str, Any]) -> Tuple[Dict[str,
     for key, value in body.items():
         key = final_norm + key[len('norm.') :] if key.startswith('norm.') else 'backbone.' + key
         converted[key] = value
-    model = dict(type='ImageClassifier', backbone=backbone)
-    if head:
-        model['head'] = dict(
-            type='LinearClsHead',
-            num_classes=head['head.weight'].shape[0],
-            in_channels=embed_dims,
-            loss=dict(type='CrossEntropyLoss', loss_weight=1.0),
-        )
-        converted.update({k.replace('head.', 'head.fc.', 1): v for k, v in head.items()})
-    return model, converted
+    return as_classifier(backbone, converted, head)
 
 
 FAMILY = Family('plain', matches, convert, ('num_heads', 'img_size', 'auto_scale'))

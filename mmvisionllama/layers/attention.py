@@ -21,6 +21,20 @@ def check_backend(backend: str) -> str:
     return backend
 
 
+def attention_weights(
+    q: Tensor, k: Tensor, *, mask: Optional[Tensor] = None, is_causal: bool = False, factor: Optional[Tensor] = None
+) -> Tensor:
+    """The weights ``(B, h, N, M)`` of :func:`attend`, written out; arguments as there."""
+    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)  # [B, h, N, M]
+    if is_causal:
+        allowed = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).tril()
+        scores = scores.masked_fill(~allowed, float('-inf'))
+    if mask is not None:
+        scores = scores.masked_fill(~mask, float('-inf')) if mask.dtype == torch.bool else scores + mask
+    weights = scores.softmax(dim=-1)
+    return weights if factor is None else weights * factor
+
+
 def attend(
     q: Tensor,
     k: Tensor,
@@ -28,6 +42,7 @@ def attend(
     *,
     mask: Optional[Tensor] = None,
     is_causal: bool = False,
+    factor: Optional[Tensor] = None,
     dropout: float = 0.0,
     backend: str = 'auto',
 ) -> Tensor:
@@ -39,6 +54,8 @@ def attend(
         v: ``(B, h, M, d)``.
         mask: Added to the scores (float) or True where attention is allowed (bool); broadcasts to ``(B, h, N, M)``.
         is_causal: Token n sees tokens 0 ... n only.
+        factor: Multiplied onto the weights after the softmax, without renormalising (the released iLLaMA); broadcasts
+            to ``(B, h, N, M)``. No fused kernel does this: it runs ``'eager'``.
         dropout: Dropout of the attention weights, already 0 in evaluation.
         backend: ``'sdpa'`` runs ``scaled_dot_product_attention``, ``'eager'`` writes the softmax out (for reference
             and for hooks on the weights), ``'auto'`` picks the fastest that is installed.
@@ -46,15 +63,10 @@ def attend(
     Returns:
         Tensor: ``(B, h, N, d)``.
     """
-    if backend != 'eager':
+    if backend != 'eager' and factor is None:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=is_causal)
-    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)  # [B, h, N, M]
-    if is_causal:
-        allowed = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).tril()
-        scores = scores.masked_fill(~allowed, float('-inf'))
-    if mask is not None:
-        scores = scores.masked_fill(~mask, float('-inf')) if mask.dtype == torch.bool else scores + mask
-    weights = F.dropout(scores.softmax(dim=-1), dropout, training=dropout > 0)
+    weights = attention_weights(q, k, mask=mask, is_causal=is_causal, factor=factor)
+    weights = F.dropout(weights, dropout, training=dropout > 0)
     return weights.to(v.dtype) @ v
 
 
@@ -109,9 +121,10 @@ class RotaryAttention(nn.Module):
         *,
         mask: Optional[Tensor] = None,
         is_causal: bool = False,
+        factor: Optional[Tensor] = None,
     ) -> Tensor:
-        """``(B, N, C)`` to ``(B, N, C)``; ``rope`` is the table of the N tokens, ``mask`` as in :func:`attend`."""
+        """``(B, N, C)`` to ``(B, N, C)``; ``rope`` is the table of the N tokens, the rest as in :func:`attend`."""
         q, k, v = (t.transpose(1, 2) for t in self.project(x, rope))  # [B, h, N, d]
         dropout = self.attn_drop if self.training else 0.0
-        x = attend(q, k, v, mask=mask, is_causal=is_causal, dropout=dropout, backend=self.backend)
+        x = attend(q, k, v, mask=mask, is_causal=is_causal, factor=factor, dropout=dropout, backend=self.backend)
         return self.proj_drop(self.proj(x.transpose(1, 2).flatten(2)))
