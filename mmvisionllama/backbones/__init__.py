@@ -5,4 +5,4 @@ from .illama import iLLaMA
 from .pyramid_vision_llama import PyramidVisionLLaMA
 from .vision_llama import VisionLLaMA
 
-__all__ = ['BaseBackbone', 'VisionLLaMA', 'iLLaMA']
+__all__ = ['BaseBackbone', 'PyramidVisionLLaMA', 'VisionLLaMA', 'iLLaMA']

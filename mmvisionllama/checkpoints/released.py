@@ -4,12 +4,12 @@ from typing import Any
 
 from torch import Tensor
 
-from . import illama, mae, plain
+from . import illama, mae, plain, pyramid
 from .family import ConvertedCheckpoint, StateDict
 from .reading import CheckpointError
 
 #: the first family that matches is taken
-FAMILIES = (plain.FAMILY, illama.FAMILY, mae.FAMILY, mae.PLAIN_FAMILY)
+FAMILIES = (plain.FAMILY, pyramid.FAMILY, illama.FAMILY, mae.FAMILY, mae.PLAIN_FAMILY)
 
 
 def convert_released(state_dict: StateDict, **overrides: Any) -> ConvertedCheckpoint:

@@ -1,8 +1,8 @@
 """Rotary position embedding: 1D, 2D and auto-scaled 2D (AS2DRoPE).
 
 Legend: B batch, N tokens, h heads, d head dim, P rotation planes (= rotated channels / 2), H x W token grid.
-Positions are ``(x, y)`` = (column, row). Everything here is real arithmetic in fp32 and free of state: a table is a
-pure function of the positions given, so no grid size, device or mode can leave a stale one behind.
+Positions are ``(x, y)`` = (column, row). Everything here is real arithmetic, in fp32 at least, and free of state: a
+table is a pure function of the positions given, so no grid size, device or mode can leave a stale one behind.
 """
 
 import math
@@ -16,7 +16,7 @@ KINDS = ('2d', '1d')
 
 
 class RotaryTable(NamedTuple):
-    """Cosines and sines of one set of tokens, fp32.
+    """Cosines and sines of one set of tokens, fp32 (fp64 for positions in fp64).
 
     Attributes:
         cos (Tensor): ``([B,] N, 1 | h, P)``; the heads axis is 1 when all heads share the frequencies.
@@ -25,6 +25,11 @@ class RotaryTable(NamedTuple):
 
     cos: Tensor
     sin: Tensor
+
+
+def at_least_fp32(dtype: torch.dtype) -> torch.dtype:
+    """Dtype in which positions, angles and rotations of tokens of ``dtype`` are computed."""
+    return torch.promote_types(dtype, torch.float32)
 
 
 def axis_scales(grid: Sequence[int], anchor: Optional[Sequence[float]], scale: str = 'per_axis') -> Tuple[float, float]:
@@ -52,24 +57,36 @@ def grid_positions(
     anchor: Optional[Sequence[float]] = None,
     scale: str = 'per_axis',
     device: Optional[torch.device] = None,
+    dtype: torch.dtype = torch.float32,
 ) -> Tensor:
     """Positions ``(x, y)`` of a row-major token grid, scaled onto the anchor grid (eq. 4).
 
+    Args:
+        grid: See :func:`axis_scales`, as are ``anchor`` and ``scale``.
+        device: Device of the tokens.
+        dtype: Dtype of the tokens; positions are never kept below fp32.
+
     Returns:
-        Tensor: ``(H * W, 2)``, fp32.
+        Tensor: ``(H * W, 2)``, fp32 or fp64.
     """
     height, width = grid
     scale_x, scale_y = axis_scales(grid, anchor, scale)
-    x = torch.arange(width, device=device, dtype=torch.float32) * scale_x
-    y = torch.arange(height, device=device, dtype=torch.float32) * scale_y
+    dtype = at_least_fp32(dtype)
+    x = torch.arange(width, device=device, dtype=dtype) * scale_x
+    y = torch.arange(height, device=device, dtype=dtype) * scale_y
     x = x.expand(height, width)  # [H, W]
     y = y[:, None].expand(height, width)  # [H, W]
     return torch.stack((x, y), dim=-1).reshape(height * width, 2)
 
 
-def sequence_positions(length: int, scale: float = 1.0, device: Optional[torch.device] = None) -> Tensor:
-    """Positions 0 ... length - 1 for 1D RoPE, times ``scale``: ``(length, 1)``, fp32."""
-    return (torch.arange(length, device=device, dtype=torch.float32) * scale)[:, None]
+def sequence_positions(
+    length: int,
+    scale: float = 1.0,
+    device: Optional[torch.device] = None,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """Positions 0 ... length - 1 for 1D RoPE, times ``scale``: ``(length, 1)``, fp32 or fp64."""
+    return (torch.arange(length, device=device, dtype=at_least_fp32(dtype)) * scale)[:, None]
 
 
 class RotaryEmbedding(nn.Module):
@@ -118,8 +135,8 @@ class RotaryEmbedding(nn.Module):
         if base <= 0 or ntk_alpha <= 0:
             raise ValueError(f'rotary base and ntk_alpha must be positive, got {base} and {ntk_alpha}')
         divisor = 4 if kind == '2d' else 2
-        rotated = ratio * head_dim
-        if not 0 < ratio <= 1 or rotated != int(rotated) or int(rotated) % divisor or not int(rotated):
+        rotated = round(ratio * head_dim, 6)  # 0.29 * 100 is no whole number in floating point
+        if not 0 < ratio <= 1 or rotated % divisor or not rotated:
             raise ValueError(
                 f'{kind.upper()} RoPE rotates {ratio:g} x head dim {head_dim} = {rotated:g} channels, which must be a '
                 f'positive multiple of {divisor}: change embed_dims, num_heads or the rotary ratio'
@@ -144,31 +161,48 @@ class RotaryEmbedding(nn.Module):
         grid: Sequence[int],
         anchor: Optional[Sequence[float]] = None,
         device: Optional[torch.device] = None,
+        dtype: torch.dtype = torch.float32,
     ) -> Tensor:
-        """Positions of a whole token grid: ``(H * W, 2)``, or ``(H * W, 1)`` for 1D RoPE.
+        """Positions of a whole token grid: ``(H * W, 2)``, or ``(H * W, 1)`` for 1D RoPE; fp32 or fp64.
 
         Scaled 1D positions span the anchor's sequence: the factor is ``H0 * W0 / (H * W)``.
         """
         if self.kind == '2d':
-            return grid_positions(grid, anchor, self.scale, device)
-        factor = 1.0
-        if self.scale != 'none' and anchor is not None:
-            factor = anchor[0] * anchor[1] / (grid[0] * grid[1])
-        return sequence_positions(grid[0] * grid[1], factor, device)
+            return grid_positions(grid, anchor, self.scale, device, dtype)
+        return self.place(grid_positions(grid, device=device, dtype=dtype), grid, anchor)
 
-    def frequencies(self, device: Optional[torch.device] = None) -> Tensor:
-        """theta, fp32: ``(1 | h, K)`` with K = rotated channels / 4 (2D) or / 2 (1D)."""
+    def place(self, positions: Tensor, grid: Sequence[int], anchor: Optional[Sequence[float]] = None) -> Tensor:
+        """Scales any positions ``(x, y)`` on ``grid``, whole or fractional, as :meth:`positions` scales the tokens'.
+
+        Args:
+            positions: ``(N, 2)``, in steps of the grid.
+            grid: Token grid (H, W).
+            anchor: Token grid that the weights were trained on.
+
+        Returns:
+            Tensor: ``(N, 2)``; for 1D RoPE the row-major sequence position ``y * W + x``, ``(N, 1)``.
+        """
+        if self.kind == '2d':
+            scale_x, scale_y = axis_scales(grid, anchor, self.scale)
+            return torch.stack((positions[:, 0] * scale_x, positions[:, 1] * scale_y), dim=-1)
+        scaled = self.scale != 'none' and anchor is not None
+        factor = anchor[0] * anchor[1] / (grid[0] * grid[1]) if scaled else 1.0
+        return (positions[:, 1:] * grid[1] + positions[:, :1]) * factor
+
+    def frequencies(self, device: Optional[torch.device] = None, dtype: torch.dtype = torch.float32) -> Tensor:
+        """theta, fp32 or fp64: ``(1 | h, K)`` with K = rotated channels / 4 (2D) or / 2 (1D)."""
         step = 4 if self.kind == '2d' else 2
         heads = 1 if self.share_heads else self.num_heads
         total = heads * self.rotary_dim
-        exponent = torch.arange(total // step, device=device, dtype=torch.float32) * (-step / total)
+        exponent = torch.arange(total // step, device=device, dtype=at_least_fp32(dtype)) * (-step / total)
         return torch.exp(exponent * math.log(self.base * self.ntk_alpha)).view(heads, -1)
 
     def angles(self, positions: Tensor) -> Tensor:
-        """Angles in fp32: ``([B,] N, axes)`` positions to ``([B,] N, 1 | h, P)``."""
-        freqs = self.frequencies(positions.device)  # [1 | h, K]
+        """Angles, fp32 or fp64 as the positions: ``([B,] N, axes)`` to ``([B,] N, 1 | h, P)``."""
+        positions = positions.to(at_least_fp32(positions.dtype))
+        freqs = self.frequencies(positions.device, positions.dtype)  # [1 | h, K]
         # a broadcast product: TF32 or bf16 matmuls would corrupt the angles
-        turns = positions.float()[..., None, None, :] * freqs[..., None]  # [..., N, 1 | h, K, axes]
+        turns = positions[..., None, None, :] * freqs[..., None]  # [..., N, 1 | h, K, axes]
         return turns.flatten(-2)  # [..., N, 1 | h, P]
 
     def forward(self, positions: Tensor) -> RotaryTable:
@@ -202,7 +236,7 @@ def gather_table(table: RotaryTable, index: Tensor) -> RotaryTable:
 
 
 def _rotate_into(out: Tensor, x: Tensor, cos: Tensor, sin: Tensor, sign: int = 1) -> None:
-    """Writes the fp32 rotation of ``x`` by ``sign`` times the angles into ``out``; both ``(B, N, h, d)``.
+    """Writes the rotation of ``x`` by ``sign`` times the angles into ``out``; both ``(B, N, h, d)``.
 
     Three passes over contiguous runs. A channel's partner stands one place to its right (even channels) or left (odd
     ones), so the second and third pass read ``x`` shifted by one, with zeros in the table where the shift does not
@@ -220,7 +254,7 @@ def _rotate_into(out: Tensor, x: Tensor, cos: Tensor, sin: Tensor, sign: int = 1
 
 
 class _Rotate(torch.autograd.Function):
-    """fp32 rotation. Autograd's own graph of the formula keeps the activations and pads four gradients."""
+    """Rotation in the dtype of ``x``. Autograd's own graph of the formula keeps the activations and pads four gradients."""
 
     @staticmethod
     def forward(ctx, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -236,7 +270,7 @@ class _Rotate(torch.autograd.Function):
 
 
 class _RotateQKV(torch.autograd.Function):
-    """Packed fp32 qkv ``(B, N, 3, h, d)`` to rotated q, rotated k, and v; the gradient is assembled in one buffer."""
+    """Packed qkv ``(B, N, 3, h, d)`` to rotated q, rotated k, and v; the gradient is assembled in one buffer."""
 
     @staticmethod
     def forward(ctx, qkv: Tensor, cos: Tensor, sin: Tensor):
@@ -263,25 +297,28 @@ class _RotateQKV(torch.autograd.Function):
         return grad, None, None
 
 
-def _use_functions(x: Tensor) -> bool:
-    # compilers fuse the plain formula better; so does every dtype that must go through fp32 first
-    return x.dtype == torch.float32 and not torch.compiler.is_compiling() and not torch.jit.is_tracing()
+def _use_functions(x: Tensor, table: RotaryTable) -> bool:
+    # The plain formula is for compilers, which fuse it better, for dtypes that must go through fp32 first, and for
+    # tables that are learned themselves.
+    plain = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    return x.dtype == table.cos.dtype and not table.cos.requires_grad and not plain
 
 
 def apply_rotary(x: Tensor, table: RotaryTable) -> Tensor:
-    """Rotates the channel pairs (2m, 2m+1) of ``x`` by the angles, in fp32: (a, b) to (a cos - b sin, a sin + b cos).
+    """Rotates the channel pairs (2m, 2m+1) of ``x`` by the angles: (a, b) to (a cos - b sin, a sin + b cos).
 
     Args:
         x: Queries or keys, ``(B, N, h, d)``.
         table: Table of the same N tokens; channels past its 2P are left as they are.
 
     Returns:
-        Tensor: Shape and dtype of ``x``.
+        Tensor: Shape and dtype of ``x``. The rotation itself runs in fp32, in fp64 for ``x`` in fp64.
     """
-    if _use_functions(x):
+    if _use_functions(x, table):
         return _Rotate.apply(x, table.cos, table.sin)
     rotated = 2 * table.cos.shape[-1]
-    even, odd = x[..., :rotated].float().unflatten(-1, (-1, 2)).unbind(-1)  # [B, N, h, P] each
+    dtype = torch.promote_types(x.dtype, table.cos.dtype)
+    even, odd = x[..., :rotated].to(dtype).unflatten(-1, (-1, 2)).unbind(-1)  # [B, N, h, P] each
     turned = torch.stack((even * table.cos - odd * table.sin, even * table.sin + odd * table.cos), dim=-1)
     turned = turned.flatten(-2).to(x.dtype)
     return turned if rotated == x.shape[-1] else torch.cat((turned, x[..., rotated:]), dim=-1)
@@ -297,7 +334,7 @@ def rotate_qkv(qkv: Tensor, table: RotaryTable) -> Tuple[Tensor, Tensor, Tensor]
     Returns:
         tuple: q, k, v, each ``(B, N, h, d)`` in qkv's dtype.
     """
-    if _use_functions(qkv):
+    if _use_functions(qkv, table):
         return _RotateQKV.apply(qkv, table.cos, table.sin)
     q, k, v = qkv.unbind(2)
     return apply_rotary(q, table), apply_rotary(k, table), v

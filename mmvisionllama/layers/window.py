@@ -4,14 +4,14 @@ Legend: B batch, H x W token grid, w window side, n windows of one image, C chan
 """
 
 import math
-from typing import NamedTuple, Optional, Sequence, Tuple
+from typing import NamedTuple, Optional, Sequence, Tuple, Union
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from .attention import RotaryAttention
-from .rotary import RotaryEmbedding, RotaryTable, grid_positions
+from .rotary import RotaryEmbedding, RotaryTable
 
 
 class WindowContext(NamedTuple):
@@ -28,12 +28,20 @@ class WindowContext(NamedTuple):
     mask: Optional[Tensor]
 
 
+def check_mask_padding(mask_padding: Union[bool, str]) -> Union[bool, str]:
+    """``mask_padding``, or a ValueError that lists the known values."""
+    if mask_padding not in (True, False, 'released'):
+        raise ValueError(f"unknown mask_padding {mask_padding!r}: choose True, or 'released' (the same as False)")
+    return mask_padding
+
+
 def window_context(
     rotary: RotaryEmbedding,
     grid: Sequence[int],
     window_size: int,
-    mask_padding: bool = True,
+    mask_padding: Union[bool, str] = True,
     device: Optional[torch.device] = None,
+    dtype: torch.dtype = torch.float32,
 ) -> WindowContext:
     """Window-local positions 0 ... w-1, never scaled, and the padding mask of a grid.
 
@@ -41,16 +49,19 @@ def window_context(
         rotary: Embedding of the attention's heads.
         grid: Token grid (H, W).
         window_size: Side w of a window, tokens.
-        mask_padding: False attends to the padding as the released code does.
+        mask_padding: True hides the padding of partial windows. ``'released'`` (or False) attends to it as the released
+            code does: its keys and values are the projection's bias.
         device: Device of the tokens.
+        dtype: Dtype of the tokens.
+
+    Raises:
+        ValueError: For another ``mask_padding``.
     """
+    check_mask_padding(mask_padding)
     height, width = grid
-    if rotary.kind == '2d':
-        positions = grid_positions((window_size, window_size), device=device)
-    else:
-        positions = torch.arange(window_size**2, device=device, dtype=torch.float32)[:, None]
+    positions = rotary.positions((window_size, window_size), device=device, dtype=dtype)
     mask = None
-    if mask_padding and (height % window_size or width % window_size):
+    if mask_padding not in (False, 'released') and (height % window_size or width % window_size):
         real = torch.ones(1, height, width, 1, dtype=torch.bool, device=device)
         mask = partition_windows(real, window_size)[..., 0][:, None, None]  # [n, 1, 1, w * w]
     return WindowContext(rotary(positions), (height, width), mask)

@@ -1,0 +1,338 @@
+"""Pyramid VisionLLaMA (section 3.2)."""
+
+import math
+from typing import List, Optional, Sequence, Tuple, Union
+
+import torch
+from mmengine.registry import MODELS
+from torch import Tensor, nn
+
+from ..layers import (
+    PEG,
+    GlobalSubsampledAttention,
+    GSAPositionCalibration,
+    PatchEmbed,
+    RotaryEmbedding,
+    SubsampledContext,
+    TransformerBlock,
+    WindowAttention,
+    WindowContext,
+    build_ffn,
+    build_norm,
+    resize_pos_embed,
+    swiglu_hidden,
+    window_context,
+)
+from ..layers.rotary import to_2tuple
+from ..layers.window import check_mask_padding
+from .base import BaseBackbone, checked_choice, drop_path_rates, init_linear
+
+
+@MODELS.register_module()
+class PyramidVisionLLaMA(BaseBackbone):
+    """Pyramid VisionLLaMA: Twins-SVT's layout with SwiGLU and AS2DRoPE (section 3.2, Figure 2b, Table 16).
+
+    Four stages; in each the blocks alternate between attention inside windows (LSA) and attention to sub-sampled keys
+    (GSA), whose positions are the means of their cells (Figure 5). No class token. Argument names follow mmpretrain's
+    ``SVT``. Any input size works in every call: sides that are no multiple of a patch, window or sub-sampling ratio are
+    padded inside, positions are scaled onto each stage's grid at the ``anchor`` size, and nothing positional is stored
+    unless ``abs_pos_embed`` or ``peg`` is set.
+
+    Args:
+        arch: ``'small'``, ``'base'`` or ``'large'``, or a dict with one value per stage under ``embed_dims``,
+            ``depths`` and ``num_heads``, and optionally ``patch_sizes`` (4, 2, 2, 2), ``window_sizes`` (7, 7, 7, 7),
+            ``sr_ratios`` (8, 4, 2, 1) and ``feedforward_channels`` (hidden sizes; by default int(8 C / 3) rounded up
+            to a multiple of 256).
+        img_size: Kept for configs; only ``abs_pos_embed`` depends on it.
+        in_channels: Channels of the images.
+        out_indices: Stages whose output is returned.
+        qkv_bias: Bias of the q, k, v projections.
+        drop_rate: Dropout after the embeddings, the attention projections and the feed-forward layers.
+        attn_drop_rate: Dropout of the attention weights.
+        drop_path_rate: Stochastic depth rate of the last block.
+        drop_path_mode: ``'linear'`` grows the rate from 0 over all blocks; ``'uniform'`` uses it in all.
+        norm_cfg: Every norm, ``dict(type='LN', eps=1e-5)``.
+        norm_after_stage: True puts a norm of its own on the output of each stage in ``out_indices``, False none, a list
+            says it per stage. ``'released'`` norms every stage and lets the normed map flow into the next one, which
+            changes the pre-trained trunk, as the released segmentation and detection models do.
+        out_type: ``'featmap'`` (B, C, H, W), ``'avg_featmap'`` (B, C; the mean of the normed tokens) or ``'raw'``
+            (B, N, C).
+        gap_norm: ``'once'`` norms the tokens before their mean; ``'released'`` puts the mean through the same norm
+            again, as the released classifier does.
+        frozen_stages: 0 freezes the first patch embedding, k the first k stages; -1 freezes nothing.
+        layer_scale_init_value: Initial value of LayerScale; 0 for none.
+        anchor: Resolution in pixels that the weights were trained at, a number or (height, width). The anchor grid of
+            each stage follows from it (224: 56, 28, 14, 7).
+        rope_cfg: Options of :class:`~mmvisionllama.layers.GSAPositionCalibration` and of its ``RotaryEmbedding``:
+            ``kind``, ``base``, ``ratio``, ``share_heads``, ``ntk_alpha``, ``ntk_keys``, ``scale`` (``'per_axis'``,
+            ``'height'``, ``'none'``; ``'released'`` is 14 / H in every stage). Positions inside windows are never
+            scaled, nor are their frequencies: a window has one size at every resolution.
+        key_position: ``'mean'`` of the cell, or ``'released'``; see
+            :class:`~mmvisionllama.layers.GSAPositionCalibration`.
+        mask_padding: True hides the padding of partial windows; ``'released'`` attends to it.
+        ffn_cfg: ``dict(type='swiglu' | 'gelu', bias=...)``.
+        abs_pos_embed: Add a learnable position embedding after the first patch embedding (Table 7g).
+        interpolate_mode: How that embedding is resized.
+        peg: Add a position encoding generator after the first block of each stage (Table 7g).
+        backend: Attention backend, see :func:`~mmvisionllama.layers.attend`.
+        with_cp: Activation checkpointing of every block.
+        init_cfg: mmengine's initialisation config; see :class:`BaseBackbone` for ``Pretrained``.
+
+    Raises:
+        ValueError: For an unknown arch, option or out_index, lists of different lengths, and for a head dim that RoPE
+            cannot split.
+
+    Examples:
+        >>> model = PyramidVisionLLaMA('small', out_indices=(0, 1, 2, 3))
+        >>> [tuple(out.shape) for out in model(torch.rand(1, 3, 160, 250))]
+        [(1, 64, 40, 63), (1, 128, 20, 32), (1, 256, 10, 16), (1, 512, 5, 8)]
+    """
+
+    arch_zoo = {
+        'small': dict(
+            aliases=('s',), embed_dims=(64, 128, 256, 512), depths=(2, 2, 10, 4), num_heads=(2, 4, 8, 16)
+        ),
+        'base': dict(
+            aliases=('b',), embed_dims=(96, 192, 384, 768), depths=(2, 2, 18, 2), num_heads=(3, 6, 12, 24)
+        ),
+        'large': dict(
+            aliases=('l',), embed_dims=(128, 256, 512, 1024), depths=(2, 2, 18, 2), num_heads=(4, 8, 16, 32)
+        ),
+    }  # fmt: skip
+    arch_keys = ('embed_dims', 'depths', 'num_heads')
+    arch_defaults = dict(
+        patch_sizes=(4, 2, 2, 2), window_sizes=(7, 7, 7, 7), sr_ratios=(8, 4, 2, 1), feedforward_channels=None
+    )
+
+    OUT_TYPES = ('featmap', 'avg_featmap', 'raw')
+    GAP_NORMS = ('once', 'released')
+
+    def __init__(
+        self,
+        arch: Union[str, dict] = 'small',
+        img_size: Union[int, Sequence[int]] = 224,
+        in_channels: int = 3,
+        out_indices: Union[int, Sequence[int]] = (3,),
+        qkv_bias: bool = True,
+        drop_rate: float = 0.0,
+        attn_drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+        drop_path_mode: str = 'linear',
+        norm_cfg: Optional[dict] = None,
+        norm_after_stage: Union[bool, str, Sequence[bool]] = True,
+        out_type: str = 'featmap',
+        gap_norm: str = 'once',
+        frozen_stages: int = -1,
+        layer_scale_init_value: float = 1e-4,
+        anchor: Union[int, Sequence[int]] = 224,
+        rope_cfg: Optional[dict] = None,
+        key_position: str = 'mean',
+        mask_padding: Union[bool, str] = True,
+        ffn_cfg: Optional[dict] = None,
+        abs_pos_embed: bool = False,
+        interpolate_mode: str = 'bicubic',
+        peg: bool = False,
+        backend: str = 'auto',
+        with_cp: bool = False,
+        init_cfg: Optional[Union[dict, list]] = None,
+    ) -> None:
+        super().__init__(init_cfg)
+        settings = self.resolve_arch(arch)
+        self.embed_dims: Tuple[int, ...] = tuple(settings['embed_dims'])
+        self.depths: Tuple[int, ...] = tuple(settings['depths'])
+        self.num_heads: Tuple[int, ...] = tuple(settings['num_heads'])
+        self.num_stages = len(self.depths)
+        self.window_sizes = settings['window_sizes']
+        norm_cfg = norm_cfg or dict(type='LN', eps=1e-5)
+        ffn_cfg = dict(ffn_cfg or dict(type='swiglu'))
+        hidden_dims = settings['feedforward_channels']
+        if hidden_dims is None:
+            swiglu = ffn_cfg.get('type', 'swiglu') == 'swiglu'
+            hidden_dims = [swiglu_hidden(dims) if swiglu else None for dims in self.embed_dims]
+        self.out_type = checked_choice('out_type', out_type, self.OUT_TYPES)
+        self.gap_norm = checked_choice('gap_norm', gap_norm, self.GAP_NORMS)
+        if gap_norm == 'released' and out_type != 'avg_featmap':
+            raise ValueError("gap_norm='released' norms the mean of the tokens: it needs out_type='avg_featmap'")
+        self.out_indices = self.resolve_out_indices(out_indices, self.num_stages)
+        if not -1 <= frozen_stages <= self.num_stages:
+            raise ValueError(f'frozen_stages must be in -1 ... {self.num_stages}, got {frozen_stages}')
+        self.frozen_stages = frozen_stages
+        self.mask_padding = check_mask_padding(mask_padding)
+        self.norm_flows_on = norm_after_stage == 'released'
+        has_norm = self._resolve_norms(norm_after_stage)
+
+        self.patch_embeds = nn.ModuleList()
+        self.drops_after_pos = nn.ModuleList()
+        self.stages = nn.ModuleList()
+        self.window_rotaries = nn.ModuleList()
+        self.calibrations = nn.ModuleList()
+        self.pegs = nn.ModuleList(PEG(dims) for dims in self.embed_dims) if peg else None
+        self.norms = nn.ModuleList()
+        rope_cfg = dict(rope_cfg or {})
+        window_rope_cfg = {k: v for k, v in rope_cfg.items() if k in ('kind', 'base', 'ratio', 'share_heads')}
+        rates = iter(drop_path_rates(drop_path_rate, sum(self.depths), drop_path_mode))
+        attn_cfg = dict(qkv_bias=qkv_bias, attn_drop=attn_drop_rate, proj_drop=drop_rate, backend=backend)
+        anchor_grid = to_2tuple(anchor)
+        channels = in_channels
+        for s, (dims, heads) in enumerate(zip(self.embed_dims, self.num_heads)):
+            if dims % heads:
+                raise ValueError(f'num_heads {heads} of stage {s} does not divide its embed_dims {dims}')
+            self.patch_embeds.append(PatchEmbed(channels, dims, settings['patch_sizes'][s], build_norm(norm_cfg, dims)))
+            self.drops_after_pos.append(nn.Dropout(drop_rate))
+            anchor_grid = self.patch_embeds[s].grid(anchor_grid)
+            channels = dims
+            window_size, sr_ratio = self.window_sizes[s], settings['sr_ratios'][s]
+            self.window_rotaries.append(RotaryEmbedding(dims // heads, heads, **window_rope_cfg))
+            self.calibrations.append(
+                GSAPositionCalibration(
+                    dims // heads, sr_ratio, num_heads=heads, anchor=anchor_grid, key_position=key_position, **rope_cfg
+                )
+            )
+            blocks = nn.ModuleList()
+            for j in range(self.depths[s]):
+                if j % 2:
+                    attn = GlobalSubsampledAttention(dims, heads, sr_ratio, norm_cfg=norm_cfg, **attn_cfg)
+                else:
+                    attn = WindowAttention(dims, heads, window_size, **attn_cfg)
+                blocks.append(
+                    TransformerBlock(
+                        attn,
+                        build_ffn(dict(ffn_cfg, drop=drop_rate), dims, hidden_dims[s]),
+                        build_norm(norm_cfg, dims),
+                        build_norm(norm_cfg, dims),
+                        embed_dims=dims,
+                        layer_scale_init_value=layer_scale_init_value,
+                        drop_path=next(rates),
+                        with_cp=with_cp,
+                    )
+                )
+            self.stages.append(blocks)
+            self.norms.append(build_norm(norm_cfg, dims) if has_norm[s] else nn.Identity())
+
+        self.interpolate_mode = interpolate_mode
+        self.pos_embed = None
+        if abs_pos_embed:
+            self.pos_embed_grid = self.patch_embeds[0].grid(to_2tuple(img_size))
+            tokens = self.pos_embed_grid[0] * self.pos_embed_grid[1]
+            self.pos_embed = nn.Parameter(nn.init.trunc_normal_(torch.empty(1, tokens, self.embed_dims[0]), std=0.02))
+        self.apply(init_linear)
+        self.apply(init_conv)
+        self._freeze_stages()
+
+    @classmethod
+    def resolve_arch(cls, arch: Union[str, dict]) -> dict:
+        """As :meth:`BaseBackbone.resolve_arch`, optional settings filled in and lengths checked."""
+        settings = super().resolve_arch(arch)
+        unknown = [key for key in settings if key not in (*cls.arch_keys, *cls.arch_defaults)]
+        if unknown:
+            known = ', '.join((*cls.arch_keys, *cls.arch_defaults))
+            raise ValueError(
+                f'the arch dict of {cls.__name__} does not know {", ".join(unknown)}: its keys are {known}'
+            )
+        stages = len(settings['depths'])
+        settings = {**{k: v and v[:stages] for k, v in cls.arch_defaults.items()}, **settings}
+        for key, values in settings.items():
+            if values is not None and len(values) != stages:
+                raise ValueError(f'arch {key} has {len(values)} values for {stages} stages: give one per stage')
+        return settings
+
+    def _resolve_norms(self, norm_after_stage: Union[bool, str, Sequence[bool]]) -> List[bool]:
+        """Whether each stage has a norm."""
+        if norm_after_stage == 'released':
+            return [True] * self.num_stages
+        if isinstance(norm_after_stage, bool):
+            return [norm_after_stage and s in self.out_indices for s in range(self.num_stages)]
+        if isinstance(norm_after_stage, str) or len(norm_after_stage) != self.num_stages:
+            raise ValueError(
+                f"norm_after_stage must be True, False, 'released' or a list of {self.num_stages} booleans, got "
+                f'{norm_after_stage!r}'
+            )
+        return list(norm_after_stage)
+
+    def frozen_modules(self) -> list:
+        if self.frozen_stages < 0:
+            return []
+        parts = [self.patch_embeds[0], self.drops_after_pos[0], self.pos_embed]
+        for s in range(self.frozen_stages):
+            parts += [self.patch_embeds[s], self.drops_after_pos[s], self.stages[s], self.norms[s]]
+            if self.pegs is not None:
+                parts.append(self.pegs[s])
+        return [part for part in parts if part is not None]
+
+    def contexts(
+        self, stage: int, grid: Sequence[int], device: Optional[torch.device] = None
+    ) -> Tuple[WindowContext, SubsampledContext]:
+        """What the LSA and the GSA blocks of a stage need on ``grid`` (H, W), made once for all of them."""
+        local = window_context(self.window_rotaries[stage], grid, self.window_sizes[stage], self.mask_padding, device)
+        return local, self.calibrations[stage](grid, device)
+
+    def forward_stage(self, x: Tensor, stage: int) -> Tuple[Tensor, Tuple[int, int]]:
+        """Map ``(B, C', H', W')`` to the stage's tokens ``(B, H * W, C)`` and grid (H, W), before any stage norm."""
+        x, grid = self.patch_embeds[stage](x)
+        if stage == 0 and self.pos_embed is not None:
+            x = x + resize_pos_embed(self.pos_embed, self.pos_embed_grid, grid, self.interpolate_mode)
+        x = self.drops_after_pos[stage](x)
+        contexts = self.contexts(stage, grid, x.device)
+        for j, block in enumerate(self.stages[stage]):
+            x = block(x, contexts[j % 2])
+            if j == 0 and self.pegs is not None:
+                x = self.pegs[stage](x, grid)
+        return x, grid
+
+    def forward(self, x: Tensor) -> Tuple[Tensor, ...]:
+        """Images ``(B, in_channels, height, width)`` to one output per out_index; shapes as ``out_type`` says."""
+        outs = []
+        for stage in range(max(self.out_indices) + 1):
+            x, grid = self.forward_stage(x, stage)
+            if self.norm_flows_on:
+                x = self.norms[stage](x)
+            if stage in self.out_indices:
+                outs.append(self.format_output(x, stage, grid))
+            x = x.transpose(1, 2).unflatten(2, grid)  # [B, C, H, W], channels last in memory
+        return tuple(outs)
+
+    def format_output(self, x: Tensor, stage: int, grid: Sequence[int]) -> Tensor:
+        """Tokens ``(B, N, C)`` of a stage to its norm's output in the shape that ``out_type`` asks for."""
+        norm = self.norms[stage]
+        if not self.norm_flows_on:
+            x = norm(x)
+        if self.out_type == 'raw':
+            return x
+        if self.out_type == 'featmap':
+            return x.transpose(1, 2).unflatten(2, tuple(grid)).contiguous()  # [B, C, H, W]
+        x = x.mean(dim=1)
+        return norm(x) if self.gap_norm == 'released' else x
+
+    def get_layer_depth(self, param_name: str, prefix: str = '') -> Tuple[int, int]:
+        """Depth of a parameter for layer-wise learning-rate decay.
+
+        Args:
+            param_name: Name of the parameter in the whole model.
+            prefix: Prefix of the backbone in the whole model.
+
+        Returns:
+            tuple: ``(depth, number of depths)``: 0 for the first patch embedding, i + 1 for block i counted over all
+            stages, with the later patch embeddings and PEGs at the first block of their stage, the last for all else.
+        """
+        num_depths = sum(self.depths) + 2
+        if not param_name.startswith(prefix):
+            return num_depths - 1, num_depths
+        part, *rest = param_name[len(prefix) :].split('.')
+        if part == 'pos_embed':
+            return 0, num_depths
+        if part not in ('patch_embeds', 'stages', 'pegs'):
+            return num_depths - 1, num_depths
+        stage = int(rest[0])
+        if part == 'patch_embeds' and stage == 0:
+            return 0, num_depths
+        block = int(rest[1]) if part == 'stages' else 0
+        return sum(self.depths[:stage]) + block + 1, num_depths
+
+
+def init_conv(module: nn.Module) -> None:
+    """Normal weights of std ``sqrt(2 / fan_out)`` and zero biases for convolutions, Twins' initial values."""
+    if isinstance(module, nn.Conv2d):
+        fan_out = math.prod(module.kernel_size) * module.out_channels // module.groups
+        nn.init.normal_(module.weight, std=math.sqrt(2 / fan_out))
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
