@@ -1,0 +1,59 @@
+"""Learning curves from the logs that mmengine writes."""
+
+import json
+from pathlib import Path
+from typing import Dict, List, Tuple
+
+Curve = Tuple[List[int], List[float]]
+
+
+def read_scalars(work_dir: str) -> List[dict]:
+    """All records of a work directory's ``*/vis_data/scalars.json``, oldest run first.
+
+    Raises:
+        FileNotFoundError: If the folder holds no such log.
+    """
+    files = sorted(Path(work_dir).glob('*/vis_data/scalars.json'))
+    if not files:
+        raise FileNotFoundError(f'no training log (*/vis_data/scalars.json) in {work_dir}: was a model trained there?')
+    return [json.loads(line) for file in files for line in file.read_text().splitlines() if line.strip()]
+
+
+def curves(records: List[dict], metric: str) -> Tuple[Curve, Curve]:
+    """Training loss per iteration, and ``metric`` per evaluation.
+
+    Returns:
+        tuple: ``(iterations, losses)`` and ``(epochs or iterations, values)``.
+    """
+    losses = [(r['step'], r['loss']) for r in records if 'loss' in r and 'lr' in r]
+    values = [(r['step'], r[metric]) for r in records if metric in r]
+    return tuple(([x for x, _ in points], [y for _, y in points]) for points in (losses, values))
+
+
+def plot_learning_curves(work_dirs: Dict[str, str], metric: str, path: str, title: str = '') -> None:
+    """Draws loss and metric of several trainings side by side.
+
+    Args:
+        work_dirs: Label to work directory.
+        metric: Name of the metric in the log, e.g. ``'accuracy/top1'``.
+        path: Picture to write.
+        title: Title of the picture.
+    """
+    import matplotlib
+
+    matplotlib.use('Agg')
+    import matplotlib.pyplot as plt
+
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout='constrained')
+    for label, work_dir in work_dirs.items():
+        loss, value = curves(read_scalars(work_dir), metric)
+        left.plot(*loss, label=label)
+        right.plot(*value, marker='o', label=f'{label}: {value[1][-1]:.1f}' if value[1] else label)
+    left.set(xlabel='iteration', ylabel='training loss')
+    right.set(xlabel='epoch', ylabel=metric)
+    for axes in (left, right):
+        axes.grid(alpha=0.3)
+        axes.legend()
+    figure.suptitle(title)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
