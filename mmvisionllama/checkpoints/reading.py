@@ -3,8 +3,10 @@
 import contextlib
 import os
 import pickle
+import re
 from collections import OrderedDict
 from typing import Any, Dict, Optional
+from urllib.parse import urlparse
 
 import torch
 from torch import Tensor
@@ -22,7 +24,63 @@ def _safe_globals():
     core = np._core if hasattr(np, '_core') else np.core
     types = [HistoryBuffer, np.ndarray, np.dtype, core.multiarray._reconstruct, core.multiarray.scalar]
     types += [type(np.dtype(name)) for name in ('float64', 'float32', 'int64', 'int32', 'uint32', 'bool')]
+    # a HistoryBuffer names its methods through getattr; the unpickler calls only what stands in this list
     return types + [getattr, slice]
+
+
+def _fetch(url: str) -> str:
+    """Downloads a file into torch's hub folder, once, and returns its path."""
+    folder = os.path.join(torch.hub.get_dir(), 'checkpoints')
+    path = os.path.join(folder, os.path.basename(urlparse(url).path))
+    if not os.path.isfile(path):
+        os.makedirs(folder, exist_ok=True)
+        try:
+            torch.hub.download_url_to_file(url, path)
+        except OSError as error:  # URLError and HTTPError are kinds of it
+            raise CheckpointError(f'{url} cannot be fetched ({error}): check the address and the network') from error
+    return path
+
+
+def _read_safetensors(path: str) -> Dict[str, Tensor]:
+    try:
+        from safetensors.torch import load_file
+    except ImportError as error:
+        raise CheckpointError(
+            "reading .safetensors needs safetensors: pip install 'mmvisionllama[safetensors]'"
+        ) from error
+    try:
+        return load_file(path)
+    except Exception as error:
+        raise CheckpointError(f'checkpoint {path!r} is damaged or truncated ({error}): fetch it again') from error
+
+
+def _read_pickle(path: str, unsafe: bool) -> Any:
+    # torch 2.4 knows no context manager for safe globals
+    allow = getattr(torch.serialization, 'safe_globals', None)
+    if allow is None:
+        torch.serialization.add_safe_globals(_safe_globals())
+        context = contextlib.nullcontext()
+    else:
+        context = allow(_safe_globals())
+    try:
+        with context:
+            return torch.load(path, map_location='cpu', weights_only=not unsafe)
+    except pickle.UnpicklingError as error:
+        found = re.search(r'Unsupported (?:global|class)\S* (?:GLOBAL )?(\S+)', str(error))
+        if found and not unsafe:
+            raise CheckpointError(
+                f'checkpoint {path!r} holds more than weights ({found[1]}), and unpickling that can run any code its '
+                f'author put in. If you trust the file, allow it explicitly: unsafe=True, or --unsafe on the command '
+                f'line'
+            ) from error
+        raise CheckpointError(
+            f'{path!r} is damaged or no checkpoint (it cannot be unpickled): fetch it again'
+        ) from error
+    except (ImportError, AttributeError) as error:
+        raise CheckpointError(f'checkpoint {path!r} needs code that is not here ({error})') from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        reason = re.split(r'[.\n]', str(error) or type(error).__name__)[0]
+        raise CheckpointError(f'checkpoint {path!r} is damaged or truncated ({reason}): fetch it again') from error
 
 
 def read_checkpoint(path: str, *, unsafe: bool = False) -> Dict[str, Any]:
@@ -41,41 +99,10 @@ def read_checkpoint(path: str, *, unsafe: bool = False) -> Dict[str, Any]:
     """
     path = os.fspath(path)
     if path.startswith(('http://', 'https://')):
-        from torch.hub import load_state_dict_from_url
-
-        return load_state_dict_from_url(path, map_location='cpu', weights_only=not unsafe)
+        path = _fetch(path)
     if not os.path.isfile(path):
         raise CheckpointError(f'checkpoint {path!r} does not exist: check the path')
-    if path.endswith('.safetensors'):
-        try:
-            from safetensors.torch import load_file
-        except ImportError as error:
-            raise CheckpointError('reading .safetensors needs safetensors: pip install safetensors') from error
-        try:
-            return load_file(path)
-        except Exception as error:
-            raise CheckpointError(f'checkpoint {path!r} is damaged or truncated ({error}): fetch it again') from error
-    # torch 2.4 knows no context manager for safe globals
-    allow = getattr(torch.serialization, 'safe_globals', None)
-    if allow is None:
-        torch.serialization.add_safe_globals(_safe_globals())
-        context = contextlib.nullcontext()
-    else:
-        context = allow(_safe_globals())
-    try:
-        with context:
-            checkpoint = torch.load(path, map_location='cpu', weights_only=not unsafe)
-    except pickle.UnpicklingError as error:
-        if 'Unsupported global' in str(error) or 'Unsupported class' in str(error) or 'GLOBAL' in str(error):
-            raise CheckpointError(
-                f'checkpoint {path!r} holds more than weights, and unpickling it could run code: '
-                f'{str(error).splitlines()[0]} If you trust the file, allow it explicitly '
-                f'(unsafe=True, or --unsafe on the command line)'
-            ) from error
-        raise CheckpointError(f'checkpoint {path!r} is damaged or no checkpoint ({error}): fetch it again') from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f'checkpoint {path!r} is damaged or truncated ({reason}): fetch it again') from error
+    checkpoint = _read_safetensors(path) if path.endswith('.safetensors') else _read_pickle(path, unsafe)
     if not isinstance(checkpoint, dict):
         raise CheckpointError(f'checkpoint {path!r} holds a {type(checkpoint).__name__}, not a dict of tensors')
     return checkpoint
@@ -97,6 +124,16 @@ def find_state_dict(
     if not state_dict:
         raise CheckpointError(f'no weights found: expected tensors or one of the keys {", ".join(keys)}')
     return state_dict
+
+
+def _advice(state_dict: Dict[str, Tensor], prefix: Optional[str]) -> str:
+    """What to do about a checkpoint whose keys are not the module's."""
+    from .released import FAMILIES
+
+    for family in FAMILIES:
+        if family.matches(state_dict):
+            return f'It is a released checkpoint of family {family.name!r}: convert it first (docs/checkpoints.md)'
+    return f'Check the arch and the prefix (given: {prefix!r})'
 
 
 def load_pretrained(
@@ -121,7 +158,7 @@ def load_pretrained(
     """
     from mmengine.logging import print_log
 
-    state_dict = find_state_dict(read_checkpoint(path, unsafe=unsafe))
+    checkpoint = state_dict = find_state_dict(read_checkpoint(path, unsafe=unsafe))
     if prefix:
         prefix = prefix if prefix.endswith('.') else prefix + '.'
         found = {k[len(prefix) :]: v for k, v in state_dict.items() if k.startswith(prefix)}
@@ -147,7 +184,7 @@ def load_pretrained(
         shown = ', '.join(missing[:6]) + (' ...' if len(missing) > 6 else '')
         raise CheckpointError(
             f'{path!r} lacks {lost:.0%} of the weights of this {type(module).__name__} ({len(missing)} tensors: '
-            f'{shown}). Check the arch and the prefix (given: {prefix!r}); its first keys are {unexpected[:4]}'
+            f'{shown}). {_advice(checkpoint, prefix)}; its first keys are {unexpected[:4]}'
         )
     module.load_state_dict(state_dict, strict=False)
     print_log(f'loaded {len(own) - len(missing)} of {len(own)} tensors from {path}', logger='current')

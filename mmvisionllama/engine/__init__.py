@@ -1,5 +1,6 @@
 """Training and testing: hooks, optimizer constructors and what the command-line tools share."""
 
+from .autocast import AutocastOptimWrapper
 from .reseed import ReseedHook
 
-__all__ = ['ReseedHook']
+__all__ = ['AutocastOptimWrapper', 'ReseedHook']
