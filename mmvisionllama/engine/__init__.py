@@ -2,5 +2,6 @@
 
 from .autocast import AutocastOptimWrapper
 from .reseed import ReseedHook
+from .soft_mask import SoftMaskHook
 
-__all__ = ['AutocastOptimWrapper', 'ReseedHook']
+__all__ = ['AutocastOptimWrapper', 'ReseedHook', 'SoftMaskHook']
