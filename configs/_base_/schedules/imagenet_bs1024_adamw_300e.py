@@ -11,5 +11,4 @@ param_scheduler = [
 train_cfg = dict(by_epoch=True, max_epochs=300, val_interval=10)
 val_cfg = dict()
 test_cfg = dict()
-default_hooks = dict(checkpoint=dict(interval=10))
 auto_scale_lr = dict(base_batch_size=1024)
