@@ -1,0 +1,33 @@
+"""Image generation: DiT-LLaMA and SiT-LLaMA on mmengine's Runner (sections 4.1 and A.1)."""
+
+from .data import ClassLabels, LabelledImages
+from .dit_llama import DiTLLaMA
+from .gaussian_diffusion import GaussianDiffusion
+from .generator import ImageGenerator
+from .hooks import RandomStateHook, SampleHook
+from .interpolant import LinearInterpolant
+from .latents import LatentShards, PixelCodec, VAECodec
+from .metrics import GenerationMetric, InceptionFeatures
+from .samplers import DDIMSampler, DDPMSampler, ODESampler, SampleNoise, SDESampler, build_sampler
+
+__all__ = [
+    'ClassLabels',
+    'DDIMSampler',
+    'DDPMSampler',
+    'DiTLLaMA',
+    'GaussianDiffusion',
+    'GenerationMetric',
+    'ImageGenerator',
+    'InceptionFeatures',
+    'LabelledImages',
+    'LatentShards',
+    'LinearInterpolant',
+    'ODESampler',
+    'PixelCodec',
+    'RandomStateHook',
+    'SDESampler',
+    'SampleHook',
+    'SampleNoise',
+    'VAECodec',
+    'build_sampler',
+]

@@ -1,0 +1,334 @@
+"""DiT-LLaMA and SiT-LLaMA, and the DiT and SiT they are compared with: one class (sections 4.1 and A.1).
+
+Legend: B batch, N tokens, C channels, H x W token grid, P patch size.
+"""
+
+import math
+from typing import Optional, Sequence, Union
+
+import torch
+import torch.nn.functional as F
+from mmengine.registry import MODELS
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from ..backbones.base import BaseBackbone, checked_choice
+from ..layers import PatchEmbed, RotaryAttention, RotaryEmbedding, build_ffn, grid_positions, swiglu_hidden
+from ..layers.rotary import RotaryTable, to_2tuple
+
+POSITIONS = ('rope', 'sincos')
+CFG_CHANNELS = ('all', 'released')
+
+
+def sinusoid(values: Tensor, dims: int, max_period: float = 10000.0) -> Tensor:
+    """``[cos | sin]`` features of ``values`` (any shape) in fp32: ``(...,)`` to ``(..., dims)``."""
+    half = dims // 2
+    freqs = torch.exp(torch.arange(half, device=values.device, dtype=torch.float32) * (-math.log(max_period) / half))
+    angles = values.float()[..., None] * freqs
+    return torch.cat((angles.cos(), angles.sin()), dim=-1)
+
+
+def sincos_embedding(positions: Tensor, embed_dims: int) -> Tensor:
+    """DiT's absolute embedding: ``(N, 2)`` positions (x, y) to ``(N, C)``, [sin | cos] of x, then of y."""
+    x, y = (sinusoid(positions[:, axis], embed_dims // 2) for axis in (0, 1))
+    return torch.cat([half for axis in (x, y) for half in reversed(axis.chunk(2, dim=-1))], dim=-1)
+
+
+def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """``LN(x) * (1 + scale) + shift`` without affine weights: ``(B, N, C)`` with ``(B, C)`` modulations."""
+    return torch.addcmul(shift[:, None], F.layer_norm(x, x.shape[-1:], eps=1e-6), 1 + scale[:, None])
+
+
+def guide(cond: Tensor, uncond: Tensor, scale: float, num_channels: Optional[int] = None) -> Tensor:
+    """Classifier-free guidance ``uncond + scale * (cond - uncond)`` of the first ``num_channels`` channels.
+
+    Args:
+        cond: Prediction with the label, ``(B, channels, height, width)``.
+        uncond: Prediction with the null label.
+        scale: 1 is no guidance.
+        num_channels: The channels after these stay conditional; None guides all.
+    """
+    if num_channels is None or num_channels >= cond.shape[1]:
+        return torch.lerp(uncond, cond, scale)
+    guided = torch.lerp(uncond[:, :num_channels], cond[:, :num_channels], scale)
+    return torch.cat((guided, cond[:, num_channels:]), dim=1)
+
+
+class TimestepEmbed(nn.Module):
+    """256 sinusoids of the time, then two linears with SiLU between.
+
+    Args:
+        embed_dims: Channels C.
+        frequency_dims: Number of sinusoids.
+    """
+
+    def __init__(self, embed_dims: int, frequency_dims: int = 256) -> None:
+        super().__init__()
+        self.frequency_dims = frequency_dims
+        self.fc1 = nn.Linear(frequency_dims, embed_dims)
+        self.fc2 = nn.Linear(embed_dims, embed_dims)
+
+    def forward(self, t: Tensor) -> Tensor:
+        """Times ``(B,)``, integer or float, to ``(B, C)``."""
+        features = sinusoid(t, self.frequency_dims).to(self.fc1.weight.dtype)
+        return self.fc2(F.silu(self.fc1(features)))
+
+
+class LabelEmbed(nn.Embedding):
+    """Class embedding whose last row is the null class; training replaces labels by it at random.
+
+    Args:
+        num_classes: Classes, without the null class.
+        embed_dims: Channels C.
+        drop_prob: Probability that a label is dropped in training; 0 leaves out the null class.
+    """
+
+    def __init__(self, num_classes: int, embed_dims: int, drop_prob: float = 0.1) -> None:
+        super().__init__(num_classes + (drop_prob > 0), embed_dims)
+        self.num_classes = num_classes
+        self.drop_prob = drop_prob
+
+    def forward(self, labels: Tensor) -> Tensor:
+        """Labels ``(B,)``, int64 in 0 ... num_classes, to ``(B, C)``."""
+        if self.training and self.drop_prob:
+            dropped = torch.rand(labels.shape, device=labels.device) < self.drop_prob
+            labels = torch.where(dropped, self.num_classes, labels)
+        return super().forward(labels)
+
+
+class AdaLNBlock(nn.Module):
+    """adaLN-Zero block: shift, scale and gate of both branches are linear in the condition.
+
+    Args:
+        attn: Module called as ``attn(x, rope)``.
+        ffn: Module called as ``ffn(x)``.
+        embed_dims: Channels C.
+        with_cp: Recompute the block in the backward pass instead of keeping its activations.
+    """
+
+    def __init__(self, attn: nn.Module, ffn: nn.Module, embed_dims: int, with_cp: bool = False) -> None:
+        super().__init__()
+        self.attn = attn
+        self.ffn = ffn
+        self.ada = nn.Linear(embed_dims, 6 * embed_dims)
+        self.with_cp = with_cp
+
+    def forward(self, x: Tensor, rope: Optional[RotaryTable], cond: Tensor) -> Tensor:
+        """Tokens ``(B, N, C)`` and activated condition ``(B, C)`` to ``(B, N, C)``."""
+        if self.with_cp and self.training and torch.is_grad_enabled():
+            return checkpoint(self._forward, x, rope, cond, use_reentrant=False)
+        return self._forward(x, rope, cond)
+
+    def _forward(self, x: Tensor, rope: Optional[RotaryTable], cond: Tensor) -> Tensor:
+        shift1, scale1, gate1, shift2, scale2, gate2 = self.ada(cond).chunk(6, dim=1)  # [B, C] each
+        x = torch.addcmul(x, gate1[:, None], self.attn(modulate(x, shift1, scale1), rope))
+        return torch.addcmul(x, gate2[:, None], self.ffn(modulate(x, shift2, scale2)))
+
+
+@MODELS.register_module()
+class DiTLLaMA(BaseBackbone):
+    """Diffusion transformer with VisionLLaMA blocks: adaLN-Zero, 2D RoPE in every attention, SwiGLU.
+
+    The network of DiT-LLaMA and SiT-LLaMA, which differ in what they are trained for (``GaussianDiffusion``,
+    ``LinearInterpolant``). DiT and SiT themselves are the same class with ``position='sincos'`` and
+    ``ffn_cfg=dict(type='gelu', approximate='tanh')``.
+
+    Any latent size and aspect ratio that ``patch_size`` divides works in every call: positions are scaled onto the
+    grid of the training size ``anchor`` (eq. 4). Nothing positional is stored.
+
+    Args:
+        arch: ``'S'``, ``'B'``, ``'L'`` or ``'XL'`` (Table 18), or a dict with ``embed_dims``, ``num_layers``,
+            ``num_heads`` and optionally ``feedforward_channels`` (hidden size of the feed-forward layers).
+        patch_size: Side of a patch in latent pixels; 2, 4 and 8 in the literature.
+        in_channels: Channels of the latents.
+        num_classes: Classes, without the null class.
+        label_drop_prob: Probability that training replaces a label by the null class; 0 leaves that class out.
+        learn_sigma: Twice the output channels, the second half for the variance.
+        return_sigma: False drops that half from the output, as SiT does (its published weights have it).
+        anchor: Latent size that the weights were trained at, a number or (height, width).
+        position: ``'rope'``, or ``'sincos'`` for DiT's absolute embedding of the patches.
+        rope_cfg: Options of :class:`~mmvisionllama.layers.RotaryEmbedding`; ``scale`` applies to ``'sincos'`` too.
+        ffn_cfg: ``dict(type='swiglu' | 'gelu', ...)``.
+        backend: Attention backend, see :func:`~mmvisionllama.layers.attend`.
+        with_cp: Activation checkpointing of every block.
+        init_cfg: mmengine's initialisation config; see :class:`BaseBackbone` for ``Pretrained``.
+
+    Raises:
+        ValueError: For an unknown arch or option, and for a head dim that RoPE cannot split.
+
+    Examples:
+        >>> network = DiTLLaMA('S', patch_size=4)
+        >>> network(torch.randn(2, 4, 32, 48), torch.tensor([10, 999]), torch.tensor([3, 1000])).shape
+        torch.Size([2, 8, 32, 48])
+    """
+
+    arch_zoo = {
+        's': dict(aliases=('small',), embed_dims=384, num_layers=12, num_heads=6),
+        'b': dict(aliases=('base',), embed_dims=768, num_layers=12, num_heads=12),
+        'l': dict(aliases=('large',), embed_dims=1024, num_layers=24, num_heads=16),
+        'xl': dict(aliases=('xlarge',), embed_dims=1152, num_layers=28, num_heads=16),
+    }
+    arch_keys = ('embed_dims', 'num_layers', 'num_heads')
+
+    def __init__(
+        self,
+        arch: Union[str, dict] = 'XL',
+        patch_size: int = 2,
+        in_channels: int = 4,
+        num_classes: int = 1000,
+        label_drop_prob: float = 0.1,
+        learn_sigma: bool = True,
+        return_sigma: bool = True,
+        anchor: Union[int, Sequence[int]] = 32,
+        position: str = 'rope',
+        rope_cfg: Optional[dict] = None,
+        ffn_cfg: Optional[dict] = None,
+        backend: str = 'auto',
+        with_cp: bool = False,
+        init_cfg: Optional[Union[dict, list]] = None,
+    ) -> None:
+        super().__init__(init_cfg)
+        settings = self.resolve_arch(arch)
+        self.embed_dims: int = settings['embed_dims']
+        self.num_layers: int = settings['num_layers']
+        self.num_heads: int = settings['num_heads']
+        if self.embed_dims % self.num_heads:
+            raise ValueError(f'num_heads {self.num_heads} does not divide embed_dims {self.embed_dims}')
+        if num_classes < 1 or not 0 <= label_drop_prob < 1:
+            raise ValueError(
+                f'num_classes must be at least 1 and label_drop_prob in [0, 1), got {num_classes} and {label_drop_prob}'
+            )
+        ffn_cfg = dict(ffn_cfg or dict(type='swiglu'))
+        hidden_dims = settings.get('feedforward_channels')
+        if hidden_dims is None and ffn_cfg.get('type', 'swiglu') == 'swiglu':
+            hidden_dims = swiglu_hidden(self.embed_dims)
+
+        self.in_channels = in_channels
+        self.num_classes = num_classes
+        self.learn_sigma = learn_sigma
+        self.return_sigma = return_sigma and learn_sigma
+        self.position = checked_choice('position', position, POSITIONS)
+        if position == 'sincos' and self.embed_dims % 4:
+            raise ValueError(f"position='sincos' needs embed_dims divisible by 4, got {self.embed_dims}")
+
+        self.patch_embed = PatchEmbed(in_channels, self.embed_dims, patch_size)
+        self.patch_size = self.patch_embed.patch_size
+        self.anchor_grid = self.token_grid(to_2tuple(anchor))
+        self.rotary = RotaryEmbedding(self.embed_dims // self.num_heads, self.num_heads, **(rope_cfg or {}))
+        self.time_embed = TimestepEmbed(self.embed_dims)
+        self.label_embed = LabelEmbed(num_classes, self.embed_dims, label_drop_prob)
+        self.layers = nn.ModuleList(
+            AdaLNBlock(
+                RotaryAttention(self.embed_dims, self.num_heads, backend=backend),
+                build_ffn(ffn_cfg, self.embed_dims, hidden_dims),
+                self.embed_dims,
+                with_cp=with_cp,
+            )
+            for _ in range(self.num_layers)
+        )
+        self.head_ada = nn.Linear(self.embed_dims, 2 * self.embed_dims)
+        self.head_channels = in_channels * (2 if learn_sigma else 1)
+        self.head = nn.Linear(self.embed_dims, self.patch_size[0] * self.patch_size[1] * self.head_channels)
+        self._init_values()
+
+    def _init_values(self) -> None:
+        """DiT's initial values: every block starts as the identity, the output at zero."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        nn.init.xavier_uniform_(self.patch_embed.projection.weight.view(self.embed_dims, -1))
+        nn.init.zeros_(self.patch_embed.projection.bias)
+        for weight in (self.label_embed.weight, self.time_embed.fc1.weight, self.time_embed.fc2.weight):
+            nn.init.normal_(weight, std=0.02)
+        for linear in (self.head, self.head_ada, *(layer.ada for layer in self.layers)):
+            nn.init.zeros_(linear.weight)
+            nn.init.zeros_(linear.bias)
+
+    @property
+    def out_channels(self) -> int:
+        """Channels of the output."""
+        return self.head_channels if self.return_sigma else self.in_channels
+
+    @property
+    def null_label(self) -> int:
+        """Label of the null class.
+
+        Raises:
+            ValueError: If the network was built without one.
+        """
+        if not self.label_embed.drop_prob:
+            raise ValueError('this network has no null class, so no guidance: train with label_drop_prob > 0')
+        return self.num_classes
+
+    def token_grid(self, size: Sequence[int]) -> tuple:
+        """Token grid (H, W) of latents of ``size`` (height, width).
+
+        Raises:
+            ValueError: If the patch does not divide the size.
+        """
+        if any(side % patch or side < patch for side, patch in zip(size, self.patch_size)):
+            raise ValueError(
+                f'patch size {self.patch_size[0]}x{self.patch_size[1]} does not divide the latent size '
+                f'{size[0]}x{size[1]}: choose sides that are multiples of the patch '
+                f'(image sides: multiples of patch x VAE factor)'
+            )
+        return self.patch_embed.grid(size)
+
+    def forward(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        """Predicts noise and variance (DiT) or velocity (SiT).
+
+        Args:
+            x: Noisy latents, ``(B, in_channels, height, width)``.
+            t: Times, ``(B,)``: integers 0 ... 999 of the diffusion, or floats in [0, 1] of the interpolant.
+            y: Labels, ``(B,)``, int64; ``num_classes`` is the null class.
+
+        Returns:
+            Tensor: ``(B, out_channels, height, width)``.
+
+        Raises:
+            ValueError: If the patch does not divide the size, or for another number of channels.
+        """
+        grid = self.token_grid(x.shape[-2:])
+        x, _ = self.patch_embed(x)  # [B, N, C]
+        cond = F.silu(self.time_embed(t) + self.label_embed(y))  # [B, C]
+        rope = None
+        if self.position == 'rope':
+            rope = self.rotary(self.rotary.positions(grid, self.anchor_grid, x.device))
+        else:
+            positions = grid_positions(grid, self.anchor_grid, self.rotary.scale, x.device)
+            x = x + sincos_embedding(positions, self.embed_dims).to(x.dtype)
+        for layer in self.layers:
+            x = layer(x, rope, cond)
+        shift, scale = self.head_ada(cond).chunk(2, dim=1)
+        x = self.head(modulate(x, shift, scale))  # [B, N, P * P * head_channels]
+        return self.unpatchify(x, grid)
+
+    def unpatchify(self, x: Tensor, grid: Sequence[int]) -> Tensor:
+        """Tokens ``(B, H * W, P * P * head_channels)`` to ``(B, out_channels, H * P, W * P)``."""
+        height, width = self.patch_size
+        x = x.unflatten(2, (height, width, -1)).unflatten(1, tuple(grid))  # [B, H, W, P, P, channels]
+        x = x[..., : self.out_channels].permute(0, 5, 1, 3, 2, 4)  # [B, channels, H, P, W, P]
+        return x.reshape(x.shape[0], self.out_channels, grid[0] * height, grid[1] * width)
+
+    def forward_with_cfg(self, x: Tensor, t: Tensor, y: Tensor, cfg_scale: float, cfg_channels: str = 'all') -> Tensor:
+        """:meth:`forward` with classifier-free guidance, both halves in one batch.
+
+        Args:
+            x: As :meth:`forward`.
+            t: As :meth:`forward`.
+            y: As :meth:`forward`.
+            cfg_scale: Strength; 1 is the plain conditional prediction (one evaluation instead of two).
+            cfg_channels: ``'all'`` guides the prediction on all ``in_channels``; ``'released'`` on the first three
+                only, as the published numbers were made. The variance stays conditional.
+
+        Returns:
+            Tensor: As :meth:`forward`.
+        """
+        checked_choice('cfg_channels', cfg_channels, CFG_CHANNELS)
+        if cfg_scale == 1:
+            return self(x, t, y)
+        null = torch.full_like(y, self.null_label)
+        both = self(torch.cat((x, x)), torch.cat((t, t)), torch.cat((y, null)))
+        return guide(*both.chunk(2), cfg_scale, 3 if cfg_channels == 'released' else self.in_channels)

@@ -1,0 +1,265 @@
+"""FID, sFID, inception score, precision and recall of sampled images (Tables 1, 8 and 9).
+
+The formulas are those of the evaluation suite that the paper used (ADM's, its [21]), in float64 on numpy alone. The
+features come from an extractor: torch-fidelity's port of the same TensorFlow Inception, or one of your own.
+
+Legend: N samples, D features, K classes of the extractor.
+"""
+
+import os
+from typing import Any, Dict, List, Optional, Sequence
+
+import numpy as np
+import torch
+from mmengine.evaluator import BaseMetric
+from mmengine.registry import METRICS, TASK_UTILS
+from torch import Tensor
+
+from .pictures import iterate_npz
+
+Features = Dict[str, np.ndarray]
+
+
+def statistics(features: np.ndarray) -> Dict[str, np.ndarray]:
+    """Mean ``(D,)`` and covariance ``(D, D)`` of features ``(N, D)``, float64.
+
+    Raises:
+        ValueError: For fewer than 2 samples.
+    """
+    if len(features) < 2:
+        raise ValueError(f'statistics need at least 2 samples, got {len(features)}')
+    features = np.asarray(features, dtype=np.float64)
+    return dict(mu=features.mean(axis=0), sigma=np.cov(features, rowvar=False).reshape(2 * features.shape[1:]))
+
+
+def frechet_distance(one: Dict[str, np.ndarray], two: Dict[str, np.ndarray]) -> float:
+    """Frechet distance of two Gaussians: ``|mu1 - mu2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2))`` (FID, sFID).
+
+    The trace of the root is the sum of the roots of the eigenvalues of ``S1^(1/2) S2 S1^(1/2)``, which is symmetric:
+    no complex numbers, and singular covariances (fewer samples than features) are no special case.
+    """
+    values, vectors = np.linalg.eigh(one['sigma'])
+    root = (vectors * np.sqrt(values.clip(min=0))) @ vectors.T
+    product = np.linalg.eigvalsh(root @ two['sigma'] @ root)
+    offset = np.square(one['mu'] - two['mu']).sum()
+    spread = np.trace(one['sigma']) + np.trace(two['sigma'])
+    return float(offset + spread - 2 * np.sqrt(product.clip(min=0)).sum())
+
+
+def inception_score(logits: np.ndarray, split_size: int = 5000) -> float:
+    """Mean over consecutive splits of ``exp(E KL(p(y | x) || p(y)))``; ``logits`` are ``(N, K)``."""
+    logits = np.asarray(logits, dtype=np.float64)
+    scores = []
+    for start in range(0, len(logits), split_size):
+        part = logits[start : start + split_size]
+        log_p = part - part.max(axis=1, keepdims=True)
+        log_p -= np.log(np.exp(log_p).sum(axis=1, keepdims=True))
+        p = np.exp(log_p)
+        divergence = (p * (log_p - np.log(p.mean(axis=0, keepdims=True)))).sum(axis=1)
+        scores.append(np.exp(divergence.mean()))
+    return float(np.mean(scores))
+
+
+def _squared_distances(one: Tensor, two: Tensor) -> Tensor:
+    """``(N, D)`` and ``(M, D)`` to ``(N, M)``."""
+    product = one @ two.T
+    return (one.square().sum(1)[:, None] + two.square().sum(1) - 2 * product).clamp_(min=0)
+
+
+def _radii(features: Tensor, neighbour: int, chunk: int) -> Tensor:
+    """Squared distance of each row to its k-th nearest other row."""
+    return torch.cat(
+        [
+            _squared_distances(part, features).kthvalue(neighbour + 1, dim=1).values  # the nearest is the row itself
+            for part in features.split(chunk)
+        ]
+    )
+
+
+def precision_recall(
+    samples: np.ndarray, reference: np.ndarray, neighbour: int = 3, chunk: int = 1000
+) -> Dict[str, float]:
+    """Improved precision and recall (Kynkaanniemi et al., the paper's [34]) of features ``(N, D)`` and ``(M, D)``.
+
+    Precision is the part of the samples that lie in the ball of some reference image, whose radius is the distance to
+    its k-th nearest reference image; recall the same with the roles exchanged.
+
+    Raises:
+        ValueError: For sets that have no k-th neighbour.
+    """
+    if min(len(samples), len(reference)) <= neighbour:
+        raise ValueError(
+            f'precision and recall with {neighbour} neighbours need more images than that, '
+            f'got {len(samples)} and {len(reference)}'
+        )
+    samples, reference = (torch.as_tensor(np.asarray(x, dtype=np.float64)) for x in (samples, reference))
+
+    def covered(points: Tensor, centres: Tensor) -> float:
+        radii = _radii(centres, neighbour, chunk)
+        inside = [(_squared_distances(part, centres) <= radii).any(dim=1) for part in points.split(chunk)]
+        return torch.cat(inside).double().mean().item()
+
+    return dict(precision=covered(samples, reference), recall=covered(reference, samples))
+
+
+def compare(
+    samples: Features, reference: Dict[str, Any], neighbour: int = 3, split_size: int = 5000
+) -> Dict[str, float]:
+    """Every metric that the features allow.
+
+    Args:
+        samples: ``pool`` ``(N, D)`` and optionally ``spatial`` (for sFID) and ``logits`` (for the inception score).
+        reference: From :func:`load_reference`.
+        neighbour: k of precision and recall.
+        split_size: Samples per split of the inception score.
+    """
+    results = {}
+    if 'logits' in samples:
+        results['IS'] = inception_score(samples['logits'], split_size)
+    for name, key in (('FID', 'pool'), ('sFID', 'spatial')):
+        if key in samples and key in reference['statistics']:
+            results[name] = frechet_distance(statistics(samples[key]), reference['statistics'][key])
+    if 'pool' in reference['features']:
+        results.update(precision_recall(samples['pool'], reference['features']['pool'], neighbour))
+    return results
+
+
+@TASK_UTILS.register_module()
+class InceptionFeatures:
+    """Features of the TensorFlow Inception that FID is defined with, through torch-fidelity.
+
+    ``pool`` are the 2048 pooled features, ``logits`` the 1008 outputs without bias, ``spatial`` the first 7 channels
+    of the 1x1 branch of the seventh mixed block (17 x 17), flattened, for sFID.
+
+    Any object that is called like this one (uint8 images to a dict with ``pool`` and optionally ``spatial`` and
+    ``logits``) takes its place; set ``is_inception = False`` on it if statistics of this network are not its own.
+
+    Args:
+        weights: torch-fidelity's weights file, ``weights-inception-2015-12-05-6726825d.pth``.
+        device: Where it runs.
+
+    Raises:
+        ImportError: Without torch-fidelity.
+        FileNotFoundError: If ``weights`` is no file. Nothing is downloaded.
+    """
+
+    is_inception = True
+
+    def __init__(self, weights: str, device: str = 'cpu') -> None:
+        if not weights or not os.path.isfile(weights):
+            raise FileNotFoundError(
+                f"{weights!r} is no file: give the path of torch-fidelity's Inception weights "
+                f'(weights-inception-2015-12-05-6726825d.pth, from the releases of torch-fidelity)'
+            )
+        try:
+            from torch_fidelity import FeatureExtractorInceptionV3
+        except ImportError as error:
+            raise ImportError(
+                "Inception features need torch-fidelity: pip install 'mmvisionllama[generation]'"
+            ) from error
+        names = ['2048', 'logits_unbiased']
+        self.network = FeatureExtractorInceptionV3('inception', names, feature_extractor_weights_path=weights)
+        self.network.to(device)
+        self.device = device
+        self._spatial = None
+        self.network.Mixed_6d.branch1x1.register_forward_hook(self._keep)
+
+    def _keep(self, module, inputs, output: Tensor) -> None:
+        self._spatial = output[:, :7].flatten(1)
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> Dict[str, Tensor]:
+        """uint8 images ``(B, 3, height, width)`` to features, each ``(B, D)`` on the CPU."""
+        pool, logits = self.network(images.to(self.device))
+        return dict(pool=pool.cpu(), spatial=self._spatial.float().cpu(), logits=logits.cpu())
+
+
+def _stack(parts: Sequence[Dict[str, Any]]) -> Features:
+    return {key: np.concatenate([np.asarray(part[key]) for part in parts]) for key in parts[0]}
+
+
+def extract_npz(path: str, extractor, batch_size: int = 64) -> Features:
+    """Features of the images in a ``.npz`` file (``arr_0``, ``(N, height, width, 3)`` uint8), read in batches."""
+    parts: List[Dict[str, Any]] = []
+    for batch in iterate_npz(path, batch_size):
+        parts.append(extractor(torch.from_numpy(batch.copy()).permute(0, 3, 1, 2)))
+    return _stack(parts)
+
+
+def load_reference(path: str, extractor=None, batch_size: int = 64) -> Dict[str, Dict[str, Any]]:
+    """The reference that samples are compared with.
+
+    Args:
+        path: ``.npz`` file with images (``arr_0``), or statistics (``mu``, ``sigma``; ``mu_s``, ``sigma_s`` for sFID),
+            or both, as ADM's reference batches; statistics are preferred where the extractor is the Inception that
+            made them, images serve precision and recall.
+        extractor: Makes the features of the images.
+        batch_size: Images at once.
+
+    Returns:
+        dict: ``statistics`` by feature name and ``features`` by feature name.
+
+    Raises:
+        FileNotFoundError: If ``path`` is no file.
+        ValueError: If it holds neither images nor statistics.
+    """
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f'the reference {path!r} is no file: give a .npz with images or statistics')
+    with np.load(path) as archive:
+        names = set(archive.files)
+        found = {}
+        if getattr(extractor, 'is_inception', True):
+            for key, mu, sigma in (('pool', 'mu', 'sigma'), ('spatial', 'mu_s', 'sigma_s')):
+                if mu in names and sigma in names:
+                    found[key] = dict(mu=archive[mu].astype(np.float64), sigma=archive[sigma].astype(np.float64))
+    features = extract_npz(path, extractor, batch_size) if 'arr_0' in names and extractor is not None else {}
+    for key in ('pool', 'spatial'):
+        if key in features and key not in found:
+            found[key] = statistics(features[key])
+    if not found:
+        raise ValueError(f'{path!r} has neither images (arr_0) nor statistics (mu, sigma) that fit: it has {names}')
+    return dict(statistics=found, features={key: features[key] for key in ('pool',) if key in features})
+
+
+@METRICS.register_module()
+class GenerationMetric(BaseMetric):
+    """FID and its companions for the Runner's validation and test loops; samples come from ``predict`` mode.
+
+    Args:
+        reference: See :func:`load_reference`.
+        extractor: Config, ``dict(type='InceptionFeatures', weights=...)`` or of a registered one of your own.
+        neighbour: k of precision and recall.
+        split_size: Samples per split of the inception score.
+        collect_device: As in mmengine.
+        prefix: As in mmengine.
+    """
+
+    default_prefix = 'generation'
+
+    def __init__(
+        self,
+        reference: str,
+        extractor: dict,
+        neighbour: int = 3,
+        split_size: int = 5000,
+        collect_device: str = 'cpu',
+        prefix: Optional[str] = None,
+    ) -> None:
+        super().__init__(collect_device, prefix)
+        self.extractor = TASK_UTILS.build(extractor)
+        self.reference = load_reference(reference, self.extractor)
+        self.neighbour = neighbour
+        self.split_size = split_size
+
+    def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
+        """Extracts the features of one batch of samples."""
+        images = torch.stack([sample['image'] for sample in data_samples]).expand(-1, 3, -1, -1)
+        features = {key: np.asarray(value.cpu()) for key, value in self.extractor(images).items()}
+        for row, sample in enumerate(data_samples):
+            self.results.append((sample['index'], {key: value[row] for key, value in features.items()}))
+
+    def compute_metrics(self, results: list) -> Dict[str, float]:
+        """Metrics of all samples; one that a padded loader gave twice counts once."""
+        unique = dict(results)
+        features = _stack([{k: v[None] for k, v in unique[index].items()} for index in sorted(unique)])
+        return compare(features, self.reference, self.neighbour, self.split_size)

@@ -1,0 +1,107 @@
+"""Writing sampled images: grids to look at, and the .npz file that evaluation suites read."""
+
+import os
+import shutil
+import zipfile
+from pathlib import Path
+from typing import Iterator, Sequence, Tuple
+
+import numpy as np
+from torch import Tensor
+
+
+def image_grid(images: Tensor, columns: int, pad: int = 2) -> np.ndarray:
+    """Images ``(B, 1 | 3, height, width)``, uint8, row by row in one picture ``(H, W, 3)`` on white."""
+    images = images.cpu().expand(-1, 3, -1, -1).permute(0, 2, 3, 1).numpy()
+    count, height, width, _ = images.shape
+    rows = -(-count // columns)
+    grid = np.full((rows * (height + pad) + pad, columns * (width + pad) + pad, 3), 255, dtype=np.uint8)
+    for i, image in enumerate(images):
+        top, left = pad + (i // columns) * (height + pad), pad + (i % columns) * (width + pad)
+        grid[top : top + height, left : left + width] = image
+    return grid
+
+
+def save_picture(path: str, picture: np.ndarray, min_side: int = 0) -> None:
+    """Writes ``(H, W, 3)`` uint8 to an image file, small ones enlarged by a whole factor to ``min_side`` pixels."""
+    from PIL import Image
+
+    factor = max(1, -(-min_side // max(picture.shape[:2])))
+    picture = picture.repeat(factor, axis=0).repeat(factor, axis=1)
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(picture).save(path)
+
+
+class SampleFile:
+    """A set of samples ``(N, height, width, 3)`` uint8 that several processes fill, each sample at its own index.
+
+    The processes write to one array on a shared disk; :meth:`finish` turns it into the ``.npz`` with the key
+    ``arr_0`` that the usual evaluation suite of the field (ADM's, the paper's [21]) reads.
+
+    Args:
+        path: File to write, ending in ``.npz``.
+        shape: ``(N, height, width, 3)``.
+        create: True in one process, before the others open the file.
+
+    Raises:
+        ValueError: If the name does not end in ``.npz``.
+    """
+
+    def __init__(self, path: str, shape: Sequence[int], create: bool = True) -> None:
+        self.path = Path(path)
+        if self.path.suffix != '.npz':
+            raise ValueError(f'samples are written to a .npz file, got {str(path)!r}')
+        self.array_path = self.path.with_suffix('.partial.npy')
+        if create:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.array = np.lib.format.open_memmap(self.array_path, mode='w+', dtype=np.uint8, shape=tuple(shape))
+        else:
+            self.array = np.lib.format.open_memmap(self.array_path, mode='r+')
+
+    def write(self, indices: Sequence[int], images: Tensor) -> None:
+        """Puts images ``(B, 1 | 3, height, width)`` at their indices."""
+        images = images.cpu().expand(-1, 3, -1, -1).permute(0, 2, 3, 1).numpy()
+        for index, image in zip(indices, images):
+            self.array[index] = image
+
+    def flush(self) -> None:
+        """Call in every process before one of them calls :meth:`finish`."""
+        self.array.flush()
+
+    def finish(self) -> None:
+        """Packs the array; call in one process, after all have flushed."""
+        del self.array
+        partial = self.path.with_suffix('.partial.npz')
+        with (
+            zipfile.ZipFile(partial, 'w', zipfile.ZIP_STORED) as archive,
+            open(self.array_path, 'rb') as source,
+            archive.open('arr_0.npy', 'w', force_zip64=True) as target,
+        ):
+            shutil.copyfileobj(source, target, 1 << 24)
+        os.replace(partial, self.path)
+        self.array_path.unlink()
+
+
+def npz_shape(path: str, key: str = 'arr_0') -> Tuple[int, ...]:
+    """Shape of an array in a ``.npz`` file, without reading it."""
+    with zipfile.ZipFile(path) as archive, archive.open(f'{key}.npy') as file:
+        return _header(file)[0]
+
+
+def iterate_npz(path: str, batch_size: int, key: str = 'arr_0') -> Iterator[np.ndarray]:
+    """Batches of rows of an array in a ``.npz`` file, never the whole of it."""
+    with zipfile.ZipFile(path) as archive, archive.open(f'{key}.npy') as file:
+        shape, dtype = _header(file)
+        row = int(np.prod(shape[1:])) * dtype.itemsize
+        for start in range(0, shape[0], batch_size):
+            count = min(batch_size, shape[0] - start)
+            yield np.frombuffer(file.read(count * row), dtype).reshape(count, *shape[1:])
+
+
+def _header(file) -> Tuple[Tuple[int, ...], np.dtype]:
+    version = np.lib.format.read_magic(file)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, fortran, dtype = read(file)
+    if fortran:
+        raise ValueError('arrays in column order are not supported: save a C-ordered copy')
+    return shape, dtype
