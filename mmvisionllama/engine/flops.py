@@ -1,0 +1,138 @@
+"""Parameters and operations of a model, counted by torch."""
+
+import inspect
+from dataclasses import dataclass
+from typing import Any, Dict, Optional, Tuple, Union
+
+import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+
+@dataclass
+class Complexity:
+    """Size of a model and the work of one forward pass.
+
+    Attributes:
+        shape: Height and width of the input, pixels.
+        params: Parameters.
+        trainable: Those that take gradients.
+        macs: Multiply-accumulates; papers often print this number as "FLOPs".
+        flops: Floating-point operations, two per multiply-accumulate.
+        by_module: FLOPs of each module.
+    """
+
+    shape: Tuple[int, int]
+    params: int
+    trainable: int
+    macs: int
+    flops: int
+    by_module: Dict[str, int]
+
+    def __str__(self) -> str:
+        rows = [
+            ('input', f'{self.shape[0]} x {self.shape[1]} (height x width), one sample'),
+            ('parameters', f'{self.params:,} ({self.params / 1e6:.2f} M), trainable {self.trainable:,}'),
+            ('MACs', f'{self.macs / 1e9:.3f} G multiply-accumulates (what papers often call FLOPs)'),
+            ('FLOPs', f'{self.flops / 1e9:.3f} G operations = 2 x MACs'),
+        ]
+        return '\n'.join(f'{name:<12}{text}' for name, text in rows)
+
+
+def input_size(cfg: Config, default: Union[int, Tuple[int, int]] = 224) -> Tuple[int, int]:
+    """Height and width of the input that a config is for: the size of its preprocessor, its crop or its resize."""
+    preprocessor = cfg.model.get('data_preprocessor') or cfg.get('data_preprocessor') or {}
+    size = preprocessor.get('size') or cfg.get('crop_size') or cfg.get('img_size')
+    if size is None:
+        dataset = (cfg.get('test_dataloader') or cfg.get('train_dataloader') or {}).get('dataset') or {}
+        while 'dataset' in dataset:
+            dataset = dataset['dataset']
+        for step in dataset.get('pipeline') or []:
+            if step.get('type', '').endswith('Crop'):
+                size = step.get('crop_size') or step.get('scale') or size
+            elif step.get('type') == 'Resize':
+                # (width, height); the short side is what the model sees of a square image
+                size = step['scale'][::-1] if isinstance(step.get('scale'), (list, tuple)) else step.get('scale')
+    size = default if size is None else size
+    return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
+
+
+def model_inputs(model: nn.Module, shape: Tuple[int, int], device: str) -> Tuple[tuple, dict]:
+    """Arguments of one forward pass over one sample.
+
+    A model that takes something else than ``forward(inputs, data_samples, mode)`` has a method
+    ``example_inputs(shape, device)`` that returns its keyword arguments.
+    """
+    if hasattr(model, 'example_inputs'):
+        return (), model.example_inputs(shape, device)
+    images = torch.rand(1, in_channels(model), *shape, device=device)
+    parameters = inspect.signature(model.forward).parameters
+    if 'mode' not in parameters:
+        return (images,), {}
+    kwargs: Dict[str, Any] = dict(mode='tensor')
+    if type(model).__module__.split('.')[0] == 'mmdet':
+        kwargs['data_samples'] = [detection_sample(shape)]
+    return (images,), kwargs
+
+
+def in_channels(model: nn.Module) -> int:
+    """Channels of the first convolution."""
+    return next((m.in_channels for m in model.modules() if isinstance(m, nn.Conv2d)), 3)
+
+
+def detection_sample(shape: Tuple[int, int]) -> Any:
+    """Meta information that two-stage detectors read when they propose regions."""
+    from mmdet.structures import DetDataSample
+
+    keys = ('img_shape', 'ori_shape', 'pad_shape', 'batch_input_shape')
+    return DetDataSample(metainfo={**{key: tuple(shape) for key in keys}, 'scale_factor': (1.0, 1.0)})
+
+
+def count(model: nn.Module, shape: Tuple[int, int], device: str = 'cpu') -> Complexity:
+    """Counts one forward pass in evaluation mode.
+
+    Matrix products, convolutions and attention are counted; element-wise operations, norms and softmax are not, as in
+    the tables of the papers.
+
+    Args:
+        model: Any model; on the meta device nothing is computed.
+        shape: Height and width of the input, pixels.
+        device: Where the model is.
+    """
+    model.eval()
+    args, kwargs = model_inputs(model, shape, device)
+    counter = FlopCounterMode(display=False)
+    with torch.no_grad(), counter:
+        model(*args, **kwargs)
+    flops = counter.get_total_flops()
+    params = list(model.parameters())
+    return Complexity(
+        shape=tuple(shape),
+        params=sum(p.numel() for p in params),
+        trainable=sum(p.numel() for p in params if p.requires_grad),
+        macs=flops // 2,
+        flops=flops,
+        by_module={name: sum(ops.values()) for name, ops in counter.get_flop_counts().items()},
+    )
+
+
+def count_config(cfg: Config, shape: Optional[Tuple[int, int]] = None) -> Complexity:
+    """Builds the model of a config and counts it.
+
+    Classifiers, pre-training and segmentation models are counted on the meta device (no memory, no computing);
+    detectors need real numbers for their proposals and run on the CPU.
+
+    Args:
+        cfg: Config of any library.
+        shape: Height and width, by default what the config is for.
+    """
+    init_default_scope(cfg.get('default_scope', 'mmengine'))
+    shape = shape or input_size(cfg)
+    device = 'cpu' if cfg.get('default_scope') == 'mmdet' else 'meta'
+    cfg = cfg.copy()
+    cfg.model.setdefault('data_preprocessor', cfg.get('data_preprocessor'))
+    with torch.device(device):
+        model = MODELS.build(cfg.model)
+        return count(model, shape, device)
