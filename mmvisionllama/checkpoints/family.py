@@ -33,12 +33,14 @@ class Family(NamedTuple):
         convert: ``(state_dict, overrides)`` to ``(model config, state dict)``. It pops from ``overrides`` what it
             understands; what is left over is an error.
         overrides: Names that ``convert`` understands.
+        twins: Families whose checkpoints have the same keys, so that the caller must name the one it is.
     """
 
     name: str
     matches: Callable[[StateDict], bool]
     convert: Callable[[StateDict, Dict[str, Any]], Tuple[Dict[str, Any], StateDict]]
     overrides: Sequence[str] = ()
+    twins: Sequence[str] = ()
 
 
 def rename(state_dict: StateDict, rules: Iterable[Tuple[str, str]], drop: Sequence[str] = ()) -> StateDict:

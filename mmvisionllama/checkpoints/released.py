@@ -1,22 +1,44 @@
 """Conversion of the published checkpoints: recognise the family, infer the architecture, rename the weights."""
 
-from typing import Any
+from typing import Any, Optional
 
 from torch import Tensor
 
-from . import illama, mae, plain, pyramid
-from .family import ConvertedCheckpoint, StateDict
+from . import dit, illama, mae, plain, pyramid
+from .family import ConvertedCheckpoint, Family, StateDict
 from .reading import CheckpointError
 
 #: the first family that matches is taken
-FAMILIES = (plain.FAMILY, pyramid.FAMILY, illama.FAMILY, mae.FAMILY, mae.PLAIN_FAMILY)
+FAMILIES = (plain.FAMILY, pyramid.FAMILY, illama.FAMILY, mae.FAMILY, mae.PLAIN_FAMILY, dit.FAMILY, dit.SIT_FAMILY)
 
 
-def convert_released(state_dict: StateDict, **overrides: Any) -> ConvertedCheckpoint:
+def recognise(state_dict: StateDict, name: Optional[str] = None) -> Family:
+    """The family of a state dict, or the one called ``name`` if the keys are that family's.
+
+    Raises:
+        CheckpointError: If no family matches, or several that only the caller can tell apart.
+    """
+    known = ', '.join(family.name for family in FAMILIES)
+    if name is not None and name not in {family.name for family in FAMILIES}:
+        raise CheckpointError(f'unknown family {name!r}: known are {known}')
+    for family in FAMILIES:
+        if name in (None, family.name) and family.matches(state_dict):
+            break
+    else:
+        what = 'no released family has' if name is None else f'family {name!r} does not have'
+        raise CheckpointError(f'{what} these keys ({", ".join(list(state_dict)[:4])}, ...): known are {known}')
+    if name is None and family.twins:
+        names = ' or '.join(f'family={twin!r}' for twin in (family.name, *family.twins))
+        raise CheckpointError(f'these keys are shared by several families: say which one it is, {names}')
+    return family
+
+
+def convert_released(state_dict: StateDict, *, family: Optional[str] = None, **overrides: Any) -> ConvertedCheckpoint:
     """Converts a released state dict.
 
     Args:
         state_dict: Weights under the released code's keys.
+        family: Name of the family, where the keys cannot tell it (``'dit'`` and ``'sit'``).
         **overrides: What shapes cannot tell, e.g. ``num_heads`` or ``img_size``; each family's converter says which it
             takes.
 
@@ -33,20 +55,13 @@ def convert_released(state_dict: StateDict, **overrides: Any) -> ConvertedCheckp
         >>> model.load_state_dict(converted.state_dict)
     """
     state_dict = {k: v for k, v in state_dict.items() if isinstance(v, Tensor)}
-    for family in FAMILIES:
-        if family.matches(state_dict):
-            break
-    else:
-        raise CheckpointError(
-            f'no released family has these keys ({", ".join(list(state_dict)[:4])}, ...): '
-            f'known are {", ".join(family.name for family in FAMILIES)}'
-        )
+    found = recognise(state_dict, family)
     options = dict(overrides)
     try:
-        model, converted = family.convert(state_dict, options)
+        model, converted = found.convert(state_dict, options)
     except KeyError as error:
-        raise CheckpointError(f'a checkpoint of family {family.name!r} lacks {error}: is it complete?') from error
+        raise CheckpointError(f'a checkpoint of family {found.name!r} lacks {error}: is it complete?') from error
     if options:
-        known = ', '.join(family.overrides) or 'none'
-        raise CheckpointError(f'family {family.name!r} does not take {", ".join(options)}: known are {known}')
-    return ConvertedCheckpoint(family.name, model, converted)
+        known = ', '.join(found.overrides) or 'none'
+        raise CheckpointError(f'family {found.name!r} does not take {", ".join(options)}: known are {known}')
+    return ConvertedCheckpoint(found.name, model, converted)
