@@ -94,8 +94,10 @@ if ! "$python" -c 'import cv2' 2>/dev/null; then
     "$python" -c 'import cv2' || die "OpenCV does not import: see its message above"
 fi
 
-if ! "$python" -c "import mmvisionllama, os, sys; sys.exit(not os.path.samefile(os.path.dirname(os.path.dirname(mmvisionllama.__file__)), '.'))" 2>/dev/null ||
-    [ ! -d mmvisionllama.egg-info ]; then
+here=$PWD/mmvisionllama/__init__.py
+absolute=$(cd "$VENV/bin" && pwd)/python
+installed=$(cd / && "$absolute" -c 'import importlib.util as u; spec = u.find_spec("mmvisionllama"); print(spec and spec.origin)')
+if [ "$installed" != "$here" ]; then
     say "Installing mmvisionllama from this folder"
     pip_install --no-deps --no-build-isolation -e . || die "installing mmvisionllama failed: see pip's message above"
 fi
