@@ -1,7 +1,8 @@
 """Training and testing: hooks, optimizer constructors and what the command-line tools share."""
 
 from .autocast import AutocastOptimWrapper
+from .quantization import QuantizationAwareTrainingHook
 from .reseed import ReseedHook
 from .soft_mask import SoftMaskHook
 
-__all__ = ['AutocastOptimWrapper', 'ReseedHook', 'SoftMaskHook']
+__all__ = ['AutocastOptimWrapper', 'QuantizationAwareTrainingHook', 'ReseedHook', 'SoftMaskHook']

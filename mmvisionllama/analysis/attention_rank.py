@@ -1,0 +1,176 @@
+"""Rank of attention maps: how many directions a layer's attention really mixes."""
+
+from typing import Any, Callable, List, NamedTuple, Optional
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from ..layers import attention
+
+
+class AttentionRecorder(TorchFunctionMode):
+    """While active, hands the attention weights of every attention call to ``callback``, in order.
+
+    It sees every call of ``scaled_dot_product_attention``, also in models of other libraries, and this package's
+    attention where it writes the weights out.
+
+    Args:
+        callback: Called with the weights ``(B, h, N, M)``.
+
+    Examples:
+        >>> maps = []
+        >>> with torch.no_grad(), AttentionRecorder(maps.append):
+        ...     model(images)
+    """
+
+    def __init__(self, callback: Callable[[Tensor], Any]) -> None:
+        super().__init__()
+        self.callback = callback
+        self.attention_weights = attention.attention_weights
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if func is F.scaled_dot_product_attention:
+            self.record_sdpa(*args, **kwargs)
+        return func(*args, **kwargs)
+
+    def record_sdpa(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attn_mask: Optional[Tensor] = None,
+        dropout_p: float = 0.0,
+        is_causal: bool = False,
+        scale: Optional[float] = None,
+        **kwargs,
+    ) -> None:
+        """Writes out the weights of one call."""
+        if scale is not None:
+            query = query * (scale * query.shape[-1] ** 0.5)
+        self.callback(self.attention_weights(query, key, mask=attn_mask, is_causal=is_causal))
+
+    def record_written_out(self, *args, **kwargs) -> Tensor:
+        """Stands in for the layers' own function."""
+        weights = self.attention_weights(*args, **kwargs)
+        self.callback(weights)
+        return weights
+
+    def __enter__(self):
+        attention.attention_weights = self.record_written_out
+        return super().__enter__()
+
+    def __exit__(self, *error):
+        attention.attention_weights = self.attention_weights
+        return super().__exit__(*error)
+
+
+def singular_values(weights: Tensor) -> Tensor:
+    """Singular values of each map, largest first: ``(B, h, N, M)`` to ``(B, h, min(N, M))``, float64."""
+    return torch.linalg.svdvals(weights.double())
+
+
+def numerical_rank(values: Tensor, rtol: float = 1e-2) -> Tensor:
+    """Singular values above ``rtol`` times the largest: ``(..., K)`` to ``(...)``."""
+    return (values > rtol * values[..., :1]).sum(dim=-1)
+
+
+def effective_rank(values: Tensor) -> Tensor:
+    """exp of the entropy of the normalised singular values (Roy and Vetterli, 2007): ``(..., K)`` to ``(...)``."""
+    part = values / values.sum(dim=-1, keepdim=True)
+    return torch.special.entr(part).sum(dim=-1).exp()
+
+
+class LayerRank(NamedTuple):
+    """Means over all images and heads of one layer.
+
+    Attributes:
+        layer (int): Number of the attention call in a forward pass.
+        queries (int): N.
+        keys (int): M.
+        rank (float): See :func:`numerical_rank`.
+        effective_rank (float): See :func:`effective_rank`.
+        cumulative (Tensor): Sum of the k largest singular values over the sum of all, ``(min(N, M),)``.
+    """
+
+    layer: int
+    queries: int
+    keys: int
+    rank: float
+    effective_rank: float
+    cumulative: Tensor
+
+
+class RankMeter:
+    """Accumulates the ranks of every layer over batches.
+
+    Args:
+        rtol: See :func:`numerical_rank`.
+
+    Examples:
+        >>> meter = RankMeter()
+        >>> with torch.no_grad():
+        ...     for images in batches:
+        ...         with meter.record():
+        ...             model(images)
+        >>> meter.result()[0].effective_rank
+    """
+
+    def __init__(self, rtol: float = 1e-2) -> None:
+        self.rtol = rtol
+        self.layers: List[dict] = []
+        self.call = 0
+
+    def record(self) -> AttentionRecorder:
+        """Context of one forward pass."""
+        self.call = 0
+        return AttentionRecorder(self.add)
+
+    def add(self, weights: Tensor) -> None:
+        """Adds the maps ``(B, h, N, M)`` of the next layer."""
+        values = singular_values(weights).flatten(0, -2)  # [maps, K]
+        part = values / values.sum(dim=-1, keepdim=True)
+        if self.call == len(self.layers):
+            self.layers.append(dict(shape=weights.shape[-2:], maps=0, rank=0.0, effective=0.0, cumulative=0.0))
+        layer = self.layers[self.call]
+        if layer['shape'] != weights.shape[-2:]:
+            raise ValueError('attention maps of different sizes: use images of one size')
+        layer['maps'] += len(values)
+        layer['rank'] += numerical_rank(values, self.rtol).sum().item()
+        layer['effective'] += effective_rank(values).sum().item()
+        layer['cumulative'] = layer['cumulative'] + part.cumsum(dim=-1).sum(dim=0).cpu()
+        self.call += 1
+
+    def result(self) -> List[LayerRank]:
+        """Means of every layer."""
+        return [
+            LayerRank(
+                i,
+                *layer['shape'],
+                layer['rank'] / layer['maps'],
+                layer['effective'] / layer['maps'],
+                layer['cumulative'] / layer['maps'],
+            )
+            for i, layer in enumerate(self.layers)
+        ]
+
+
+def draw_ranks(layers: List[LayerRank], path: str, title: str = '') -> None:
+    """Writes the cumulative singular values of every layer into one picture."""
+    import matplotlib
+
+    matplotlib.use('Agg')
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(6, 4), layout='constrained')
+    colors = plt.get_cmap('viridis')
+    for layer in layers:
+        k = torch.arange(1, len(layer.cumulative) + 1) / len(layer.cumulative)
+        label = f'layer {layer.layer}: effective rank {layer.effective_rank:.1f}'
+        axes.plot(k, layer.cumulative, color=colors(layer.layer / max(len(layers) - 1, 1)), label=label)
+    axes.set(xlabel='largest singular values, part of all', ylabel='part of their sum', title=title, ylim=(0, 1.02))
+    axes.legend(fontsize='x-small')
+    figure.savefig(path, dpi=150)
+    plt.close(figure)

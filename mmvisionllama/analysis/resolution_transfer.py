@@ -1,0 +1,269 @@
+"""Evaluates one checkpoint at several resolutions and with several rotary variants, without retraining.
+
+The study of Tables 11 and 12 for any classification config of this package. A rotary table is a function of the input's
+grid, so a checkpoint fits every variant and every size, and all variants share one copy of the weights.
+
+Variants: ``as2d`` (AS2DRoPE, eq. 4), ``2d`` (2D RoPE, unscaled positions), ``ntk:ALPHA`` (base times ALPHA, unscaled)
+and ``1d`` (for models trained with it). A config with released switches gets the release's version of each.
+"""
+
+import copy
+import csv
+import inspect
+from pathlib import Path
+from typing import Any, Dict, List, Optional, Sequence, Union
+
+import torch
+from mmengine.config import Config, ConfigDict
+from mmengine.evaluator import Evaluator
+from mmengine.registry import MODELS
+from mmengine.runner import Runner
+from mmengine.utils import ProgressBar
+
+from ..checkpoints.reading import CheckpointError, find_state_dict, read_checkpoint
+from ..engine import launch
+
+#: transform -> its setting that is a size in pixels
+SIZE_KEYS = {
+    'Resize': 'scale',
+    'ResizeEdge': 'scale',
+    'CenterCrop': 'crop_size',
+    'EfficientNetCenterCrop': 'crop_size',
+    'Pad': 'size',
+    'torchvision/Resize': 'size',
+    'torchvision/CenterCrop': 'size',
+}
+
+
+def scale_pipeline(pipeline: Sequence[dict], size: int) -> List[dict]:
+    """A test pipeline that ends at ``size`` pixels and keeps its proportions.
+
+    The last transform with a size (e.g. ``CenterCrop``) gets ``size`` on its short side; the sizes before it are scaled
+    by the same factor and rounded. ``ResizeEdge(256)``, ``CenterCrop(224)`` becomes ``ResizeEdge(585)``,
+    ``CenterCrop(512)`` for 512 pixels: the same part of the image, at another resolution.
+
+    Raises:
+        LaunchError: If no transform of the pipeline sets a size.
+    """
+    pipeline = [copy.deepcopy(dict(step)) for step in pipeline]
+    sized = [(step, SIZE_KEYS[step['type']]) for step in pipeline if step.get('type') in SIZE_KEYS]
+    sized = [(step, key) for step, key in sized if step.get(key) is not None]
+    if not sized:
+        raise launch.LaunchError(
+            f'the test pipeline sets no size: it needs one of {", ".join(SIZE_KEYS)} to be evaluated at another one'
+        )
+    last, key = sized[-1]
+    base = last[key] if isinstance(last[key], int) else min(last[key])
+    for step, key in sized:
+        value = step[key]
+        if isinstance(value, int):
+            step[key] = round(value * size / base)
+        else:
+            step[key] = tuple(round(side * size / base) for side in value)
+    return pipeline
+
+
+def rotary_variant(backbone: dict, variant: str) -> dict:
+    """Config of a backbone with the positions of ``variant``.
+
+    Frequencies, ratio and sharing stay as configured. Where the config selects released positions
+    (``key_position='released'``), so does the variant: ``as2d`` takes the release's scaling and ``ntk`` its plain keys.
+    1D RoPE has no released positions.
+
+    Raises:
+        LaunchError: For an unknown variant, or a backbone without ``rope_cfg``.
+    """
+    backbone = copy.deepcopy(dict(backbone))
+    kind = MODELS.get(backbone['type'])
+    if kind is None or 'rope_cfg' not in inspect.signature(kind).parameters:
+        raise launch.LaunchError(f'backbone {backbone["type"]} has no rope_cfg, so there are no variants to compare')
+    rope_cfg = dict(backbone.get('rope_cfg') or {})
+    released = backbone.get('key_position') == 'released'
+    name, _, alpha = variant.partition(':')
+    for key in ('kind', 'ntk_alpha', 'ntk_keys'):
+        rope_cfg.pop(key, None)
+    configured = rope_cfg.pop('scale', None)
+    if variant == 'as2d':
+        own = configured if configured not in (None, 'none') else 'per_axis'
+        rope_cfg.update(scale='released' if released else own)
+    elif variant == '2d':
+        rope_cfg.update(scale='none')
+    elif variant == '1d':
+        rope_cfg.update(kind='1d', scale='none')
+        for key in ('key_position', 'cls_position'):
+            if backbone.get(key) == 'released':
+                del backbone[key]
+    elif name == 'ntk' and _positive_number(alpha):
+        rope_cfg.update(scale='none', ntk_alpha=float(alpha))
+        if released:
+            rope_cfg.update(ntk_keys='released')
+    else:
+        raise launch.LaunchError(f'unknown variant {variant!r}: choose as2d, 2d, 1d or ntk:ALPHA, e.g. ntk:2')
+    backbone['rope_cfg'] = rope_cfg
+    return backbone
+
+
+def _positive_number(text: str) -> bool:
+    try:
+        return float(text) > 0
+    except ValueError:
+        return False
+
+
+def build_variants(
+    cfg: Config, checkpoint: str, variants: Sequence[str], device: torch.device
+) -> Dict[str, torch.nn.Module]:
+    """One model per variant, in evaluation mode, all with the same weight tensors.
+
+    Raises:
+        CheckpointError: If the checkpoint cannot be read or does not fit the config.
+    """
+    state_dict = {k: v.to(device) for k, v in find_state_dict(read_checkpoint(checkpoint)).items()}
+    models = {}
+    for variant in variants:
+        config = copy.deepcopy(cfg.model)
+        if cfg.get('data_preprocessor'):
+            config.setdefault('data_preprocessor', cfg.data_preprocessor)
+        config.backbone = rotary_variant(config.backbone, variant)
+        config.backbone.pop('init_cfg', None)
+        model = MODELS.build(config).to(device).eval()
+        try:
+            model.load_state_dict(state_dict, assign=True)
+        except RuntimeError as error:
+            reason = ' '.join(str(error).split())[:500]
+            raise CheckpointError(f'{checkpoint!r} does not fit the config: {reason}') from error
+        models[variant] = model
+    return models
+
+
+def build_test_data(cfg: Config, size: int, batch_size: Optional[int] = None) -> torch.utils.data.DataLoader:
+    """The config's test data at ``size`` pixels."""
+    loader = copy.deepcopy(cfg.test_dataloader)
+    dataset = loader.dataset
+    while 'pipeline' not in dataset and 'dataset' in dataset:
+        dataset = dataset.dataset
+    dataset.pipeline = scale_pipeline(dataset.pipeline, size)
+    if batch_size:
+        loader.batch_size = batch_size
+    loader.persistent_workers = False
+    return Runner.build_dataloader(loader)
+
+
+@torch.no_grad()
+def evaluate(
+    cfg: Config,
+    checkpoint: str,
+    sizes: Sequence[int],
+    variants: Sequence[str] = ('as2d', '2d'),
+    *,
+    device: Optional[Union[str, torch.device]] = None,
+    batch_size: Optional[int] = None,
+) -> List[Dict[str, Any]]:
+    """Metrics of every variant at every size.
+
+    Args:
+        cfg: Classification config, see ``launch.load_config``.
+        checkpoint: Weights trained with it.
+        sizes: Input sizes, pixels; see :func:`scale_pipeline`.
+        variants: See :func:`rotary_variant`.
+        device: By default the GPU if there is one.
+        batch_size: Instead of the config's, for large sizes.
+
+    Returns:
+        list: One dict per pair: ``variant``, ``size``, ``images`` and the config's metrics under their short names
+        (``top1`` for ``accuracy/top1``).
+
+    Raises:
+        LaunchError: For a config, variant, size or data folder that is not usable.
+        CheckpointError: If the checkpoint cannot be read or does not fit.
+    """
+    from mmengine.registry import init_default_scope
+
+    if cfg.get('default_scope') != 'mmpretrain' or 'backbone' not in cfg.model:
+        raise launch.LaunchError('this study takes classification configs (default_scope mmpretrain with a backbone)')
+    if any(size < 1 for size in sizes):
+        raise launch.LaunchError(f'sizes are positive numbers of pixels, got {list(sizes)}')
+    init_default_scope('mmpretrain')
+    launch.check_data(cfg, ('test',))
+    launch.prepare_dataloaders(cfg)
+    device = torch.device(device or ('cuda' if torch.cuda.is_available() else 'cpu'))
+    variants = list(dict.fromkeys(variants))
+    models = build_variants(cfg, checkpoint, variants, device)
+    loaders = [build_test_data(cfg, size, batch_size) for size in sizes]
+
+    rows = []
+    progress = ProgressBar(len(variants) * sum(map(len, loaders)))
+    for size, loader in zip(sizes, loaders):
+        evaluators = {variant: Evaluator(copy.deepcopy(cfg.test_evaluator)) for variant in variants}
+        for evaluator in evaluators.values():
+            evaluator.dataset_meta = getattr(loader.dataset, 'metainfo', None)
+        for batch in loader:
+            for variant, model in models.items():
+                evaluators[variant].process(model.test_step(batch), batch)
+                progress.update()
+        for variant, evaluator in evaluators.items():
+            metrics = evaluator.evaluate(len(loader.dataset))
+            metrics = {name.rsplit('/', 1)[-1]: round(float(value), 4) for name, value in metrics.items()}
+            rows.append(dict(variant=variant, size=size, images=len(loader.dataset), **metrics))
+    progress.file.write('\n')
+    return rows
+
+
+def write_csv(rows: Sequence[Dict[str, Any]], path: Union[str, Path], **same: Any) -> None:
+    """Writes the rows, with the columns ``same`` (e.g. the config's name) behind their own."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, 'w', newline='') as file:
+        writer = csv.DictWriter(file, [*rows[0], *same])
+        writer.writeheader()
+        writer.writerows({**row, **same} for row in rows)
+
+
+def format_table(rows: Sequence[Dict[str, Any]], metric: str) -> str:
+    """The metric as text, one line per variant and one column per size."""
+    sizes = list(dict.fromkeys(row['size'] for row in rows))
+    values = {(row['variant'], row['size']): row[metric] for row in rows}
+    variants = list(dict.fromkeys(row['variant'] for row in rows))
+    lines = [f'{metric:<10}' + ''.join(f'{size:>9}' for size in sizes)]
+    lines += [f'{variant:<10}' + ''.join(f'{values[variant, size]:>9.2f}' for size in sizes) for variant in variants]
+    return '\n'.join(lines)
+
+
+def main_metric(rows: Sequence[Dict[str, Any]]) -> str:
+    """Name of the first metric."""
+    return next(key for key in rows[0] if key not in ('variant', 'size', 'images'))
+
+
+def plot(
+    rows: Sequence[Dict[str, Any]],
+    path: Union[str, Path],
+    metric: Optional[str] = None,
+    anchor: Optional[float] = None,
+    title: str = '',
+) -> None:
+    """Draws a metric over the input size, one line per variant, and marks the ``anchor`` (training) size."""
+    import matplotlib
+
+    matplotlib.use('Agg')
+    import matplotlib.pyplot as plt
+
+    metric = metric or main_metric(rows)
+    figure, axes = plt.subplots(figsize=(6, 4), layout='constrained')
+    for variant, marker in zip(dict.fromkeys(row['variant'] for row in rows), 'osD^vP*X' * len(rows)):
+        points = sorted((row['size'], row[metric]) for row in rows if row['variant'] == variant)
+        axes.plot(*zip(*points), marker=marker, label=variant)
+    if anchor:
+        axes.axvline(anchor, color='grey', linestyle=':', label=f'trained at {anchor:g}')
+    axes.set(xlabel='input size (pixels)', ylabel=metric, title=title, xticks=sorted({row['size'] for row in rows}))
+    axes.grid(alpha=0.3)
+    axes.legend()
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
+def training_size(backbone: ConfigDict) -> Optional[float]:
+    """The backbone's ``anchor`` (its default if the config leaves it out), if it is one number."""
+    parameter = inspect.signature(MODELS.get(backbone['type'])).parameters.get('anchor')
+    anchor = backbone.get('anchor', parameter.default if parameter else None)
+    return anchor if isinstance(anchor, (int, float)) else None
