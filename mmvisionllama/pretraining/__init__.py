@@ -1,5 +1,6 @@
 """Masked image modelling."""
 
+from .hooks import MAEReconstructionHook
 from .mae import MAEVisionLLaMA
 
-__all__ = ['MAEVisionLLaMA']
+__all__ = ['MAEReconstructionHook', 'MAEVisionLLaMA']

@@ -18,7 +18,7 @@ class MAEVisionLLaMA(VisionLLaMA):
     class token passes through them: a learnable token joins the latents after the last block, where the decoder
     expects a class token, and shares the final norm with them.
 
-    The released MAE code builds the wide architectures: see :class:`VisionLLaMA` about ``base-wide`` and ``large-wide``.
+    The released MAE code builds wider networks: see :class:`VisionLLaMA` about ``base-wide`` and ``large-wide``.
 
     Args:
         arch: As :class:`VisionLLaMA`.
@@ -82,7 +82,9 @@ class MAEVisionLLaMA(VisionLLaMA):
         tokens = noise.shape[1]
         num_keep = int(round(tokens * (1 - self.mask_ratio), 6))  # 1 - 0.9 is a little less than 0.1
         if num_keep == 0:
-            raise ValueError(f'mask_ratio {self.mask_ratio:g} hides all {tokens} patches: lower it or use larger images')
+            raise ValueError(
+                f'mask_ratio {self.mask_ratio:g} hides all {tokens} patches: lower it or use larger images'
+            )
         ids_shuffle = noise.argsort(dim=1)
         ids_restore = ids_shuffle.argsort(dim=1)
         mask = (ids_restore >= num_keep).float()
@@ -108,11 +110,13 @@ class MAEVisionLLaMA(VisionLLaMA):
         if noise is None:
             noise = torch.rand(x.shape[:2], device=x.device)
         elif noise.shape != x.shape[:2]:
-            raise ValueError(f'noise must be of shape {tuple(x.shape[:2])}, one number per patch, got {tuple(noise.shape)}')
+            raise ValueError(
+                f'noise must be of shape {tuple(x.shape[:2])}, one number per patch, got {tuple(noise.shape)}'
+            )
         ids_keep, hidden, ids_restore = self.random_masking(noise)
         x = x.gather(1, ids_keep[..., None].expand(-1, -1, x.shape[-1]))  # [B, N_keep, C]
         x = self.pre_norm(self.drop_after_pos(x))
-        rope = gather_table(self.rotary(self.rotary_positions(grid, x.device)), ids_keep)
+        rope = gather_table(self.rotary_contexts(grid, x.device, x.dtype)[False], ids_keep)
         for layer in self.layers:
             x = layer(x, rope)
         x = torch.cat((self.cls_token.to(x.dtype).expand(x.shape[0], -1, -1), x), dim=1)  # [B, 1 + N_keep, C]
