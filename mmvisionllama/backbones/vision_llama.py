@@ -1,5 +1,6 @@
 """Plain VisionLLaMA (section 3.1)."""
 
+import math
 from typing import Dict, Optional, Sequence, Tuple, Union
 
 import torch
@@ -31,8 +32,8 @@ class VisionLLaMA(BaseBackbone):
     onto the ``anchor`` grid (eq. 4), and nothing positional is stored unless ``abs_pos_embed`` or ``peg`` is set.
 
     Two sizes have a wide twin. The paper compares its MAE models with ViT-B (86 M) and ViT-L (304 M), yet the code
-    released for them widens the feed-forward layer twice, first to 4 C and then by 8/3, and gives it biases: hidden size
-    8192 instead of 2048 (256 M parameters) and 11008 instead of 2816 (914 M). ``base-wide`` and ``large-wide`` are
+    released for them widens the feed-forward layer twice, first to 4 C and then by 8/3, and gives it biases: hidden
+    size 8192 instead of 2048 (256 M parameters) and 11008 instead of 2816 (914 M). ``base-wide`` and ``large-wide`` are
     those sizes, for released MAE weights and everything fine-tuned from them; ``base`` and ``large`` are the paper's.
 
     Args:
@@ -54,7 +55,7 @@ class VisionLLaMA(BaseBackbone):
             tokens, then a norm; Table 7f) or ``'raw'`` (B, N, C).
         with_cls_token: Prepend a class token.
         cls_position: ``'origin'`` leaves the class token unrotated, position (0, 0); ``'released'`` puts it at
-            (W-1, -1) of the grid as the released code does.
+            (W-1, -1) of the grid as the released code does, ``'released-y0'`` at (W-1, 0) as it does on torch < 1.13.
         frozen_stages: Freeze the embedding and the first ``frozen_stages`` blocks; -1 freezes nothing.
         layer_scale_init_value: Initial value of LayerScale; 0 for none (the MAE line).
         anchor: Resolution in pixels that the weights were trained at, a number or (height, width). Positions are
@@ -65,9 +66,9 @@ class VisionLLaMA(BaseBackbone):
         ffn_cfg: ``dict(type='swiglu' | 'gelu', bias=...)`` (Table 7a).
         window_size: Side of the windows of ``window_block_indexes``, tokens.
         window_block_indexes: Blocks that attend inside windows with window-local positions (ViTDet).
-        mask_window_padding: Hide the padding of partial windows; False attends to it as released.
-        abs_pos_embed: Add a learnable position embedding (Table 7g).
-        interpolate_mode: How that embedding is resized.
+        mask_window_padding: Hide the padding of partial windows; ``'released'`` (or False) attends to it.
+        abs_pos_embed: Add a learnable position embedding of ``img_size``'s grid (Table 7g).
+        interpolate_mode: How that embedding is resized to other grids, in ``forward`` and when loading weights.
         peg: Add a position encoding generator after the first block (Table 7g).
         pre_norm: Norm of the tokens before the first block.
         attn_drop_rate: Dropout of the attention weights.
@@ -94,7 +95,7 @@ class VisionLLaMA(BaseBackbone):
     arch_keys = ('embed_dims', 'num_layers', 'num_heads')
 
     OUT_TYPES = ('raw', 'cls_token', 'featmap', 'avg_featmap')
-    CLS_POSITIONS = ('origin', 'released')
+    CLS_POSITIONS = ('origin', 'released', 'released-y0')
 
     def __init__(
         self,
@@ -157,8 +158,8 @@ class VisionLLaMA(BaseBackbone):
         self.patch_embed = PatchEmbed(in_channels, self.embed_dims, patch_size)
         self.anchor_grid = self.patch_embed.grid(to_2tuple(anchor))
         self.rotary = RotaryEmbedding(self.embed_dims // self.num_heads, self.num_heads, **(rope_cfg or {}))
-        if self.rotary.kind == '1d' and with_cls_token and cls_position == 'released':
-            raise ValueError("cls_position='released' is a position of the 2D grid: use 'origin' with 1D RoPE")
+        if self.rotary.kind == '1d' and with_cls_token and cls_position != 'origin':
+            raise ValueError(f"cls_position={cls_position!r} is a position of the 2D grid: use 'origin' with 1D RoPE")
 
         self.cls_token = nn.Parameter(torch.zeros(1, 1, self.embed_dims)) if with_cls_token else None
         self.interpolate_mode = interpolate_mode
@@ -167,6 +168,7 @@ class VisionLLaMA(BaseBackbone):
             self.pos_embed_grid = self.patch_embed.grid(self.img_size)
             tokens = self.pos_embed_grid[0] * self.pos_embed_grid[1]
             self.pos_embed = nn.Parameter(torch.zeros(1, tokens, self.embed_dims))
+            self._register_load_state_dict_pre_hook(self._resize_loaded_pos_embed)
         self.peg = PEG(self.embed_dims) if peg else None
         self.drop_after_pos = nn.Dropout(drop_rate)
         self.pre_norm = build_norm(norm_cfg, self.embed_dims) if pre_norm else nn.Identity()
@@ -223,26 +225,48 @@ class VisionLLaMA(BaseBackbone):
         """Tokens before the patch tokens."""
         return int(self.with_cls_token)
 
-    def rotary_positions(self, grid: Sequence[int], device: Optional[torch.device] = None) -> Tensor:
+    def rotary_positions(
+        self,
+        grid: Sequence[int],
+        device: Optional[torch.device] = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> Tensor:
         """Positions of all tokens of ``grid`` (H, W), class token first: ``(N, 2)``, or ``(N, 1)`` for 1D RoPE."""
-        positions = self.rotary.positions(grid, self.anchor_grid, device)
+        positions = self.rotary.positions(grid, self.anchor_grid, device, dtype)
         if not self.with_cls_token:
             return positions
         token = positions.new_zeros(1, positions.shape[-1])
-        if self.cls_position == 'released':
+        if self.cls_position != 'origin':
             scale_x, scale_y = axis_scales(grid, self.anchor_grid, self.rotary.scale)
             token[:, 0] += (grid[1] - 1) * scale_x
-            token[:, 1] -= scale_y
+            token[:, 1] -= scale_y if self.cls_position == 'released' else 0
         return torch.cat((token, positions))
 
-    def rotary_contexts(self, grid: Sequence[int], device: Optional[torch.device] = None) -> Dict[bool, object]:
+    def rotary_contexts(
+        self,
+        grid: Sequence[int],
+        device: Optional[torch.device] = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> Dict[bool, object]:
         """Rotary context of the global (False) and of the windowed (True) blocks, made once for all blocks."""
         contexts = {}
         if len(self.window_block_indexes) < self.num_layers:
-            contexts[False] = self.rotary(self.rotary_positions(grid, device))
+            contexts[False] = self.rotary(self.rotary_positions(grid, device, dtype))
         if self.window_block_indexes:
-            contexts[True] = window_context(self.rotary, grid, self.window_size, self.mask_window_padding, device)
+            contexts[True] = window_context(
+                self.rotary, grid, self.window_size, self.mask_window_padding, device, dtype
+            )
         return contexts
+
+    def _resize_loaded_pos_embed(self, state_dict: dict, prefix: str, *args) -> None:
+        # the file does not say its grid: a square one is assumed, any other is left to the usual shape error
+        stored = state_dict.get(prefix + 'pos_embed')
+        if stored is not None and stored.ndim == 3 and stored.shape[1] != self.pos_embed.shape[1]:
+            side = math.isqrt(stored.shape[1])
+            if side**2 == stored.shape[1]:
+                state_dict[prefix + 'pos_embed'] = resize_pos_embed(
+                    stored, (side, side), self.pos_embed_grid, self.interpolate_mode
+                )
 
     def embed(self, x: Tensor) -> Tuple[Tensor, Tuple[int, int]]:
         """Images ``(B, 3, height, width)`` to patch tokens ``(B, H * W, C)`` and the grid (H, W)."""
@@ -261,7 +285,7 @@ class VisionLLaMA(BaseBackbone):
         """Images ``(B, in_channels, height, width)`` to one output per out_index; shapes as ``out_type`` says."""
         x, grid = self.embed(x)
         x = self.pre_norm(self.drop_after_pos(self.prepend_cls_token(x)))  # [B, N, C]
-        contexts = self.rotary_contexts(grid, x.device)
+        contexts = self.rotary_contexts(grid, x.device, x.dtype)
         outs = []
         for i, layer in enumerate(self.layers):
             x = layer(x, contexts[i in self.window_block_indexes])

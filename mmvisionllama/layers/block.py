@@ -70,6 +70,7 @@ class TransformerBlock(nn.Module):
         ffn: Module called as ``ffn(x)``.
         ln1: Norm before the attention.
         ln2: Norm before the feed-forward layer.
+        embed_dims: Channels C.
         layer_scale_init_value: Initial value of LayerScale; 0 for none.
         drop_path: Stochastic depth rate of both branches.
         with_cp: Recompute the block in the backward pass instead of keeping its activations.

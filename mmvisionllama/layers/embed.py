@@ -5,7 +5,26 @@ from typing import Optional, Sequence, Tuple, Union
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .rotary import to_2tuple
+from .rotary import at_least_fp32, to_2tuple
+
+
+class PatchProjection(nn.Conv2d):
+    """Convolution of stride = kernel size, as the matrix product that it is.
+
+    Faster than the general convolution, and inductor compiles it for every image size: torch 2.11 keeps the strides of
+    the first size in the backward pass of a convolution.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(B, in_channels, H * kh, W * kw)`` to row-major tokens ``(B, H * W, C)``."""
+        channels_last = x.stride(1) == 1
+        x = x.unflatten(3, (-1, self.kernel_size[1])).unflatten(2, (-1, self.kernel_size[0]))
+        # [B, in_channels, H, kh, W, kw], copied in the longest runs that its layout has
+        if channels_last:
+            x, weight = x.permute(0, 2, 4, 3, 5, 1), self.weight.permute(0, 2, 3, 1)
+        else:
+            x, weight = x.permute(0, 2, 4, 1, 3, 5), self.weight
+        return F.linear(x.flatten(3).flatten(1, 2), weight.flatten(1), self.bias)
 
 
 class PatchEmbed(nn.Module):
@@ -30,7 +49,7 @@ class PatchEmbed(nn.Module):
     ) -> None:
         super().__init__()
         self.patch_size = to_2tuple(patch_size)
-        self.projection = nn.Conv2d(in_channels, embed_dims, self.patch_size, stride=self.patch_size)
+        self.projection = PatchProjection(in_channels, embed_dims, self.patch_size, self.patch_size)
         self.norm = norm
 
     def grid(self, size: Sequence[int]) -> Tuple[int, int]:
@@ -49,12 +68,12 @@ class PatchEmbed(nn.Module):
                 f'expected images of shape (B, {expected}, H, W), got {tuple(x.shape)}: '
                 f'check in_channels and the data pipeline'
             )
-        pad_h, pad_w = (-side % patch for side, patch in zip(x.shape[2:], self.patch_size))
+        grid = self.grid(x.shape[2:])
+        pad_h, pad_w = (n * patch - side for n, patch, side in zip(grid, self.patch_size, x.shape[2:]))
         if pad_h or pad_w:
             x = F.pad(x, (0, pad_w, 0, pad_h))
-        x = self.projection(x)  # [B, C, H, W]
-        grid = (x.shape[2], x.shape[3])
-        x = x.flatten(2).transpose(1, 2)  # [B, H * W, C]
+        # the residual stream keeps the dtype of the weights: fp32 under autocast
+        x = self.projection(x).to(self.projection.weight.dtype)  # [B, H * W, C]
         return (x if self.norm is None else self.norm(x)), grid
 
 
@@ -80,6 +99,6 @@ def resize_pos_embed(pos_embed: Tensor, grid: Sequence[int], new_grid: Sequence[
     """Resamples a learnable position embedding: ``(1, H * W, C)`` to ``(1, H' * W', C)``."""
     if tuple(grid) == tuple(new_grid):
         return pos_embed
-    maps = pos_embed.transpose(1, 2).unflatten(2, tuple(grid)).float()  # [1, C, H, W]
+    maps = pos_embed.transpose(1, 2).unflatten(2, tuple(grid)).to(at_least_fp32(pos_embed.dtype))  # [1, C, H, W]
     maps = F.interpolate(maps, size=tuple(new_grid), mode=mode, align_corners=False)
     return maps.flatten(2).transpose(1, 2).to(pos_embed.dtype)

@@ -254,7 +254,7 @@ def _rotate_into(out: Tensor, x: Tensor, cos: Tensor, sin: Tensor, sign: int = 1
 
 
 class _Rotate(torch.autograd.Function):
-    """Rotation in the dtype of ``x``. Autograd's own graph of the formula keeps the activations and pads four gradients."""
+    """Rotation in the dtype of ``x``; autograd's own graph of it keeps the activations and pads four gradients."""
 
     @staticmethod
     def forward(ctx, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
