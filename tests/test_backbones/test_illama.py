@@ -50,7 +50,7 @@ def test_multiply_adds_at_224(arch, gmacs):
     from torch.utils.flop_counter import FlopCounterMode
 
     with torch.device('meta'):
-        model = iLLaMA(arch, soft_mask=1).eval()  # the counter knows the kernel without a mask only
+        model = iLLaMA(arch).eval()
         head = nn.Linear(model.embed_dims, 1000)
         with FlopCounterMode(display=False) as counter:
             head(model(torch.empty(1, 3, 224, 224))[0])
