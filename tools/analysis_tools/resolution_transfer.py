@@ -1,0 +1,54 @@
+#!/usr/bin/env python
+"""Evaluates one checkpoint at several resolutions and with several rotary variants, without retraining.
+
+python tools/analysis_tools/resolution_transfer.py CONFIG CHECKPOINT --sizes 224 448 512 --variants as2d 2d ntk:2
+
+For any classification config of this package (Tables 11 and 12 of the paper). Sizes scale the whole test pipeline: its
+last resize or crop becomes the size given, the steps before it keep their proportion to it (ResizeEdge 256 + CenterCrop
+224 evaluated at 512 is ResizeEdge 585 + CenterCrop 512). Variants: as2d, 2d, 1d, ntk:ALPHA. Writes a CSV and a picture.
+"""
+
+import argparse
+from pathlib import Path
+
+from mmengine.config import DictAction
+
+from mmvisionllama.analysis import resolution_transfer
+from mmvisionllama.engine import launch
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description='Resolution transfer of a classifier')
+    parser.add_argument('config', help='config file of a classifier')
+    parser.add_argument('checkpoint', help='checkpoint trained with it')
+    parser.add_argument('--sizes', type=int, nargs='+', required=True, help='input sizes, pixels')
+    parser.add_argument('--variants', nargs='+', default=['as2d', '2d'], help='as2d, 2d, 1d, ntk:ALPHA')
+    parser.add_argument('--out', type=Path, help='CSV to write (default: work_dirs/ and the config name)')
+    parser.add_argument('--plot', type=Path, help='picture to write (default: next to the CSV)')
+    parser.add_argument('--metric', help='metric of the picture (default: the first of the evaluator)')
+    parser.add_argument('--batch-size', type=int, help='batch size, for sizes at which the config has too large a one')
+    parser.add_argument('--device', help='cpu or cuda (default: the GPU if there is one)')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='override settings')
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    cfg = launch.load_config(args.config, args.cfg_options)
+    rows = resolution_transfer.evaluate(
+        cfg, args.checkpoint, args.sizes, args.variants, device=args.device, batch_size=args.batch_size
+    )
+    metric = args.metric or resolution_transfer.main_metric(rows)
+    if metric not in rows[0]:
+        raise launch.LaunchError(f'unknown metric {metric!r}: the evaluator gives {", ".join(list(rows[0])[3:])}')
+    print(resolution_transfer.format_table(rows, metric))
+    out = args.out or Path(launch.default_work_dir(cfg, args.config, None)) / 'resolution_transfer.csv'
+    resolution_transfer.write_csv(rows, out, config=args.config, checkpoint=args.checkpoint)
+    picture = args.plot or out.with_suffix('.png')
+    anchor = resolution_transfer.training_size(cfg.model.backbone)
+    resolution_transfer.plot(rows, picture, metric, anchor, title=Path(args.config).stem)
+    print(f'results in {out}, picture in {picture}')
+
+
+if __name__ == '__main__':
+    launch.run_cli(main)
