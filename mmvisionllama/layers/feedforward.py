@@ -13,6 +13,33 @@ def swiglu_hidden(embed_dims: int, multiple: int = 256) -> int:
     return math.ceil(int(8 * embed_dims / 3) / multiple) * multiple
 
 
+class _SiLUMul(torch.autograd.Function):
+    """``silu(gate) * up``. Autograd's own graph keeps silu(gate) as well and makes one more full-size gradient."""
+
+    @staticmethod
+    def forward(ctx, gate: Tensor, up: Tensor) -> Tensor:
+        ctx.save_for_backward(gate, up)
+        return F.silu(gate).mul_(up)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        gate, up = ctx.saved_tensors
+        if torch.is_grad_enabled():  # a second derivative was asked for
+            slope = torch.sigmoid(gate)
+            slope = slope * (1 + gate * (1 - slope))
+            return grad * up * slope, grad * F.silu(gate)
+        grad_gate = grad * up
+        torch.ops.aten.silu_backward.grad_input(grad_gate, gate, grad_input=grad_gate)
+        return grad_gate, F.silu(gate).mul_(grad)
+
+
+def silu_mul(gate: Tensor, up: Tensor) -> Tensor:
+    """``silu(gate) * up`` of two tensors of one shape and dtype."""
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():  # compilers fuse the plain formula
+        return F.silu(gate) * up
+    return _SiLUMul.apply(gate, up)
+
+
 class SwiGLU(nn.Module):
     """``down(silu(gate(x)) * up(x))``, three linears (section 3.1, the paper's [57]).
 
@@ -33,10 +60,8 @@ class SwiGLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(..., C)`` to ``(..., C)``."""
-        if torch.is_grad_enabled():
-            hidden = F.silu(self.gate(x)) * self.up(x)  # [..., hidden]
-        else:
-            hidden = F.silu(self.gate(x), inplace=True).mul_(self.up(x))
+        gate, up = self.gate(x), self.up(x)  # [..., hidden] each
+        hidden = silu_mul(gate, up) if torch.is_grad_enabled() else F.silu(gate, inplace=True).mul_(up)
         return self.drop(self.down(hidden))
 
 
