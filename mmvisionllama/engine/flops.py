@@ -71,10 +71,9 @@ def model_inputs(model: nn.Module, shape: Tuple[int, int], device: str) -> Tuple
     parameters = inspect.signature(model.forward).parameters
     if 'mode' not in parameters:
         return (images,), {}
-    kwargs: Dict[str, Any] = dict(mode='tensor')
-    if type(model).__module__.split('.')[0] == 'mmdet':
-        kwargs['data_samples'] = [detection_sample(shape)]
-    return (images,), kwargs
+    if type(model).__module__.startswith('mmdet.'):
+        return (images,), dict(mode='tensor', data_samples=[detection_sample(shape)])
+    return (images,), dict(mode='tensor')
 
 
 def in_channels(model: nn.Module) -> int:
@@ -121,8 +120,8 @@ def count(model: nn.Module, shape: Tuple[int, int], device: str = 'cpu') -> Comp
 def count_config(cfg: Config, shape: Optional[Tuple[int, int]] = None) -> Complexity:
     """Builds the model of a config and counts it.
 
-    Classifiers, pre-training and segmentation models are counted on the meta device (no memory, no computing);
-    detectors need real numbers for their proposals and run on the CPU.
+    Classifiers and segmentation models are counted on the meta device (no memory, no computing), of pre-training models
+    the encoder over a whole image. Detectors need real numbers for their proposals and run on the CPU.
 
     Args:
         cfg: Config of any library.
