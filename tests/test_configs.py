@@ -4,7 +4,8 @@ What a head says, in a comment (lines may be wrapped)::
 
     # Paper (Table 2): top-1 81.6 %. ...
     # Model: 21.96 M parameters, 4.60 GMACs at 224. ...
-    # Schedule (Table 13): 8 GPUs x 256 [x 4 accumulated] = 2048 images; ... 625 iterations x 800 epochs. ...
+    # Schedule (Table 13): 8 GPUs x 256 [x 4 accumulated] = 2048 images;
+    # floor(1,281,167 / 2048) = 625 iterations x 800 epochs. ...
     #
     #     tools/dist_train.sh configs/... 8
 
@@ -70,9 +71,6 @@ def folder_of_images(cfg, root):
         loader = cfg.get(f'{split}_dataloader')
         if loader:
             prefix = 'train' if split == 'train' else 'val'
-            pipeline = loader.dataset.pipeline
-            if pipeline[0].type != 'LoadImageFromFile':  # data sets that hold their images
-                pipeline = [dict(type='LoadImageFromFile'), *pipeline]
             pipeline = loader.dataset.pipeline
             if pipeline[0].type != 'LoadImageFromFile':  # CIFAR's images are in memory
                 pipeline = [dict(type='LoadImageFromFile'), *pipeline]

@@ -2,7 +2,8 @@
 # gradients clipped by LAMB alone, class token at (W-1, -1), test crop ratio 0.875 (1.0).
 # All else as in the config it inherits from.
 # Paper (Table 2): top-1 84.6 % after both stages. Not reproduced here.
-# Model: 310.34 M parameters, 20.30 GMACs at 128. Schedule: 8 GPUs x 256 = 2048 images; 625 iterations x 800 epochs.
+# Model: 310.34 M parameters, 20.30 GMACs at 128.
+# Schedule: 8 GPUs x 256 = 2048 images; floor(1,281,167 / 2048) = 625 iterations x 800 epochs.
 #
 #     tools/dist_train.sh configs/mmpretrain/vision_llama/visionllama-large-p16_8xb256-800e_in1k-128px_released.py 8 --amp
 _base_ = ['visionllama-large-p16_8xb256-800e_in1k-160px.py']

@@ -1,7 +1,7 @@
 # VisionLLaMA-L, second stage, as released: class token at (W-1, -1), test crop ratio 0.875 (paper 1.0).
 # All else as in the config it inherits from; starts from visionllama-large-p16_8xb256-800e_in1k-128px_released.py
 # Paper (Table 2): top-1 84.6 %. Not reproduced here. Model: 310.34 M parameters, 62.79 GMACs at 224.
-# Schedule: 8 GPUs x 64 = 512 images; 2502 iterations x 20 epochs.
+# Schedule: 8 GPUs x 64 = 512 images; floor(1,281,167 / 512) = 2502 iterations x 20 epochs.
 #
 #     tools/dist_train.sh configs/mmpretrain/vision_llama/visionllama-large-p16_8xb64-20e_in1k_released.py 8 --amp
 _base_ = ['visionllama-large-p16_8xb64-20e_in1k.py']
