@@ -91,7 +91,7 @@ def rotary_variant(backbone: dict, variant: str) -> dict:
     elif variant == '1d':
         rope_cfg.update(kind='1d', scale='none')
         for key in ('key_position', 'cls_position'):
-            if backbone.get(key) == 'released':
+            if str(backbone.get(key, '')).startswith('released'):
                 del backbone[key]
     elif name == 'ntk' and _positive_number(alpha):
         rope_cfg.update(scale='none', ntk_alpha=float(alpha))

@@ -1,11 +1,13 @@
 """What every backbone of this package shares: architecture tables, pre-trained weights, freezing, initial values."""
 
+import math
 from typing import Any, Dict, List, Optional, Sequence, Union
 
 from mmengine.model import BaseModule
 from torch import nn
 
 from ..checkpoints.reading import load_pretrained
+from ..layers.embed import resize_pos_embed
 
 
 class BaseBackbone(BaseModule):
@@ -65,6 +67,17 @@ class BaseBackbone(BaseModule):
         for cfg in pretrained:
             options = {k: cfg[k] for k in ('max_missing', 'unsafe') if k in cfg}
             load_pretrained(self, cfg['checkpoint'], cfg.get('prefix'), **options)
+
+    def _resize_loaded_pos_embed(self, state_dict: dict, prefix: str, *args) -> None:
+        """Load-state-dict hook of backbones with a ``pos_embed`` for their ``pos_embed_grid``."""
+        # the file does not say its grid: a square one is assumed, any other is left to the usual shape error
+        stored = state_dict.get(prefix + 'pos_embed')
+        if stored is not None and stored.ndim == 3 and stored.shape[1] != self.pos_embed.shape[1]:
+            side = math.isqrt(stored.shape[1])
+            if side**2 == stored.shape[1]:
+                state_dict[prefix + 'pos_embed'] = resize_pos_embed(
+                    stored, (side, side), self.pos_embed_grid, self.interpolate_mode
+                )
 
     def frozen_modules(self) -> List[Union[nn.Module, nn.Parameter]]:
         """What ``frozen_stages`` freezes."""

@@ -71,8 +71,9 @@ class PyramidVisionLLaMA(BaseBackbone):
             :class:`~mmvisionllama.layers.GSAPositionCalibration`.
         mask_padding: True hides the padding of partial windows; ``'released'`` attends to it.
         ffn_cfg: ``dict(type='swiglu' | 'gelu', bias=...)``.
-        abs_pos_embed: Add a learnable position embedding after the first patch embedding (Table 7g).
-        interpolate_mode: How that embedding is resized.
+        abs_pos_embed: Add a learnable position embedding of ``img_size``'s grid after the first patch embedding (Table
+            7g).
+        interpolate_mode: How that embedding is resized to other grids, in ``forward`` and when loading weights.
         peg: Add a position encoding generator after the first block of each stage (Table 7g).
         backend: Attention backend, see :func:`~mmvisionllama.layers.attend`.
         with_cp: Activation checkpointing of every block.
@@ -215,6 +216,7 @@ class PyramidVisionLLaMA(BaseBackbone):
             self.pos_embed_grid = self.patch_embeds[0].grid(to_2tuple(img_size))
             tokens = self.pos_embed_grid[0] * self.pos_embed_grid[1]
             self.pos_embed = nn.Parameter(nn.init.trunc_normal_(torch.empty(1, tokens, self.embed_dims[0]), std=0.02))
+            self._register_load_state_dict_pre_hook(self._resize_loaded_pos_embed)
         self.apply(init_linear)
         self.apply(init_conv)
         self._freeze_stages()
@@ -260,11 +262,16 @@ class PyramidVisionLLaMA(BaseBackbone):
         return [part for part in parts if part is not None]
 
     def contexts(
-        self, stage: int, grid: Sequence[int], device: Optional[torch.device] = None
+        self,
+        stage: int,
+        grid: Sequence[int],
+        device: Optional[torch.device] = None,
+        dtype: torch.dtype = torch.float32,
     ) -> Tuple[WindowContext, SubsampledContext]:
         """What the LSA and the GSA blocks of a stage need on ``grid`` (H, W), made once for all of them."""
-        local = window_context(self.window_rotaries[stage], grid, self.window_sizes[stage], self.mask_padding, device)
-        return local, self.calibrations[stage](grid, device)
+        rotary, window_size = self.window_rotaries[stage], self.window_sizes[stage]
+        local = window_context(rotary, grid, window_size, self.mask_padding, device, dtype)
+        return local, self.calibrations[stage](grid, device, dtype)
 
     def forward_stage(self, x: Tensor, stage: int) -> Tuple[Tensor, Tuple[int, int]]:
         """Map ``(B, C', H', W')`` to the stage's tokens ``(B, H * W, C)`` and grid (H, W), before any stage norm."""
@@ -272,7 +279,7 @@ class PyramidVisionLLaMA(BaseBackbone):
         if stage == 0 and self.pos_embed is not None:
             x = x + resize_pos_embed(self.pos_embed, self.pos_embed_grid, grid, self.interpolate_mode)
         x = self.drops_after_pos[stage](x)
-        contexts = self.contexts(stage, grid, x.device)
+        contexts = self.contexts(stage, grid, x.device, x.dtype)
         for j, block in enumerate(self.stages[stage]):
             x = block(x, contexts[j % 2])
             if j == 0 and self.pegs is not None:

@@ -1,6 +1,5 @@
 """Plain VisionLLaMA (section 3.1)."""
 
-import math
 from typing import Dict, Optional, Sequence, Tuple, Union
 
 import torch
@@ -257,16 +256,6 @@ class VisionLLaMA(BaseBackbone):
                 self.rotary, grid, self.window_size, self.mask_window_padding, device, dtype
             )
         return contexts
-
-    def _resize_loaded_pos_embed(self, state_dict: dict, prefix: str, *args) -> None:
-        # the file does not say its grid: a square one is assumed, any other is left to the usual shape error
-        stored = state_dict.get(prefix + 'pos_embed')
-        if stored is not None and stored.ndim == 3 and stored.shape[1] != self.pos_embed.shape[1]:
-            side = math.isqrt(stored.shape[1])
-            if side**2 == stored.shape[1]:
-                state_dict[prefix + 'pos_embed'] = resize_pos_embed(
-                    stored, (side, side), self.pos_embed_grid, self.interpolate_mode
-                )
 
     def embed(self, x: Tensor) -> Tuple[Tensor, Tuple[int, int]]:
         """Images ``(B, 3, height, width)`` to patch tokens ``(B, H * W, C)`` and the grid (H, W)."""

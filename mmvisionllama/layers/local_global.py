@@ -12,8 +12,9 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from .attention import attend, check_backend
+from .embed import PatchProjection
 from .norm import build_norm
-from .rotary import RotaryEmbedding, RotaryTable, apply_rotary
+from .rotary import RotaryEmbedding, RotaryTable, apply_rotary, at_least_fp32
 
 KEY_POSITIONS = ('mean', 'released')
 NTK_KEYS = ('shared', 'released')
@@ -33,13 +34,15 @@ class SubsampledContext(NamedTuple):
     grid: Tuple[int, int]
 
 
-def cell_centres(length: int, sr_ratio: int, device: Optional[torch.device] = None) -> Tensor:
+def cell_centres(
+    length: int, sr_ratio: int, device: Optional[torch.device] = None, dtype: torch.dtype = torch.float32
+) -> Tensor:
     """Mean position of each run of ``sr_ratio`` positions out of 0 ... length - 1; the last run may be shorter.
 
     Returns:
-        Tensor: ``(ceil(length / sr_ratio),)``, fp32.
+        Tensor: ``(ceil(length / sr_ratio),)``, fp32 or fp64.
     """
-    first = torch.arange(0, length, sr_ratio, device=device, dtype=torch.float32)
+    first = torch.arange(0, length, sr_ratio, device=device, dtype=at_least_fp32(dtype))
     last = (first + (sr_ratio - 1)).clamp(max=length - 1)
     return (first + last) / 2
 
@@ -126,30 +129,52 @@ class GSAPositionCalibration(nn.Module):
         """Grid of the keys of a query grid (H, W): ``(ceil(H / sr), ceil(W / sr))``."""
         return tuple(-(-side // self.sr_ratio) for side in grid)
 
-    def query_positions(self, grid: Sequence[int], device: Optional[torch.device] = None) -> Tensor:
+    def query_positions(
+        self,
+        grid: Sequence[int],
+        device: Optional[torch.device] = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> Tensor:
         """Scaled positions of the queries of ``grid`` (H, W): ``(H * W, 2)``, or ``(H * W, 1)`` for 1D RoPE."""
-        return self.rotary.positions(grid, self.anchor, device)
+        return self.rotary.positions(grid, self.anchor, device, dtype)
 
-    def key_positions(self, grid: Sequence[int], device: Optional[torch.device] = None) -> Tensor:
+    def key_positions(
+        self,
+        grid: Sequence[int],
+        device: Optional[torch.device] = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> Tensor:
         """Scaled positions of the keys of the query grid ``grid`` (H, W): ``(M, 2)``, or ``(M, 1)`` for 1D RoPE."""
-        if self.sr_ratio == 1 and self.key_position == 'mean':
-            return self.query_positions(grid, device)
+        if self.sr_ratio == 1:
+            return self.query_positions(grid, device, dtype)
         rows, cols = self.key_grid(grid)
         if self.key_position == 'released':
             index = torch.arange(rows * cols, device=device)
-            flat = torch.stack((index % grid[1], index // grid[1]), dim=-1).float()  # [M, 2]
-            return self.rotary.place(flat * self.sr_ratio + (1 - 1 / self.sr_ratio), grid, self.anchor)
-        x = cell_centres(grid[1], self.sr_ratio, device).expand(rows, cols)
-        y = cell_centres(grid[0], self.sr_ratio, device)[:, None].expand(rows, cols)
-        return self.rotary.place(torch.stack((x, y), dim=-1).reshape(rows * cols, 2), grid, self.anchor)
+            cells = torch.stack((index % grid[1], index // grid[1]), dim=-1).to(at_least_fp32(dtype))  # [M, 2]
+            positions = cells * self.sr_ratio + (1 - 1 / self.sr_ratio)
+        else:
+            x = cell_centres(grid[1], self.sr_ratio, device, dtype).expand(rows, cols)
+            y = cell_centres(grid[0], self.sr_ratio, device, dtype)[:, None].expand(rows, cols)
+            positions = torch.stack((x, y), dim=-1).reshape(rows * cols, 2)
+        return self.rotary.place(positions, grid, self.anchor)
 
-    def forward(self, grid: Sequence[int], device: Optional[torch.device] = None) -> SubsampledContext:
-        """Tables of the queries and keys of the query grid ``grid`` (H, W), once for all blocks of a stage."""
-        grid = tuple(grid)
-        query = self.rotary(self.query_positions(grid, device))
+    def forward(
+        self,
+        grid: Sequence[int],
+        device: Optional[torch.device] = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> SubsampledContext:
+        """Tables for the query grid ``grid`` (H, W), made once for all blocks of a stage.
+
+        Args:
+            grid: Token grid of the queries.
+            device: Device of the tokens.
+            dtype: Dtype of the tokens; tables are never kept below fp32.
+        """
+        query = self.rotary(self.query_positions(grid, device, dtype))
         if self.sr_ratio == 1 and self.key_rotary.ntk_alpha == self.rotary.ntk_alpha:
-            return SubsampledContext(query, query, grid)
-        return SubsampledContext(query, self.key_rotary(self.key_positions(grid, device)), grid)
+            return SubsampledContext(query, query, tuple(grid))
+        return SubsampledContext(query, self.key_rotary(self.key_positions(grid, device, dtype)), tuple(grid))
 
     def extra_repr(self) -> str:
         return f'sr_ratio={self.sr_ratio}, anchor={self.anchor}, key_position={self.key_position!r}'
@@ -196,7 +221,7 @@ class GlobalSubsampledAttention(nn.Module):
         self.backend = check_backend(backend)
         self.q = nn.Linear(embed_dims, embed_dims, bias=qkv_bias)
         self.kv = nn.Linear(embed_dims, 2 * embed_dims, bias=qkv_bias)
-        self.sr = nn.Conv2d(embed_dims, embed_dims, sr_ratio, stride=sr_ratio) if sr_ratio > 1 else None
+        self.sr = PatchProjection(embed_dims, embed_dims, sr_ratio, sr_ratio) if sr_ratio > 1 else None
         self.norm = build_norm(norm_cfg or dict(type='LN', eps=1e-5), embed_dims) if sr_ratio > 1 else None
         self.proj = nn.Linear(embed_dims, embed_dims)
         self.attn_drop = attn_drop
@@ -207,10 +232,10 @@ class GlobalSubsampledAttention(nn.Module):
         if self.sr is None:
             return x
         maps = x.transpose(1, 2).unflatten(2, tuple(grid))  # [B, C, H, W]
-        pad_h, pad_w = (-side % self.sr_ratio for side in grid)
+        pad_h, pad_w = (-(-side // self.sr_ratio) * self.sr_ratio - side for side in grid)
         if pad_h or pad_w:
             maps = F.pad(maps, (0, pad_w, 0, pad_h))
-        return self.norm(self.sr(maps).flatten(2).transpose(1, 2))
+        return self.norm(self.sr(maps))  # [B, M, C]
 
     def forward(self, x: Tensor, context: SubsampledContext) -> Tensor:
         """Row-major tokens of the context's grid, ``(B, N, C)``, to the same shape."""
