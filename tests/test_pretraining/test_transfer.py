@@ -1,0 +1,157 @@
+"""From pre-training into fine-tuning, linear probing and dense tasks."""
+
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.logging import MMLogger
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import init_default_scope
+
+from mmvisionllama.backbones import VisionLLaMA
+from mmvisionllama.checkpoints import CheckpointError
+from mmvisionllama.pretraining import MAEVisionLLaMA
+
+TINY = dict(embed_dims=32, num_layers=3, num_heads=2, feedforward_channels=48)
+CONFIGS = Path(__file__).parents[2] / 'configs/mmpretrain/mae_vision_llama'
+USES = {
+    'fine-tuning': dict(out_type='avg_featmap', final_norm=False),
+    'segmentation': dict(out_type='featmap', final_norm=False, out_indices=(0, 1, 2)),
+    'detection': dict(out_type='featmap', final_norm=False, window_size=2, window_block_indexes=(0, 1)),
+}
+
+
+def config(pattern):
+    """The one config whose name has this pattern."""
+    pytest.importorskip('mmpretrain')
+    (path,) = CONFIGS.glob(pattern)
+    init_default_scope('mmpretrain')
+    return Config.fromfile(path)
+
+
+def classifier(cfg):
+    from mmpretrain.registry import MODELS
+
+    return MODELS.build(cfg.model)
+
+
+@pytest.fixture
+def pretrained(tmp_path):
+    """A checkpoint of a pre-training as mmengine writes it, and its encoder's weights."""
+    encoder = MAEVisionLLaMA(TINY)
+    weights = {f'backbone.{key}': value for key, value in encoder.state_dict().items()}
+    weights['neck.mask_token'] = torch.zeros(1, 1, 8)
+    path = tmp_path / 'epoch_1.pth'
+    torch.save(dict(meta=dict(epoch=1), state_dict=weights), path)
+    return path, encoder.state_dict()
+
+
+@pytest.fixture
+def log():
+    """Lines that the current logger takes."""
+    lines = []
+    handler = logging.Handler()
+    handler.emit = lambda record: lines.append(record.getMessage())
+    logger = MMLogger.get_current_instance()
+    logger.addHandler(handler)
+    yield lines
+    logger.removeHandler(handler)
+
+
+def build(path, arch=TINY, **settings):
+    init_cfg = dict(type='Pretrained', checkpoint=str(path), prefix='backbone.')
+    return VisionLLaMA(arch, with_cls_token=False, layer_scale_init_value=0.0, init_cfg=init_cfg, **settings)
+
+
+@pytest.mark.parametrize('use', USES)
+def test_weights_flow(use, pretrained, log):
+    path, weights = pretrained
+    model = build(path, **USES[use])
+    model.init_weights()
+    for key, value in model.state_dict().items():
+        if key.startswith('ln2.'):
+            assert torch.equal(value, torch.full_like(value, key.endswith('weight')))
+        else:
+            assert torch.equal(value, weights[key])
+    text = '\n'.join(log)
+    assert 'cls_token, ln1.weight, ln1.bias' in text, 'left over, by name'
+    assert ('ln2.weight, ln2.bias' in text) == (use == 'fine-tuning'), 'missing, by name'
+
+
+def test_much_missing_is_an_error_that_says_so(pretrained):
+    path, _ = pretrained
+    deeper = dict(TINY, num_layers=4)
+    model = build(path, deeper, out_type='featmap')
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    with pytest.raises(CheckpointError, match=r'lacks \d+% of the weights.*layers\.3\.ln1\.weight.*Check the arch'):
+        model.init_weights()
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    with pytest.raises(CheckpointError, match=r'another shape: layers\.0\.ffn\.gate\.weight \(48, 32\) for \(64, 32\)'):
+        build(path, dict(TINY, feedforward_channels=64), out_type='featmap').init_weights()
+    wrong_prefix = build(path, out_type='featmap')
+    wrong_prefix.init_cfg['prefix'] = 'encoder.'
+    with pytest.raises(
+        CheckpointError, match=r"nothing under prefix 'encoder.'; its keys start with \['backbone', 'neck'\]"
+    ):
+        wrong_prefix.init_weights()
+
+
+def depth_by_hand(name, num_layers):
+    """Embedding 0, block i: i + 1, everything after the blocks: number of blocks + 1."""
+    if name.startswith('backbone.patch_embed.'):
+        return 0
+    if name.startswith('backbone.layers.'):
+        return 1 + int(name.split('.')[2])
+    return num_layers + 1
+
+
+@pytest.mark.parametrize('pattern, layers', [('*-base-*-800e-*-ft-100e_in1k.py', 12), ('*-large-*-ft-50e_in1k.py', 24)])
+def test_layer_decay_of_the_fine_tuning_configs(pattern, layers):
+    cfg = config(pattern)
+    with torch.device('meta'):
+        model = classifier(cfg)
+    wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
+    names = {param: name for name, param in model.named_parameters()}
+    groups = wrapper.optimizer.param_groups
+    assert len(groups) == len(names)
+    base = 1e-3 * 1024 / 256
+    for group in groups:
+        (param,) = group['params']
+        name = names[param]
+        multiplier = 1.0
+        for _ in range(layers + 1 - depth_by_hand(name, layers)):
+            multiplier *= 0.45
+        assert group['lr'] == pytest.approx(base * multiplier, rel=1e-9), name
+        assert group['weight_decay'] == (0.0 if param.ndim == 1 else 0.05), name
+
+
+@pytest.mark.parametrize('pattern, layers', [('*-base-*-800e-*-lp-90e_in1k.py', 12), ('*-large-*-lp-90e_in1k.py', 24)])
+def test_linear_probing_trains_the_head_alone(pattern, layers):
+    cfg = config(pattern)
+    assert cfg.model.backbone.frozen_stages == layers
+    with torch.device('meta'):
+        trained = [name for name, param in classifier(cfg).named_parameters() if param.requires_grad]
+    assert trained == ['head.fc.weight', 'head.fc.bias']
+
+    cfg.model.backbone.update(arch=TINY, frozen_stages=3, drop_path_rate=0.5, img_size=32, init_cfg=None)
+    cfg.model.neck.input_features = cfg.model.head.in_channels = 32
+    from mmpretrain.structures import DataSample
+
+    model = classifier(cfg)
+    model.init_weights()
+    model.train()
+    wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
+    assert wrapper.optimizer.__class__.__name__ == 'LARS'
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    samples = [DataSample().set_gt_label(i) for i in (1, 2, 3, 4)]
+    wrapper.update_params(model(torch.randn(4, 3, 32, 32), samples, mode='loss')['loss'])
+
+    assert all(param.grad is None for param in model.backbone.parameters())
+    assert not any(module.training for block in model.backbone.layers for module in block.modules())
+    changed = {key for key, value in model.state_dict().items() if not torch.equal(value, before[key])}
+    running = {f'neck.bn.{name}' for name in ('running_mean', 'running_var', 'num_batches_tracked')}
+    assert changed == running | {'head.fc.weight', 'head.fc.bias'}
+    kept = {key for key in before if 'running' in key or 'tracked' in key}
+    assert kept == running, "running statistics in the neck's norm alone"
