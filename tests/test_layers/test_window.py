@@ -1,0 +1,100 @@
+"""Windowed attention against full attention under a block-diagonal mask."""
+
+import pytest
+import torch
+
+from mmvisionllama.layers import (
+    RotaryAttention,
+    RotaryEmbedding,
+    RotaryTable,
+    WindowAttention,
+    merge_windows,
+    partition_windows,
+    window_context,
+)
+
+WINDOW = 3
+
+
+def make_attention(dims=16, heads=2):
+    windowed = WindowAttention(dims, heads, WINDOW)
+    for param in windowed.parameters():
+        torch.nn.init.normal_(param, std=0.3)
+    full = RotaryAttention(dims, heads)
+    full.load_state_dict(windowed.state_dict())
+    return windowed.eval(), full.eval(), RotaryEmbedding(dims // heads)
+
+
+def windows_of(grid):
+    """Number of the window of every row-major token, and its place (x, y) inside it."""
+    rows, cols = torch.meshgrid(torch.arange(grid[0]), torch.arange(grid[1]), indexing='ij')
+    number = rows // WINDOW * 100 + cols // WINDOW
+    return number.flatten(), torch.stack((cols % WINDOW, rows % WINDOW), dim=-1).flatten(0, 1)
+
+
+@pytest.mark.parametrize('grid', [(6, 9), (3, 3), (7, 8), (2, 10)])
+@pytest.mark.parametrize('kind', ['2d', '1d'])
+def test_equals_full_attention_with_a_block_diagonal_mask(grid, kind):
+    windowed, full, _ = make_attention()
+    rotary = RotaryEmbedding(8, kind=kind)
+    x = torch.randn(2, grid[0] * grid[1], 16)
+    number, place = windows_of(grid)
+    if kind == '1d':
+        place = place[:, 1:] * WINDOW + place[:, :1]
+    expected = full(x, rotary(place.float()), mask=number[:, None] == number)
+    torch.testing.assert_close(windowed(x, window_context(rotary, grid, WINDOW)), expected, atol=1e-5, rtol=0)
+
+
+def test_padding_does_not_leak():
+    windowed, full, rotary = make_attention()
+    grid = (4, 4)  # the last row and column fill windows of their own
+    x = torch.randn(1, 16, 16)
+    out = windowed(x, window_context(rotary, grid, WINDOW))
+    alone = full(x[:, -1:], RotaryTable(*(t[:1] for t in rotary(rotary.positions((1, 1))))))
+    torch.testing.assert_close(out[:, -1:], alone)
+    # a token of one window never moves another window
+    moved = x.clone()
+    moved[:, 0] += 1
+    changed = (windowed(moved, window_context(rotary, grid, WINDOW)) - out).abs().amax(dim=(0, 2)) > 1e-6
+    assert torch.equal(changed, windows_of(grid)[0] == 0)
+
+
+@pytest.mark.parametrize('mask_padding', ['released', False])
+def test_released_padding_is_attended(mask_padding):
+    windowed, full, rotary = make_attention()
+    x = torch.randn(1, 4 * 5, 16)
+    padded = torch.zeros(1, 6, 6, 16)
+    padded[:, :4, :5] = x.view(1, 4, 5, 16)
+    number, place = windows_of((6, 6))
+    expected = full(padded.flatten(1, 2), rotary(place.float()), mask=number[:, None] == number)
+    expected = expected.view(1, 6, 6, 16)[:, :4, :5].flatten(1, 2)
+    context = window_context(rotary, (4, 5), WINDOW, mask_padding)
+    assert context.mask is None
+    torch.testing.assert_close(windowed(x, context), expected, atol=1e-5, rtol=0)
+    masked = windowed(x, window_context(rotary, (4, 5), WINDOW))
+    assert (masked - expected).abs().max() > 1e-3
+
+
+def test_positions_are_window_local_whatever_the_grid():
+    rotary = RotaryEmbedding(8)
+    small, large = (window_context(rotary, grid, WINDOW) for grid in ((3, 3), (30, 12)))
+    assert torch.equal(small.rope.cos, large.rope.cos) and torch.equal(small.rope.sin, large.rope.sin)
+    assert small.rope.cos.shape[0] == WINDOW**2
+    assert window_context(rotary, (3, 3), WINDOW, dtype=torch.float64).rope.cos.dtype == torch.float64
+
+
+@pytest.mark.parametrize('grid', [(6, 6), (5, 7), (1, 4)])
+def test_partition_and_merge(grid):
+    x = torch.randn(2, *grid, 4)
+    windows = partition_windows(x, WINDOW)
+    number = -(-grid[0] // WINDOW) * -(-grid[1] // WINDOW)
+    assert windows.shape == (2 * number, WINDOW**2, 4)
+    first = windows[0].view(WINDOW, WINDOW, 4)[: grid[0], : grid[1]]
+    assert torch.equal(first, x[0, :WINDOW, :WINDOW])
+    assert torch.equal(merge_windows(windows, grid, WINDOW), x)
+    assert windows.sum().item() == pytest.approx(x.sum().item(), abs=1e-3)  # the padding is zero
+
+
+def test_unknown_padding():
+    with pytest.raises(ValueError, match='released'):
+        window_context(RotaryEmbedding(8), (3, 3), WINDOW, 'none')
