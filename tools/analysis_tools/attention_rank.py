@@ -1,0 +1,73 @@
+#!/usr/bin/env python
+"""Rank of the attention maps of any classification config, layer by layer.
+
+    python tools/analysis_tools/attention_rank.py CONFIG CHECKPOINT [--images 32]
+
+Writes a CSV and a picture of the cumulative singular values.
+"""
+
+import argparse
+import csv
+from pathlib import Path
+
+import torch
+from mmengine.config import DictAction
+
+from mmvisionllama.analysis import attention_rank, predictions
+from mmvisionllama.engine import launch
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description='Rank of attention maps')
+    parser.add_argument('config', help='config file of a classifier')
+    parser.add_argument('checkpoint', help='checkpoint trained with it')
+    parser.add_argument('--images', type=int, default=32, help='images of the test set (default: 32)')
+    parser.add_argument(
+        '--rtol',
+        type=float,
+        default=1e-2,
+        help='a singular value counts above this part of the largest (default: 0.01)',
+    )
+    parser.add_argument('--out', type=Path, help='CSV to write (default: work_dirs/ and the config name)')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='override settings')
+    return parser.parse_args()
+
+
+@torch.no_grad()
+def main() -> None:
+    args = parse_args()
+    if args.images < 1:
+        raise launch.LaunchError('--images must be at least 1')
+    cfg = launch.load_config(args.config, args.cfg_options)
+    cfg.work_dir = launch.default_work_dir(cfg, args.config, None)
+    cfg.test_dataloader.batch_size = min(args.images, cfg.test_dataloader.get('batch_size', 1))
+    model, dataloader = predictions.open_classifier(cfg, args.checkpoint)
+    meter, seen = attention_rank.RankMeter(args.rtol), 0
+    for batch in dataloader:
+        with meter.record():
+            model.test_step(batch)
+        seen += len(batch['inputs'])
+        if seen >= args.images:
+            break
+    layers = meter.result()
+    if not layers:
+        raise launch.LaunchError('no attention was seen: the model does not call scaled_dot_product_attention')
+
+    out = args.out or Path(cfg.work_dir) / 'attention_rank.csv'
+    out.parent.mkdir(parents=True, exist_ok=True)
+    print(f'{"layer":>5} {"queries x keys":>15} {"rank":>8} {"effective rank":>15}   mean over {seen} images')
+    with open(out, 'w', newline='') as file:
+        writer = csv.writer(file)
+        writer.writerow(('layer', 'queries', 'keys', 'rank', 'effective_rank', 'rtol', 'images'))
+        for layer in layers:
+            size = f'{layer.queries} x {layer.keys}'
+            print(f'{layer.layer:>5} {size:>15} {layer.rank:>8.2f} {layer.effective_rank:>15.2f}')
+            ranks = (f'{layer.rank:.4f}', f'{layer.effective_rank:.4f}')
+            writer.writerow((layer.layer, layer.queries, layer.keys, *ranks, args.rtol, seen))
+    picture = out.with_suffix('.png')
+    attention_rank.draw_ranks(layers, str(picture), Path(args.config).stem)
+    print(f'ranks in {out}, picture in {picture}')
+
+
+if __name__ == '__main__':
+    launch.run_cli(main)

@@ -1,0 +1,52 @@
+#!/usr/bin/env python
+"""Expected calibration error and reliability diagram of any classification config.
+
+    python tools/analysis_tools/calibration.py CONFIG CHECKPOINT [--bins 15]
+
+Writes a CSV with the bins and a picture.
+"""
+
+import argparse
+import csv
+from pathlib import Path
+
+from mmengine.config import DictAction
+
+from mmvisionllama.analysis import calibration, predictions
+from mmvisionllama.engine import launch
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description='Calibration of a classifier')
+    parser.add_argument('config', help='config file of a classifier')
+    parser.add_argument('checkpoint', help='checkpoint trained with it')
+    parser.add_argument('--bins', type=int, default=15, help='confidence bins (default: 15)')
+    parser.add_argument('--out', type=Path, help='CSV to write (default: work_dirs/ and the config name)')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='override settings')
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    cfg = launch.load_config(args.config, args.cfg_options)
+    cfg.work_dir = launch.default_work_dir(cfg, args.config, None)
+    result = predictions.predict(*predictions.open_classifier(cfg, args.checkpoint))
+    bins = calibration.reliability(result.scores, result.labels, args.bins)
+
+    out = args.out or Path(cfg.work_dir) / 'calibration.csv'
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with open(out, 'w', newline='') as file:
+        writer = csv.writer(file)
+        writer.writerow(('lower', 'upper', 'count', 'confidence', 'accuracy'))
+        rows = zip(bins.edges, bins.edges[1:], bins.count, bins.confidence, bins.accuracy)
+        writer.writerows([f'{float(value):.6g}' for value in row] for row in rows)
+    picture = out.with_suffix('.png')
+    calibration.draw_reliability(bins, str(picture), Path(args.config).stem)
+
+    print(f'top-1 {result.accuracy:.2f} % of {len(result.labels)} images')
+    print(f'expected calibration error {bins.expected_error:.4f} ({args.bins} bins), maximum {bins.maximum_error:.4f}')
+    print(f'bins in {out}, picture in {picture}')
+
+
+if __name__ == '__main__':
+    launch.run_cli(main)

@@ -1,0 +1,77 @@
+#!/usr/bin/env python
+"""The iLLaMA demo: on real digits, causal attention with a soft mask, without one, and with the class token first.
+
+    python tools/demo/illama.py [--work-dir DIR]
+
+Trains three configs of configs/mmpretrain/quickstart/ with tools/train.py, draws their accuracy into one picture, and
+runs the analyses of tools/analysis_tools/ on the first.
+"""
+
+import argparse
+import csv
+import sys
+import time
+from pathlib import Path
+
+from digits import CONFIGS, last_checkpoint, run, say
+
+from mmvisionllama.data.digits import write_digits
+from mmvisionllama.visualization.training import curves, plot_learning_curves, read_scalars
+
+#: name of the curve -> config
+MODELS = {
+    'causal, soft mask over 5 epochs': 'illama_digits.py',
+    'causal, no soft mask': 'illama_digits_no_soft_mask.py',
+    'causal, class token first': 'illama_digits_cls_first_no_soft_mask.py',
+}
+GOAL = 95.0
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/demo-illama'), help='where all is written')
+    args = parser.parse_args()
+    root, start = args.work_dir, time.time()
+
+    say('Data: the handwritten digits that scikit-learn ships')
+    counts = write_digits('data/digits')
+    print(f'    data/digits: {counts[0]} training and {counts[1]} test scans')
+
+    folders = {name: root / Path(config).stem for name, config in MODELS.items()}
+    for name, config in MODELS.items():
+        say(f'Training: {name} (about a minute)')
+        command = ['tools/train.py', CONFIGS / config, '--work-dir', folders[name]]
+        run(command, folders[name] / 'train.log', r'Epoch\(val\) +\[\d*5\]\[(\d+)/\1\]')
+    plot_learning_curves(folders, 'accuracy/top1', root / 'learning_curve.png', 'Digits: held-out accuracy of iLLaMA')
+
+    name, config = next(iter(MODELS.items()))
+    checkpoint = last_checkpoint(folders[name])
+    for tool, options, keep in (
+        ('quantize.py', [], r'top-1'),
+        ('calibration.py', [], r'calibration error'),
+        ('attention_rank.py', [], r'^ +\d'),
+    ):
+        say(f'Analysis: {tool}')
+        out = root / f'{Path(tool).stem}{".pth" if tool == "quantize.py" else ".csv"}'
+        command = [f'tools/analysis_tools/{tool}', CONFIGS / config, checkpoint, *options, '--out', out]
+        run(command, root / f'{Path(tool).stem}.log', keep)
+
+    # epoch -> accuracy, of the last run where a folder holds several
+    final = {name: dict(zip(*curves(read_scalars(folder), 'accuracy/top1')[1])) for name, folder in folders.items()}
+    with open(root / 'learning_curve.csv', 'w', newline='') as file:
+        rows = [(epoch, *(f'{values[epoch]:.2f}' for values in final.values())) for epoch in next(iter(final.values()))]
+        csv.writer(file).writerows([('epoch', *final), *rows])
+    say(f'Results after {time.time() - start:.0f} s')
+    for name, values in final.items():
+        print(f'    {name:<34} top-1 on {counts[1]} held-out digits: {values[max(values)]:.1f} %')
+    print('\n    pictures:')
+    for picture in ('learning_curve.png', 'calibration.png', 'attention_rank.png'):
+        print(f'      {root / picture}')
+    values = next(iter(final.values()))
+    top1 = values[max(values)]
+    if top1 < GOAL:
+        sys.exit(f'ERROR: {top1:.1f} % of the held-out digits are right, at least {GOAL} % were expected')
+
+
+if __name__ == '__main__':
+    main()
