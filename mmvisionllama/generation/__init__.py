@@ -3,12 +3,13 @@
 from .data import ClassLabels, LabelledImages
 from .dit_llama import DiTLLaMA
 from .gaussian_diffusion import GaussianDiffusion
-from .generator import ImageGenerator
-from .hooks import RandomStateHook, SampleHook
+from .generator import ImageGenerator, load_generator
+from .hooks import SampleHook
 from .interpolant import LinearInterpolant
 from .latents import LatentShards, PixelCodec, VAECodec
 from .metrics import GenerationMetric, InceptionFeatures
 from .samplers import DDIMSampler, DDPMSampler, ODESampler, SampleNoise, SDESampler, build_sampler
+from .sampling import sample_set
 
 __all__ = [
     'ClassLabels',
@@ -24,10 +25,11 @@ __all__ = [
     'LinearInterpolant',
     'ODESampler',
     'PixelCodec',
-    'RandomStateHook',
     'SDESampler',
     'SampleHook',
     'SampleNoise',
     'VAECodec',
     'build_sampler',
+    'load_generator',
+    'sample_set',
 ]

@@ -36,34 +36,34 @@ def center_crop(image, size: int):
 
 @DATASETS.register_module()
 class LabelledImages(Dataset):
-    """Images in one folder per class, ``root/<class>/...``, in the order of the sorted folder names.
+    """Images in one folder per class, ``data_root/<class>/...``, in the order of the sorted folder names.
 
     Nothing in it is random: the model mirrors images (``flip_prob``), so that a resumed training repeats exactly.
 
     Args:
-        root: Folder of the classes.
+        data_root: Folder of the classes.
         size: Side of the square images, pixels.
         grayscale: One channel instead of three.
 
     Raises:
-        FileNotFoundError: If ``root`` has no class folder with images.
+        FileNotFoundError: If ``data_root`` has no class folder with images.
     """
 
-    def __init__(self, root: str, size: int = 256, grayscale: bool = False) -> None:
-        if not os.path.isdir(root):
-            raise FileNotFoundError(f'{root!r} is no folder: it should hold one folder of images per class')
+    def __init__(self, data_root: str, size: int = 256, grayscale: bool = False) -> None:
+        if not os.path.isdir(data_root):
+            raise FileNotFoundError(f'{data_root!r} is no folder: it should hold one folder of images per class')
         self.size = size
         self.grayscale = grayscale
-        self.classes = sorted(entry.name for entry in os.scandir(root) if entry.is_dir())
+        self.classes = sorted(entry.name for entry in os.scandir(data_root) if entry.is_dir())
         self.samples = [
             (os.path.join(folder, name), label)
             for label, class_name in enumerate(self.classes)
-            for folder, _, names in sorted(os.walk(os.path.join(root, class_name)))
+            for folder, _, names in sorted(os.walk(os.path.join(data_root, class_name)))
             for name in sorted(names)
             if name.lower().endswith(EXTENSIONS)
         ]
         if not self.samples:
-            raise FileNotFoundError(f'{root!r} has no images: it should hold one folder of images per class')
+            raise FileNotFoundError(f'{data_root!r} has no images: it should hold one folder of images per class')
 
     @property
     def metainfo(self) -> Dict[str, Any]:

@@ -3,11 +3,13 @@
 from typing import Any, Dict, List, Optional, Sequence, Union
 
 import torch
+from mmengine.config import Config
 from mmengine.model import BaseModel
 from mmengine.registry import MODELS, TASK_UTILS
 from torch import Tensor
 
 from ..backbones.base import checked_choice
+from ..checkpoints.reading import CheckpointError, find_state_dict, read_checkpoint
 from ..layers.rotary import to_2tuple
 from .data import check_labels
 from .dit_llama import CFG_CHANNELS
@@ -101,6 +103,11 @@ class ImageGenerator(BaseModel):
             return self.network(inputs, labels.new_zeros(len(inputs)), labels)
         raise ValueError(f"unknown mode {mode!r}: choose 'loss', 'predict' or 'tensor'")
 
+    def example_inputs(self, shape: Sequence[int], device: str) -> Dict[str, Tensor]:
+        """Arguments of one ``tensor`` mode call for images of ``shape`` (height, width) pixels, to count its work."""
+        latent_size = check_image_size(shape, self.codec.downsample)
+        return dict(inputs=torch.rand(1, self.network.in_channels, *latent_size, device=device))
+
     def loss(self, inputs: Optional[Tensor], labels: Tensor, moments: Optional[Tensor] = None) -> Dict[str, Tensor]:
         """Training losses, averaged over the batch. Everything random in training is drawn here."""
         if moments is not None:
@@ -171,3 +178,26 @@ class ImageGenerator(BaseModel):
         finally:
             self.network.train(was_training)
         return to_uint8(self.codec.decode(latents))
+
+
+def load_generator(cfg: Config, checkpoint: str, device: str = 'cpu') -> ImageGenerator:
+    """Builds the generator of a config and fills it from a checkpoint, for sampling.
+
+    A checkpoint that was written with an ``EMAHook`` gives the averaged weights: its ``state_dict`` holds them.
+
+    Args:
+        cfg: Config with ``model``.
+        checkpoint: File that the Runner or the converter wrote.
+        device: Where the network goes.
+
+    Raises:
+        CheckpointError: If the checkpoint cannot be read or does not fit the config.
+    """
+    model = MODELS.build(cfg.model)
+    weights = find_state_dict(read_checkpoint(checkpoint))
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        reason = ' '.join(str(error).split())[:400]
+        raise CheckpointError(f'{checkpoint!r} does not fit the config: {reason}') from error
+    return model.to(device).eval()

@@ -91,7 +91,7 @@ class VAECodec:
         if (is_local or self.pretrained.count('/') != 1) and not (folder / 'config.json').is_file():
             raise ValueError(f'no VAE at {str(folder)!r}: {advice}')
         try:
-            vae = AutoencoderKL.from_pretrained(self.pretrained, subfolder=self.subfolder)
+            vae = AutoencoderKL.from_pretrained(self.pretrained, subfolder=self.subfolder, low_cpu_mem_usage=False)
         except Exception as error:  # diffusers, huggingface_hub and safetensors each raise their own
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise ValueError(f'the VAE {self.pretrained!r} cannot be read ({reason}): {advice}') from error
@@ -116,7 +116,7 @@ class VAECodec:
     def sample(self, moments: Tensor) -> Tensor:
         """Draws scaled latents from stored :meth:`moments`, fp32: ``(B, channels, h, w)``."""
         mean, std = moments.float().chunk(2, dim=1)
-        return (mean + std * torch.randn_like(mean)) * self.scale
+        return (mean + std * torch.randn(mean.shape, device=mean.device)) * self.scale
 
     def encode(self, images: Tensor) -> Tensor:
         """Draws scaled latents of images."""
@@ -236,27 +236,27 @@ class LatentShards(Dataset):
     With ``flip``, item i + n is the mirrored image of item i, n the number of images: one pass sees both.
 
     Args:
-        root: Folder of the shards.
+        data_root: Folder of the shards.
         flip: Use the mirrored images too.
 
     Raises:
-        FileNotFoundError: If ``root`` holds no latents.
+        FileNotFoundError: If ``data_root`` holds no latents.
         ValueError: If shards are missing, or mirrored images were not encoded.
     """
 
-    def __init__(self, root: str, flip: bool = True) -> None:
-        self.root = Path(root)
+    def __init__(self, data_root: str, flip: bool = True) -> None:
+        self.root = Path(data_root)
         if not (self.root / META).is_file():
-            raise FileNotFoundError(f'{root} holds no latents: write them with tools/generation/encode_latents.py')
+            raise FileNotFoundError(f'{data_root} holds no latents: write them with tools/generation/encode_latents.py')
         self.meta = json.loads((self.root / META).read_text())
         missing = [s for s in range(self.meta['shards']) if not all(p.exists() for p in _shard_paths(self.root, s))]
         if missing:
             raise ValueError(
-                f'{root} lacks {len(missing)} of {self.meta["shards"]} shards: run tools/generation/encode_latents.py '
-                f'again with the same arguments, it goes on where it stopped'
+                f'{data_root} lacks {len(missing)} of {self.meta["shards"]} shards: run '
+                f'tools/generation/encode_latents.py again with the same arguments, it goes on where it stopped'
             )
         if flip and self.meta['views'] < 2:
-            raise ValueError(f'{root} was encoded without mirrored images: set flip=False, or encode with --flip')
+            raise ValueError(f'{data_root} was encoded without mirrored images: set flip=False, or encode them too')
         self.views = 2 if flip else 1
         self._shards: Dict[int, Tuple[np.ndarray, np.ndarray]] = {}
 

@@ -11,6 +11,7 @@ from typing import Any, Dict, List, Optional, Sequence
 
 import numpy as np
 import torch
+from mmengine.device import get_device
 from mmengine.evaluator import BaseMetric
 from mmengine.registry import METRICS, TASK_UTILS
 from torch import Tensor
@@ -136,7 +137,6 @@ class InceptionFeatures:
 
     Args:
         weights: torch-fidelity's weights file, ``weights-inception-2015-12-05-6726825d.pth``.
-        device: Where it runs.
 
     Raises:
         ImportError: Without torch-fidelity.
@@ -145,7 +145,7 @@ class InceptionFeatures:
 
     is_inception = True
 
-    def __init__(self, weights: str, device: str = 'cpu') -> None:
+    def __init__(self, weights: str) -> None:
         if not weights or not os.path.isfile(weights):
             raise FileNotFoundError(
                 f"{weights!r} is no file: give the path of torch-fidelity's Inception weights "
@@ -159,8 +159,6 @@ class InceptionFeatures:
             ) from error
         names = ['2048', 'logits_unbiased']
         self.network = FeatureExtractorInceptionV3('inception', names, feature_extractor_weights_path=weights)
-        self.network.to(device)
-        self.device = device
         self._spatial = None
         self.network.Mixed_6d.branch1x1.register_forward_hook(self._keep)
 
@@ -169,8 +167,8 @@ class InceptionFeatures:
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Dict[str, Tensor]:
-        """uint8 images ``(B, 3, height, width)`` to features, each ``(B, D)`` on the CPU."""
-        pool, logits = self.network(images.to(self.device))
+        """uint8 images ``(B, 3, height, width)`` to features, each ``(B, D)`` on the CPU; runs where the images are."""
+        pool, logits = self.network.to(images.device)(images)
         return dict(pool=pool.cpu(), spatial=self._spatial.float().cpu(), logits=logits.cpu())
 
 
@@ -178,15 +176,15 @@ def _stack(parts: Sequence[Dict[str, Any]]) -> Features:
     return {key: np.concatenate([np.asarray(part[key]) for part in parts]) for key in parts[0]}
 
 
-def extract_npz(path: str, extractor, batch_size: int = 64) -> Features:
+def extract_npz(path: str, extractor, batch_size: int = 64, device: str = 'cpu') -> Features:
     """Features of the images in a ``.npz`` file (``arr_0``, ``(N, height, width, 3)`` uint8), read in batches."""
     parts: List[Dict[str, Any]] = []
     for batch in iterate_npz(path, batch_size):
-        parts.append(extractor(torch.from_numpy(batch.copy()).permute(0, 3, 1, 2)))
+        parts.append(extractor(torch.from_numpy(batch.copy()).permute(0, 3, 1, 2).to(device)))
     return _stack(parts)
 
 
-def load_reference(path: str, extractor=None, batch_size: int = 64) -> Dict[str, Dict[str, Any]]:
+def load_reference(path: str, extractor=None, batch_size: int = 64, device: str = 'cpu') -> Dict[str, Dict[str, Any]]:
     """The reference that samples are compared with.
 
     Args:
@@ -195,6 +193,7 @@ def load_reference(path: str, extractor=None, batch_size: int = 64) -> Dict[str,
             made them, images serve precision and recall.
         extractor: Makes the features of the images.
         batch_size: Images at once.
+        device: Where the features are computed.
 
     Returns:
         dict: ``statistics`` by feature name and ``features`` by feature name.
@@ -212,7 +211,7 @@ def load_reference(path: str, extractor=None, batch_size: int = 64) -> Dict[str,
             for key, mu, sigma in (('pool', 'mu', 'sigma'), ('spatial', 'mu_s', 'sigma_s')):
                 if mu in names and sigma in names:
                     found[key] = dict(mu=archive[mu].astype(np.float64), sigma=archive[sigma].astype(np.float64))
-    features = extract_npz(path, extractor, batch_size) if 'arr_0' in names and extractor is not None else {}
+    features = extract_npz(path, extractor, batch_size, device) if 'arr_0' in names and extractor is not None else {}
     for key in ('pool', 'spatial'):
         if key in features and key not in found:
             found[key] = statistics(features[key])
@@ -247,7 +246,7 @@ class GenerationMetric(BaseMetric):
     ) -> None:
         super().__init__(collect_device, prefix)
         self.extractor = TASK_UTILS.build(extractor)
-        self.reference = load_reference(reference, self.extractor)
+        self.reference = load_reference(reference, self.extractor, device=get_device())
         self.neighbour = neighbour
         self.split_size = split_size
 

@@ -4,7 +4,7 @@ import os
 import shutil
 import zipfile
 from pathlib import Path
-from typing import Iterator, Sequence, Tuple
+from typing import Iterator, Optional, Sequence, Tuple
 
 import numpy as np
 from torch import Tensor
@@ -40,19 +40,18 @@ class SampleFile:
 
     Args:
         path: File to write, ending in ``.npz``.
-        shape: ``(N, height, width, 3)``.
-        create: True in one process, before the others open the file.
+        shape: ``(N, height, width, 3)`` in the process that creates the file; None in the others, which open it then.
 
     Raises:
         ValueError: If the name does not end in ``.npz``.
     """
 
-    def __init__(self, path: str, shape: Sequence[int], create: bool = True) -> None:
+    def __init__(self, path: str, shape: Optional[Sequence[int]] = None) -> None:
         self.path = Path(path)
         if self.path.suffix != '.npz':
             raise ValueError(f'samples are written to a .npz file, got {str(path)!r}')
         self.array_path = self.path.with_suffix('.partial.npy')
-        if create:
+        if shape is not None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self.array = np.lib.format.open_memmap(self.array_path, mode='w+', dtype=np.uint8, shape=tuple(shape))
         else:

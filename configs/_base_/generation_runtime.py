@@ -1,0 +1,30 @@
+# default_runtime.py without what belongs to mmpretrain; training by iterations, averaged weights, sample pictures.
+custom_imports = dict(imports=['mmvisionllama'], allow_failed_imports=False)
+default_scope = 'mmengine'
+
+default_hooks = dict(
+    timer=dict(type='IterTimerHook'),
+    logger=dict(type='LoggerHook', interval=100, log_metric_by_epoch=False),
+    param_scheduler=dict(type='ParamSchedulerHook'),
+    checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=50000),
+    sampler_seed=dict(type='DistSamplerSeedHook'),
+    reseed=dict(type='ReseedHook'),  # makes a resumed training equal to an uninterrupted one
+)
+custom_hooks = [
+    # in a checkpoint, state_dict holds the averaged weights and ema_state_dict the raw ones
+    dict(type='EMAHook', ema_type='ExponentialMovingAverage', momentum=1e-4),
+    dict(type='SampleHook', interval=50000, classes=(207, 360, 387, 974, 88, 979, 417, 279), cfg_scale=4.0),
+]
+
+env_cfg = dict(
+    cudnn_benchmark=False,
+    mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0),
+    dist_cfg=dict(backend='nccl'),  # tools/train.py takes gloo where there is no GPU
+)
+
+visualizer = dict(type='Visualizer', vis_backends=[dict(type='LocalVisBackend')])
+log_processor = dict(by_epoch=False)
+log_level = 'INFO'
+load_from = None
+resume = False
+randomness = dict(seed=0)

@@ -1,0 +1,15 @@
+# DiT-XL/2 on ImageNet at 256 x 256, the baseline of DiT-LLaMA-XL/2.
+# Paper (Table 1, 250 DDPM steps): FID 10.67 without guidance. Not reproduced here.
+# Model: 674.83 M parameters, 118.62 GMACs at 256.
+# Schedule: 2,352,000 iterations of 8 GPUs x 32 = 256 images; 470 passes over 1,281,167 images.
+#
+#     tools/dist_train.sh configs/generation/dit/dit-xl-2_8xb32-2352k_imagenet-256.py 8
+_base_ = [
+    '../../_base_/models/dit_llama.py',
+    '../../_base_/datasets/imagenet_latents_256.py',
+    '../../_base_/schedules/imagenet_bs256_adamw_400k.py',
+    '../../_base_/generation_runtime.py',
+]
+
+model = dict(network=dict(arch='XL', patch_size=2, position='sincos', ffn_cfg=dict(type='gelu', approximate='tanh')))
+train_cfg = dict(max_iters=2352000)

@@ -1,0 +1,14 @@
+# SiT-L/2 on ImageNet at 256 x 256, the baseline of SiT-LLaMA-L/2.
+# Paper (no guidance): FID 19.34 with the SDE (Table 8), 20.14 with the ODE (Table 9). Not reproduced here.
+# Model: 457.84 M parameters, 80.70 GMACs at 256.
+# Schedule: 400,000 iterations of 8 GPUs x 32 = 256 images; 80 passes over 1,281,167 images.
+#
+#     tools/dist_train.sh configs/generation/sit/sit-l-2_8xb32-400k_imagenet-256.py 8
+_base_ = [
+    '../../_base_/models/sit_llama.py',
+    '../../_base_/datasets/imagenet_latents_256.py',
+    '../../_base_/schedules/imagenet_bs256_adamw_400k.py',
+    '../../_base_/generation_runtime.py',
+]
+
+model = dict(network=dict(arch='L', position='sincos', ffn_cfg=dict(type='gelu', approximate='tanh')))

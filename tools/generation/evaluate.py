@@ -1,0 +1,72 @@
+#!/usr/bin/env python
+"""FID, sFID, inception score, precision and recall of a .npz file of samples.
+
+    python tools/generation/evaluate.py samples.npz --reference VIRTUAL_imagenet256_labeled.npz --inception WEIGHTS.pth
+
+WEIGHTS.pth are torch-fidelity's Inception weights. Features of your own: --extractor package.module:name, called
+without arguments to make the extractor (see mmvisionllama/generation/metrics.py).
+"""
+
+import argparse
+import importlib
+import json
+import zipfile
+from pathlib import Path
+
+import torch
+
+from mmvisionllama.engine import launch
+from mmvisionllama.generation.metrics import InceptionFeatures, compare, extract_npz, load_reference
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description='Evaluate samples', formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument('samples', help='.npz file: arr_0, (N, height, width, 3), uint8')
+    parser.add_argument(
+        '--reference', required=True, help='.npz file with images (arr_0), statistics (mu, sigma) or both'
+    )
+    features = parser.add_mutually_exclusive_group(required=True)
+    features.add_argument('--inception', help="torch-fidelity's Inception weights")
+    features.add_argument('--extractor', metavar='MODULE:NAME', help='features of your own')
+    parser.add_argument('--neighbour', type=int, default=3, help='k of precision and recall')
+    parser.add_argument('--split-size', type=int, default=5000, help='samples per split of the inception score')
+    parser.add_argument('--batch-size', type=int, default=64, help='images at once')
+    parser.add_argument('--device', help='cpu or cuda (default: cuda if there is one)')
+    parser.add_argument('--out', help='JSON file to write')
+    return parser.parse_args()
+
+
+def load_extractor(name: str):
+    """Calls ``module:name``."""
+    module, _, attribute = name.partition(':')
+    try:
+        return getattr(importlib.import_module(module), attribute)()
+    except (ImportError, AttributeError) as error:
+        raise launch.LaunchError(
+            f'--extractor {name!r} cannot be made ({error}): expected package.module:name'
+        ) from error
+
+
+def main() -> None:
+    args = parse_args()
+    device = args.device or ('cuda' if torch.cuda.is_available() else 'cpu')
+    try:
+        extractor = InceptionFeatures(args.inception) if args.inception else load_extractor(args.extractor)
+        reference = load_reference(args.reference, extractor, args.batch_size, device)
+        if not Path(args.samples).is_file():
+            raise launch.LaunchError(f'{args.samples!r} is no file: write it with tools/generation/sample.py --npz')
+        samples = extract_npz(args.samples, extractor, args.batch_size, device)
+        results = compare(samples, reference, args.neighbour, args.split_size)
+    except (ValueError, FileNotFoundError, ImportError, KeyError, zipfile.BadZipFile) as error:
+        raise launch.LaunchError(str(error)) from error
+    for name, value in results.items():
+        print(f'{name:<10} {value:.4f}')
+    if args.out:
+        content = dict(samples=args.samples, reference=args.reference, count=len(samples['pool']), **results)
+        Path(args.out).write_text(json.dumps(content, indent=2) + '\n')
+
+
+if __name__ == '__main__':
+    launch.run_cli(main)

@@ -1,0 +1,149 @@
+#!/usr/bin/env python
+"""Samples images from a trained generator: a picture to look at, or the .npz file that evaluation suites read.
+
+    python tools/generation/sample.py CONFIG CHECKPOINT --classes 207 360 387 --cfg-scale 4 --grid samples.png
+    torchrun --nproc-per-node 8 tools/generation/sample.py CONFIG CHECKPOINT --num 50000 --npz samples.npz
+
+The result depends on the seed, not on the number of processes.
+"""
+
+import argparse
+import os
+import time
+
+import torch
+from mmengine.config import DictAction
+
+from mmvisionllama.engine import launch
+from mmvisionllama.generation import load_generator, sample_set
+from mmvisionllama.generation.data import ClassLabels
+from mmvisionllama.generation.dit_llama import CFG_CHANNELS
+from mmvisionllama.generation.pictures import SampleFile, image_grid, save_picture
+from mmvisionllama.generation.samplers import SAMPLERS
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description='Sample images', formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument('config', help='config of the training')
+    parser.add_argument('checkpoint', help='checkpoint of the training, or a converted one')
+    parser.add_argument('--classes', type=int, nargs='+', help='classes to go round (default: drawn at random)')
+    parser.add_argument('--num', type=int, help='number of samples (default: 8 per class, or 64)')
+    parser.add_argument(
+        '--size', type=int, nargs='+', metavar='PIXELS', help="side, or height and width (default: model's)"
+    )
+    parser.add_argument('--cfg-scale', type=float, help="guidance, 1 for none (default: the config's)")
+    parser.add_argument('--cfg-channels', choices=CFG_CHANNELS, help="guided latent channels (default: the config's)")
+    parser.add_argument('--sampler', choices=sorted(SAMPLERS), help="sampler (default: the config's)")
+    parser.add_argument('--steps', type=int, help="steps of the sampler (default: the sampler's)")
+    parser.add_argument('--seed', type=int, default=0, help='seed of the whole set')
+    parser.add_argument('--batch-size', type=int, default=64, help='samples made at once by one process')
+    parser.add_argument('--grid', help='picture to write')
+    parser.add_argument('--columns', type=int, help='columns of the picture (default: one per class, or 8)')
+    parser.add_argument('--npz', help='file to write: arr_0, (N, height, width, 3), uint8')
+    parser.add_argument('--vae', help="VAE, a folder or a hub name (default: the config's)")
+    parser.add_argument('--device', help='cpu or cuda (default: cuda if there is one)')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='override settings')
+    return parser.parse_args()
+
+
+def processes(device: str):
+    """Rank, number of processes and device of this one; torchrun says so in the environment."""
+    rank, world_size = int(os.environ.get('RANK', 0)), int(os.environ.get('WORLD_SIZE', 1))
+    device = device or ('cuda' if torch.cuda.is_available() else 'cpu')
+    if device == 'cuda':
+        device = f'cuda:{os.environ.get("LOCAL_RANK", 0)}'
+        torch.cuda.set_device(device)
+    if world_size > 1:
+        torch.distributed.init_process_group('gloo')  # only to wait for each other
+    return rank, world_size, device
+
+
+def barrier(world_size: int) -> None:
+    if world_size > 1:
+        torch.distributed.barrier()
+
+
+def sampler_of(args, cfg):
+    """The sampler that the arguments ask for, or None for the config's."""
+    if not args.sampler and args.steps is None:
+        return None
+    sampler = dict(SAMPLERS[args.sampler]) if args.sampler else dict(cfg.model.sampler)
+    if args.steps is not None:
+        if sampler['type'] == 'ODESampler' and sampler.get('method', 'dopri5') == 'dopri5':
+            raise launch.LaunchError('dopri5 chooses its own steps: leave --steps out, or take --sampler ode-heun')
+        sampler['num_steps'] = args.steps
+    return sampler
+
+
+def main() -> None:
+    args = parse_args()
+    if not args.grid and not args.npz:
+        raise launch.LaunchError('nothing to write: give --grid FILE.png, --npz FILE.npz or both')
+    cfg = launch.load_config(args.config, args.cfg_options)
+    if args.vae:
+        cfg.model.codec.pretrained = args.vae
+    rank, world_size, device = processes(args.device)
+    try:
+        model = load_generator(cfg, args.checkpoint, device)
+        model.codec.load()
+        num = args.num or (8 * len(args.classes) if args.classes else 64)
+        labels = ClassLabels(num, model.network.num_classes, args.classes, args.seed).labels
+        size = model.image_size if args.size is None else (args.size[0], args.size[-1])
+        target = None
+        if args.npz and rank == 0:
+            target = SampleFile(args.npz, (num, *size, 3))
+    except ValueError as error:
+        raise launch.LaunchError(str(error)) from error
+    barrier(world_size)
+    if args.npz and rank > 0:
+        target = SampleFile(args.npz)
+    shown, start = {}, time.time()
+
+    def write(indices, images):
+        if target:
+            target.write(indices, images)
+        if args.grid:
+            shown.update(zip(indices, images.cpu()))
+        if rank == 0:
+            done = min(num, indices[-1] + 1 + (world_size - 1) * args.batch_size)
+            print(f'{done} of {num} samples, {time.time() - start:.0f} s', flush=True)
+
+    options = dict(cfg_scale=args.cfg_scale, cfg_channels=args.cfg_channels, seed=args.seed, image_size=size)
+    try:
+        sample_set(
+            model,
+            labels,
+            write,
+            batch_size=args.batch_size,
+            rank=rank,
+            world_size=world_size,
+            sampler=sampler_of(args, cfg),
+            **options,
+        )
+    except ValueError as error:
+        raise launch.LaunchError(str(error)) from error
+
+    if target:
+        target.flush()
+        barrier(world_size)
+        if rank == 0:
+            target.finish()
+            print(f'samples written to {args.npz}')
+    if args.grid:
+        if world_size > 1:
+            parts = [None] * world_size
+            torch.distributed.all_gather_object(parts, shown)
+            shown = {index: image for part in parts for index, image in part.items()}
+        if rank == 0:
+            columns = args.columns or (len(args.classes) if args.classes else 8)
+            grid = image_grid(torch.stack([shown[index] for index in range(num)]), columns)
+            save_picture(args.grid, grid, min_side=512)
+            print(f'picture written to {args.grid}')
+    if world_size > 1:
+        torch.distributed.destroy_process_group()
+
+
+if __name__ == '__main__':
+    launch.run_cli(main)
