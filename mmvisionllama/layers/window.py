@@ -3,7 +3,6 @@
 Legend: B batch, H x W token grid, w window side, n windows of one image, C channels.
 """
 
-import math
 from typing import NamedTuple, Optional, Sequence, Tuple, Union
 
 import torch
@@ -81,7 +80,7 @@ def partition_windows(x: Tensor, window_size: int) -> Tensor:
 def merge_windows(x: Tensor, grid: Sequence[int], window_size: int) -> Tensor:
     """Inverse of :func:`partition_windows`: ``(B * n, w * w, C)`` to ``(B, H, W, C)``, padding cut off."""
     height, width = grid
-    rows, cols = math.ceil(height / window_size), math.ceil(width / window_size)
+    rows, cols = -(-height // window_size), -(-width // window_size)
     x = x.view(-1, rows, cols, window_size, window_size, x.shape[-1]).transpose(2, 3)
     x = x.reshape(-1, rows * window_size, cols * window_size, x.shape[-1])
     return x[:, :height, :width]
