@@ -274,12 +274,17 @@ class iLLaMA(BaseBackbone):
         print_log(f'{key}: resampled from {side} x {side} to {self.pos_embed_grid}', logger='current')
         state_dict[key] = self.resized_pos_embed(loaded, (side, side), self.pos_embed_grid)
 
-    def rotary_positions(self, grid: Sequence[int], device: Optional[torch.device] = None) -> Tensor:
+    def rotary_positions(
+        self,
+        grid: Sequence[int],
+        device: Optional[torch.device] = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> Tensor:
         """Positions of all tokens of ``grid`` (H, W) in their order, ``(N, 1)``.
 
         At the anchor they are 0 ... N - 1; at other sizes the patches' span the same range.
         """
-        positions = self.rotary.positions(grid, self.anchor_grid, device)
+        positions = self.rotary.positions(grid, self.anchor_grid, device, dtype)
         if not self.with_cls_token:
             return positions
         if self.cls_token_position == 'first':
@@ -289,7 +294,7 @@ class iLLaMA(BaseBackbone):
 
     def causal_context(self, grid: Sequence[int], x: Tensor) -> CausalContext:
         """Rotary table and mask of the tokens ``x`` of ``grid`` (H, W), made once for all blocks."""
-        rope = None if self.rotary is None else self.rotary(self.rotary_positions(grid, x.device))
+        rope = None if self.rotary is None else self.rotary(self.rotary_positions(grid, x.device, x.dtype))
         if self.mask_mode == 'none' or self.visibility == 'all':
             return CausalContext(rope)
         if self.mask_mode == 'released':

@@ -123,6 +123,13 @@ def test_tokens_equal_a_float64_evaluation_of_the_equations(mask_mode, alpha):
     torch.testing.assert_close(model(image)[0].double(), expected, rtol=1e-4, atol=1e-4)
 
 
+@torch.no_grad()
+def test_double_precision_throughout():
+    model = tiny(out_type='raw', final_norm=False).double()
+    image = torch.randn(1, 3, 64, 64, dtype=torch.float64)
+    torch.testing.assert_close(model(image)[0], slow_tokens(model, image, 0, 'additive'), rtol=1e-9, atol=1e-9)
+
+
 # ---- causality
 
 

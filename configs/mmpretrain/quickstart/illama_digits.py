@@ -2,7 +2,7 @@
 
 Data:     python -m mmvisionllama.data.digits data/digits   (1,437 training and 360 test scans of 8 x 8, no download)
 Model:    embed_dims 96, 6 blocks, 4 heads, patch 4 on 32 x 32 (8 x 8 patches and the class token last)
-Schedule: 25 epochs x 22 iterations x batch 64, linear soft mask over 5 epochs
+Schedule: that of vision_llama_digits.py, linear soft mask over the first 5 epochs
 Command:  python tools/train.py configs/mmpretrain/quickstart/illama_digits.py
 """
 
