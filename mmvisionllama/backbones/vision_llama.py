@@ -20,6 +20,7 @@ from ..layers import (
     window_context,
 )
 from ..layers.rotary import axis_scales, to_2tuple
+from ..layers.window import check_mask_padding
 from .base import BaseBackbone, checked_choice, drop_path_rates, init_linear
 
 
@@ -119,7 +120,7 @@ class VisionLLaMA(BaseBackbone):
         ffn_cfg: Optional[dict] = None,
         window_size: int = 14,
         window_block_indexes: Sequence[int] = (),
-        mask_window_padding: bool = True,
+        mask_window_padding: Union[bool, str] = True,
         abs_pos_embed: bool = False,
         interpolate_mode: str = 'bicubic',
         peg: bool = False,
@@ -173,7 +174,7 @@ class VisionLLaMA(BaseBackbone):
         self.pre_norm = build_norm(norm_cfg, self.embed_dims) if pre_norm else nn.Identity()
 
         self.window_size = window_size
-        self.mask_window_padding = mask_window_padding
+        self.mask_window_padding = check_mask_padding(mask_window_padding)
         self.window_block_indexes = frozenset(self.resolve_out_indices(window_block_indexes, self.num_layers))
         if self.window_block_indexes and with_cls_token:
             raise ValueError('windowed blocks have no place for a class token: set with_cls_token=False')

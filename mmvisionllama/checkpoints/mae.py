@@ -144,13 +144,18 @@ def matches_plain(state_dict: StateDict) -> bool:
 
 def convert_plain(state_dict: StateDict, overrides: Dict[str, Any]) -> Tuple[Dict[str, Any], StateDict]:
     """Overrides: those of :func:`convert_trunk`, ``out_type`` (default: ``'avg_featmap'`` if its norm is there, else
-    ``'featmap'``), ``final_norm`` (default: whether its weights are there), ``out_indices`` and ``backbone_only``."""
+    ``'featmap'``), ``final_norm`` (default: whether its weights are there), ``out_indices`` and ``backbone_only``; and
+    of the detector's copy, whose keys do not tell it, ``window_block_indexes`` and ``window_size`` (14)."""
     prefix, trunk, rest = split_prefix(state_dict)
     backbone, weights = convert_trunk(trunk, overrides)
     out_type = overrides.pop('out_type', 'avg_featmap' if 'ln2.weight' in trunk else 'featmap')
     backbone = dict(type='VisionLLaMA', **backbone)
     backbone.update(with_cls_token=False, out_type=out_type, out_indices=overrides.pop('out_indices', -1))
     backbone['final_norm'] = overrides.pop('final_norm', backbone['final_norm'])
+    windowed = overrides.pop('window_block_indexes', ())
+    window_size = overrides.pop('window_size', 14)
+    if windowed:
+        backbone.update(window_size=window_size, window_block_indexes=list(windowed), mask_window_padding='released')
     for norm, used in (('ln1.', backbone['final_norm']), ('ln2.', out_type == 'avg_featmap')):
         if not used:
             weights = OrderedDict((key, value) for key, value in weights.items() if not key.startswith(norm))
@@ -175,5 +180,13 @@ PLAIN_FAMILY = Family(
     'mm_plain',
     matches_plain,
     convert_plain,
-    (*TRUNK_OVERRIDES, 'out_type', 'final_norm', 'out_indices', 'backbone_only'),
+    (
+        *TRUNK_OVERRIDES,
+        'out_type',
+        'final_norm',
+        'out_indices',
+        'window_size',
+        'window_block_indexes',
+        'backbone_only',
+    ),
 )

@@ -86,17 +86,6 @@ def test_downstream_backbone_equals_the_released_codes(golden, variant):
         fixture.assert_close(out, fixture.outputs[f'{variant}.layer{index}'])
 
 
-@torch.no_grad()
-def test_trunk_rules_hold_for_the_released_detector(golden):
-    fixture = golden('vitdet')
-    converted = convert_released(fixture.weights, num_heads=2)
-    config = dict(converted.model, window_size=7, window_block_indexes=(0, 2), mask_window_padding=False)
-    config.pop('type')
-    model = VisionLLaMA(**config).eval()
-    model.load_state_dict(converted.state_dict)
-    fixture.assert_close(model(fixture.inputs['image'])[0], fixture.outputs['featmap'])
-
-
 def test_gate_comes_before_up_and_unused_positions_are_dropped():
     weights = released_trunk()
     converted = convert_released(weights)
