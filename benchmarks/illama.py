@@ -1,7 +1,7 @@
 """iLLaMA's causal kernel against an explicit additive mask, and against the released mask after the softmax."""
 
 import torch
-from harness import arguments, compare, forward_of, gmacs_of, train_step_of, wanted, write_csv
+from harness import arguments, compare, forward_of, train_step_of, wanted, write_csv
 from torch import nn
 
 from mmvisionllama.backbones import iLLaMA
@@ -45,17 +45,16 @@ def measure(args, device: torch.device, dtype: str, arch: str, batch: int) -> li
             'causal kernel': iLLaMA(arch, img_size=pixels).to(device),
             'released mask': iLLaMA(arch, img_size=pixels, mask_mode='released').to(device),
         }
-        gmacs = {name: gmacs_of(model, images) for name, model in models.items()} if device.type == 'cpu' else None
         for work, make in (('forward', forward_of), ('train step', train_step_of)):
             case = f'attention of {arch} {pixels} batch {batch} {work}'
             if wanted(case, args.cases):
                 inputs = [x.detach().requires_grad_(work == 'train step') for x in qkv]
                 calls = {name: make(module, *inputs) for name, module in attention.items()}
-                rows += compare(case, calls, rounds=5 * args.rounds, warmup=5, device=device, dtype=dtype)
+                rows += compare(case, calls, rounds=8 * args.rounds, warmup=10, device=device, dtype=dtype)
             case = f'{arch} {pixels} batch {batch} {work}'
             if wanted(case, args.cases):
                 calls = {name: with_mode(model, work, make(model, images), dtype) for name, model in models.items()}
-                rows += compare(case, calls, rounds=args.rounds, device=device, dtype=dtype, gmacs=gmacs)
+                rows += compare(case, calls, rounds=args.rounds, device=device, dtype=dtype)
     return rows
 
 
