@@ -20,6 +20,6 @@ if 'mmvisionllama.doctor' not in sys.orig_argv:
             f"pip install 'mmvisionllama[onedl]', or OpenMMLab's own, pip install 'mmvisionllama[openmmlab]'; "
             f'python -m mmvisionllama.doctor says what is there'
         ) from error
-    from . import backbones, data, engine, generation, losses, pretraining  # noqa: F401
+    from . import backbones, data, engine, generation, losses, necks, pretraining  # noqa: F401
 
 __all__ = ['__version__']
