@@ -1,8 +1,15 @@
 """Training and testing: hooks, optimizer constructors and what the command-line tools share."""
 
 from .autocast import AutocastOptimWrapper
+from .layer_decay import LayerDecayOptimWrapperConstructor
 from .quantization import QuantizationAwareTrainingHook
 from .reseed import ReseedHook
 from .soft_mask import SoftMaskHook
 
-__all__ = ['AutocastOptimWrapper', 'QuantizationAwareTrainingHook', 'ReseedHook', 'SoftMaskHook']
+__all__ = [
+    'AutocastOptimWrapper',
+    'LayerDecayOptimWrapperConstructor',
+    'QuantizationAwareTrainingHook',
+    'ReseedHook',
+    'SoftMaskHook',
+]
