@@ -32,9 +32,12 @@ BACKBONES = {'VisionLLaMA': PLAIN, 'MAEVisionLLaMA': PLAIN, 'iLLaMA': PLAIN, 'Py
 #: neck or head -> settings that go with the tiny backbone
 PARTS = {
     'ClsBatchNormNeck': dict(input_features=DIM),
+    'FCNHead': dict(in_channels=DIM, channels=8),
+    'Feature2Pyramid': dict(embed_dim=DIM),
     'LinearClsHead': dict(in_channels=DIM),
     'MAEPretrainDecoder': dict(embed_dim=DIM, decoder_embed_dim=DIM, decoder_depth=1, decoder_num_heads=2),
     'MAEPretrainHead': dict(),
+    'UPerHead': dict(in_channels=[DIM] * 4, channels=8),
     'VisionTransformerClsHead': dict(in_channels=DIM),
 }
 
@@ -49,9 +52,13 @@ def shrink_model(model):
     backbone.pop('init_cfg', None)
     if frozen:
         backbone.frozen_stages = arch['num_layers']
+    dense = len(backbone.get('out_indices', ())) == 4
     if backbone.type == 'PyramidVisionLLaMA':
-        backbone.out_indices = (3,)
-    for name in ('neck', 'head'):
+        backbone.out_indices = (0, 1, 2, 3) if dense else (3,)
+    elif dense:
+        backbone.arch.num_layers = 4
+        backbone.out_indices = (0, 1, 2, 3)
+    for name in ('neck', 'head', 'decode_head', 'auxiliary_head'):
         part = model.get(name)
         if part:
             assert part.type in PARTS, f'say in PARTS how to shrink {part.type}'
@@ -83,11 +90,34 @@ def folder_of_images(cfg, root):
             )
 
 
+def folder_of_label_maps(cfg, root):
+    """mmseg: two images of noise in ADE20K's layout; 64 x 64 instead of 512 x 512."""
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    for split in ('training', 'validation'):
+        for folder, suffix, shape in (('images', 'jpg', (64, 80, 3)), ('annotations', 'png', (64, 80))):
+            (root / folder / split).mkdir(parents=True)
+            for i in range(2):
+                pixels = rng.integers(0, 151, shape, dtype=np.uint8)
+                Image.fromarray(pixels).save(root / folder / split / f'{i}.{suffix}')
+    for split in ('train', 'val', 'test'):
+        dataset = cfg[f'{split}_dataloader'].dataset
+        dataset.data_root = str(root)
+        for step in dataset.pipeline:
+            if 'scale' in step:
+                step.scale = (256, 64)
+            if 'crop_size' in step:
+                step.crop_size = (64, 64)
+    cfg.model.data_preprocessor.size = (64, 64)
+    cfg.model.test_cfg.update(crop_size=(64, 64), stride=(43, 43))
+
+
 #: training images of ImageNet-1K, ImageNet-21K (winter 2021, processed) and CIFAR
 IMAGES = ('1,281,167', '11,060,223', '50,000')
 
 #: folder of configs -> what makes its data
-DATA = {'mmpretrain': folder_of_images}
+DATA = {'mmpretrain': folder_of_images, 'mmseg': folder_of_label_maps}
 
 CONFIGS = sorted(path for library in DATA for path in (ROOT / 'configs' / library).glob('*/*.py'))
 RECIPES = [path for path in CONFIGS if path.parent.name != 'quickstart']
