@@ -1,0 +1,289 @@
+"""The model on mmengine's Runner: losses, sampling, moving average, pictures, exact resuming, metrics."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.registry import DATASETS, MODELS
+from mmengine.runner import Runner
+from torch.utils.data import Dataset
+
+from mmvisionllama.generation import load_generator, sample_set
+from mmvisionllama.generation.sampling import batches
+
+NETWORK = dict(
+    type='DiTLLaMA',
+    arch=dict(embed_dims=32, num_layers=2, num_heads=2),
+    patch_size=2,
+    in_channels=1,
+    num_classes=3,
+    anchor=4,
+)
+DIT = dict(
+    type='ImageGenerator',
+    network=NETWORK,
+    objective=dict(type='GaussianDiffusion'),
+    sampler=dict(type='DDPMSampler', num_steps=4),
+)
+SIT = dict(
+    type='ImageGenerator',
+    network=dict(NETWORK, return_sigma=False),
+    objective=dict(type='LinearInterpolant'),
+    sampler=dict(type='SDESampler', num_steps=4),
+)
+
+
+@DATASETS.register_module()
+class ThreeShades(Dataset):
+    """Flat images; the label is the shade."""
+
+    def __len__(self):
+        return 24
+
+    def __getitem__(self, index):
+        return dict(inputs=torch.full((1, 4, 4), index % 3 - 1.0), labels=index % 3)
+
+
+def build(cfg=None, **kwargs):
+    model = MODELS.build({**(cfg or DIT), **kwargs})
+    for parameter in model.network.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    return model
+
+
+def runner(tmp_path, model=None, iters=6, **kwargs):
+    settings = dict(
+        model=copy.deepcopy(model or DIT),
+        work_dir=str(tmp_path),
+        train_dataloader=dict(
+            batch_size=4,
+            num_workers=0,
+            sampler=dict(type='InfiniteSampler', shuffle=True),
+            collate_fn=dict(type='default_collate'),
+            dataset=dict(type='ThreeShades'),
+        ),
+        train_cfg=dict(type='IterBasedTrainLoop', max_iters=iters),
+        optim_wrapper=dict(type='OptimWrapper', optimizer=dict(type='AdamW', lr=1e-2)),
+        default_hooks=dict(
+            checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=3),
+            reseed=dict(type='ReseedHook'),
+        ),
+        custom_hooks=[dict(type='EMAHook', ema_type='ExponentialMovingAverage', momentum=0.3)],
+        randomness=dict(seed=0),
+        default_scope='mmengine',
+        log_level='WARNING',
+        experiment_name=f'run_{tmp_path.name}',
+    )
+    settings.update(kwargs)
+    return Runner.from_cfg(Config(settings))
+
+
+@pytest.mark.parametrize('cfg, names', [(DIT, {'loss_mse', 'loss_vb'}), (SIT, {'loss_velocity'})])
+def test_modes(cfg, names):
+    model = build(cfg)
+    batch = dict(inputs=torch.rand(5, 1, 4, 4), labels=torch.tensor([0, 1, 2, 0, 1]))
+    losses = model(**batch, mode='loss')
+    assert set(losses) == names and all(loss.ndim == 0 and loss.isfinite() for loss in losses.values())
+    samples = model(labels=batch['labels'], index=torch.tensor([9, 8, 7, 6, 5]), mode='predict')
+    assert [(s['label'], s['index']) for s in samples] == [(0, 9), (1, 8), (2, 7), (0, 6), (1, 5)]
+    assert samples[0]['image'].shape == (1, 4, 4) and samples[0]['image'].dtype == torch.uint8
+    assert model(torch.rand(2, 1, 4, 4)).shape == (2, model.network.out_channels, 4, 4)
+    with pytest.raises(ValueError, match="unknown mode 'train'"):
+        model(**batch, mode='train')
+
+
+def test_mirrored_images():
+    """Half of the images of a batch are mirrored, whole and in place."""
+    model = build(SIT, flip_prob=0.5)
+    images = torch.arange(16.0).view(1, 1, 4, 4).repeat(400, 1, 1, 1)
+    seen = []
+    model.objective.losses = lambda network, latents: seen.append(latents) or {}
+    model.loss(images, torch.zeros(400, dtype=torch.int64))
+    mirrored = (seen[0] == images.flip(-1)).flatten(1).all(1)
+    kept = (seen[0] == images).flatten(1).all(1)
+    assert (mirrored ^ kept).all() and 140 < mirrored.sum() < 260
+
+
+def test_stored_moments():
+    model = build(SIT, codec=dict(type='VAECodec', downsample=8))
+    moments = torch.cat((torch.full((2, 1, 4, 4), 5.0), torch.zeros(2, 1, 4, 4)), 1).half()
+    seen = []
+    model.objective.losses = lambda network, latents: seen.append(latents) or {}
+    model(moments=moments, labels=torch.tensor([0, 1]), mode='loss')
+    assert seen[0].dtype == torch.float32 and torch.allclose(seen[0], torch.tensor(5 * 0.18215))
+    assert model.image_size == (32, 32)
+    assert model.example_inputs((64, 32), 'cpu')['inputs'].shape == (1, 1, 8, 4)
+
+
+@pytest.mark.parametrize('cfg', [DIT, SIT])
+def test_samples_do_not_depend_on_the_batch(cfg):
+    model = build(cfg).train()
+    labels = [0, 1, 2, 0, 1, 2]
+    together = model.sample(labels, cfg_scale=2.0)
+    assert together.unique(dim=0).shape[0] == 6
+    alone = [model.sample([labels[i]], indices=[i], cfg_scale=2.0) for i in range(6)]
+    # the same up to the rounding of matrix products of another shape
+    assert (torch.cat(alone).int() - together.int()).abs().max() <= 1
+    assert model.network.training  # left as it was
+    assert not torch.equal(model.sample(labels, seed=1, cfg_scale=2.0), together)
+    assert not torch.equal(model.sample(labels, cfg_scale=1.0), together)
+    assert model.sample([1], image_size=(6, 2)).shape == (1, 1, 6, 2)
+
+
+@pytest.mark.parametrize('sampler', ['sde', 'ode'])
+def test_two_processes_make_the_set_of_one(sampler):
+    model = build(SIT).eval()
+    labels = [i % 3 for i in range(11)]
+
+    def make(world_size):
+        found = {}
+
+        def write(indices, images):
+            assert not found.keys() & set(indices), 'a sample was made twice'
+            found.update(zip(indices, images))
+
+        for rank in range(world_size):
+            options = dict(sampler=dict(type='SDESampler', num_steps=5)) if sampler == 'sde' else dict(sampler='ode')
+            sample_set(model, labels, write, batch_size=2, rank=rank, world_size=world_size, **options)
+        return torch.stack([found[i] for i in range(11)])
+
+    one = make(1)
+    assert torch.equal(make(2), one) and torch.equal(make(3), one)
+    assert one.unique(dim=0).shape[0] == 11
+
+
+def test_batches():
+    for world_size in (1, 2, 5):
+        found = [i for rank in range(world_size) for batch in batches(23, 4, rank, world_size) for i in batch]
+        assert sorted(found) == list(range(23))
+
+
+def test_sampling_leaves_the_random_state_alone():
+    model = build(DIT)
+    state = torch.get_rng_state()
+    model.sample([0, 1])
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_errors():
+    model = build()
+    with pytest.raises(ValueError, match='class -1, 3 is out of range: the model has 0 ... 2'):
+        model.sample([0, 3, -1])
+    with pytest.raises(ValueError, match='patch size 2x2 does not divide the latent size 5x4'):
+        model.sample([0], image_size=(5, 4))
+    with pytest.raises(ValueError, match='SDESampler samples a LinearInterpolant'):
+        build(sampler=dict(type='SDESampler'))
+    with pytest.raises(ValueError, match='image size 30x30 is no multiple of 8'):
+        build(codec=dict(type='VAECodec'), image_size=30)
+    with pytest.raises(ValueError, match='unknown cfg_channels'):
+        build(cfg_channels='three')
+    no_null = build(network=dict(NETWORK, label_drop_prob=0.0))
+    with pytest.raises(ValueError, match='no null class'):
+        no_null.sample([0], cfg_scale=2.0)
+
+
+def test_average_in_checkpoints_and_pictures(tmp_path):
+    """state_dict holds the average; the picture is made with it."""
+    hooks = [
+        dict(type='EMAHook', ema_type='ExponentialMovingAverage', momentum=0.3),
+        dict(type='SampleHook', interval=3, classes=(0, 2), per_class=2, min_side=1),
+    ]
+    run = runner(tmp_path, iters=3, custom_hooks=hooks)
+    snapshots = []
+    original = run.model.train_step
+
+    def train_step(*args, **kwargs):
+        out = original(*args, **kwargs)
+        snapshots.append(copy.deepcopy(run.model.state_dict()))
+        return out
+
+    run.model.train_step = train_step
+    run.train()
+    checkpoint = torch.load(tmp_path / 'iter_3.pth', weights_only=False)
+    average = dict(snapshots[0])
+    for snapshot in snapshots[1:]:
+        average = {key: 0.7 * average[key] + 0.3 * snapshot[key] for key in average}
+    for key, value in checkpoint['state_dict'].items():
+        assert torch.allclose(value, average[key], atol=1e-6), key
+        assert torch.equal(checkpoint['ema_state_dict']['module.' + key], snapshots[-1][key])
+
+    model = load_generator(Config(dict(model=DIT)), str(tmp_path / 'iter_3.pth'))
+    from PIL import Image
+
+    picture = np.asarray(Image.open(tmp_path / 'samples' / 'iter_0000003.png'))
+    images = model.sample([0, 0, 2, 2])
+    assert np.array_equal(picture[2:6, 8:12, 0], images[1, 0].numpy())
+    assert np.array_equal(picture[8:12, 2:6, 0], images[2, 0].numpy())
+
+
+@pytest.mark.parametrize('cfg', [DIT, SIT])
+def test_resuming_is_exact(tmp_path, cfg):
+    """Six iterations at once, and three plus three: weights, average and optimizer are bitwise the same."""
+    runner(tmp_path / 'whole', cfg).train()
+    runner(tmp_path / 'parts', cfg, iters=3).train()
+    resumed = runner(tmp_path / 'parts', cfg, resume=True)
+    torch.rand(7)  # what happened before in the process does not matter
+    resumed.train()
+    whole, parts = (torch.load(tmp_path / run / 'iter_6.pth', weights_only=False) for run in ('whole', 'parts'))
+    for part in ('state_dict', 'ema_state_dict'):
+        for key, value in whole[part].items():
+            assert torch.equal(value, parts[part][key]), (part, key)
+    for index, state in whole['optimizer']['state'].items():
+        for name, value in state.items():
+            assert torch.equal(value, parts['optimizer']['state'][index][name])
+    before = torch.load(tmp_path / 'whole' / 'iter_3.pth', weights_only=False)['state_dict']
+    assert not torch.equal(before['network.head.weight'], whole['state_dict']['network.head.weight'])
+
+
+def test_loss_scale_is_resumed():
+    """The part of a resumed run that needs a GPU: mmengine's wrapper stores the scaler with the optimizer."""
+    from mmengine.optim import AmpOptimWrapper
+    from torch.amp import GradScaler
+
+    def wrapper():
+        parameter = torch.nn.Parameter(torch.zeros(1))
+        wrapped = object.__new__(AmpOptimWrapper)
+        wrapped.optimizer = torch.optim.AdamW([parameter])
+        wrapped.loss_scaler = GradScaler('cpu', init_scale=8.0, growth_interval=2)
+        wrapped.base_param_settings = None
+        return wrapped, parameter
+
+    first, parameter = wrapper()
+    for _ in range(3):
+        first.loss_scaler.scale(parameter.sum()).backward()
+        first.loss_scaler.step(first.optimizer)
+        first.loss_scaler.update()
+    second, _ = wrapper()
+    second.load_state_dict(first.state_dict())
+    assert second.loss_scaler.state_dict() == first.loss_scaler.state_dict()
+    assert second.loss_scaler.get_scale() == 16.0
+
+
+def test_learns_and_evaluates(tmp_path):
+    """A few seconds of training tell the shades apart; the test loop draws and compares."""
+    model = dict(
+        SIT,
+        network=dict(NETWORK, learn_sigma=False),
+        sampler=dict(type='SDESampler', num_steps=20, last_step='mean'),
+    )
+    hooks = [dict(type='EMAHook', ema_type='ExponentialMovingAverage', momentum=0.02)]
+    keep_last = dict(checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=150))
+    run = runner(tmp_path, model, iters=150, custom_hooks=hooks, default_hooks=keep_last)
+    run.train()
+    trained = load_generator(Config(dict(model=model)), str(tmp_path / 'iter_150.pth'))
+    images = trained.sample([0] * 16 + [1] * 16 + [2] * 16).float()
+    dark, grey, bright = (part.mean().item() for part in images.split(16))
+    assert dark < 60 < 95 < grey < 160 < 195 < bright
+
+
+def test_load_generator_errors(tmp_path):
+    from mmvisionllama.checkpoints import CheckpointError
+
+    torch.save(dict(state_dict=build().state_dict()), tmp_path / 'weights.pth')
+    wrong = dict(DIT, network=dict(NETWORK, num_classes=4))
+    with pytest.raises(CheckpointError, match='does not fit the config.*label_embed'):
+        load_generator(Config(dict(model=wrong)), str(tmp_path / 'weights.pth'))
+    with pytest.raises(CheckpointError, match='does not exist'):
+        load_generator(Config(dict(model=DIT)), str(tmp_path / 'nothing.pth'))
