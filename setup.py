@@ -30,7 +30,7 @@ EXTRAS = {
     # latents (diffusers), the adaptive ODE sampler (torchdiffeq), metrics (torch-fidelity)
     'generation': ['diffusers>=0.30', 'torchdiffeq>=0.2.4', 'torch-fidelity>=0.3', 'scipy'],
     # 8-bit quantisation of iLLaMA and every other classifier
-    'quantization': ['torchao>=0.9'],
+    'quantization': ['torchao>=0.17'],
     # reading .safetensors checkpoints
     'safetensors': ['safetensors'],
     # the other side of the benchmarks
