@@ -269,7 +269,7 @@ class iLLaMA(BaseBackbone):
         if side * side != tokens:
             raise ValueError(
                 f'{key} has {tokens} patch positions, which is no square grid: build the model with the img_size '
-                f'(height, width) that the checkpoint was trained at'
+                f'(height, width) and the with_cls_token that the checkpoint was trained with'
             )
         print_log(f'{key}: resampled from {side} x {side} to {self.pos_embed_grid}', logger='current')
         state_dict[key] = self.resized_pos_embed(loaded, (side, side), self.pos_embed_grid)
