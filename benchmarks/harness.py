@@ -4,9 +4,11 @@ A workload script builds contenders, calls :func:`compare` once per case and wri
 """
 
 import argparse
+import copy
 import csv
 import datetime
 import importlib.metadata
+import itertools
 import os
 import platform
 import shlex
@@ -167,13 +169,28 @@ def train_step_of(model: nn.Module, *inputs: torch.Tensor) -> Callable[[], objec
 
 
 def gmacs_of(model: nn.Module, *inputs: torch.Tensor) -> float:
-    """GMACs of one forward pass by torch's own counter."""
+    """GMACs of one forward pass by torch's own counter, on the meta device: it misses the CPU's attention kernel."""
     from torch.utils.flop_counter import FlopCounterMode
 
-    model.eval()
+    model = copy.deepcopy(model).to('meta').eval()
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        model(*inputs)
+        model(*(x.to('meta') for x in inputs))
     return counter.get_total_flops() / 2e9
+
+
+def peak_mib_of(call: Callable[[], object], device: Optional[torch.device] = None) -> float:
+    """Peak MiB that one call holds in tensors, beyond what was there before it (weights, input)."""
+    call()
+    if device is not None and device.type == 'cuda':
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        call()
+        return (torch.cuda.max_memory_allocated(device) - before) / 2**20
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiler:
+        call()
+    events = [e for e in profiler.profiler.kineto_results.events() if e.name() == '[memory]']
+    held = itertools.accumulate(e.nbytes() for e in sorted(events, key=lambda e: e.start_ns()))
+    return max(held, default=0) / 2**20
 
 
 def arguments(description: str, results: str) -> argparse.ArgumentParser:
