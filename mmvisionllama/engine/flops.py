@@ -8,6 +8,7 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 
@@ -103,7 +104,8 @@ def count(model: nn.Module, shape: Tuple[int, int], device: str = 'cpu') -> Comp
     model.eval()
     args, kwargs = model_inputs(model, shape, device)
     counter = FlopCounterMode(display=False)
-    with torch.no_grad(), counter:
+    # the CPU's fused attention is not in torch's table of operations; written out, it is counted
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
         model(*args, **kwargs)
     flops = counter.get_total_flops()
     params = list(model.parameters())
@@ -131,7 +133,8 @@ def count_config(cfg: Config, shape: Optional[Tuple[int, int]] = None) -> Comple
     shape = shape or input_size(cfg)
     device = 'cpu' if cfg.get('default_scope') == 'mmdet' else 'meta'
     cfg = cfg.copy()
-    cfg.model.setdefault('data_preprocessor', cfg.get('data_preprocessor'))
+    if 'data_preprocessor' in cfg:
+        cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)
     with torch.device(device):
         model = MODELS.build(cfg.model)
         return count(model, shape, device)

@@ -1,0 +1,108 @@
+"""Counts against the architecture tables, by hand, and through the tool."""
+
+import pytest
+import torch
+from mmengine.config import Config
+from torch import nn
+
+from mmvisionllama.engine import flops
+
+
+def classifier(arch, channels):
+    head = dict(type='VisionTransformerClsHead', num_classes=1000, in_channels=channels)
+    backbone = dict(type='VisionLLaMA', arch=arch)
+    return Config(dict(default_scope='mmpretrain', model=dict(type='ImageClassifier', backbone=backbone, head=head)))
+
+
+@pytest.mark.parametrize(
+    'arch, channels, params, gmacs',
+    [
+        ('small', 384, 21_961_192, 4.60),
+        ('base', 768, 86_388_712, 17.56),
+        ('large', 1024, 310_342_632, 62.79),
+    ],
+)
+def test_plain(arch, channels, params, gmacs):
+    """Table 17's models at 224 with a head of 1000 classes."""
+    pytest.importorskip('mmpretrain.models')
+    found = flops.count_config(classifier(arch, channels), (224, 224))
+    assert found.params == found.trainable == params
+    assert found.macs / 1e9 == pytest.approx(gmacs, rel=0.01)
+    assert found.flops == 2 * found.macs
+
+
+def test_by_hand():
+    """A convolution and a linear layer, two operations per multiply-accumulate, biases not counted."""
+
+    class Tiny(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(4, 6, 3, padding=1)
+            self.fc = nn.Linear(6, 10)
+
+        def forward(self, x):
+            return self.fc(self.conv(x).mean((2, 3)))
+
+    found = flops.count(Tiny(), (8, 12))
+    assert found.macs == 8 * 12 * 6 * 4 * 9 + 6 * 10
+    assert found.params == 4 * 6 * 9 + 6 + 6 * 10 + 10
+    text = str(found)
+    assert 'MACs' in text and 'FLOPs' in text and '8 x 12' in text
+
+
+def test_attention_is_counted():
+    """The fused attention kernel counts as much as the one written out."""
+    from mmvisionllama.backbones import VisionLLaMA
+
+    arch = dict(embed_dims=32, num_layers=2, num_heads=2)
+    fused, written = (flops.count(VisionLLaMA(arch, backend=backend), (64, 96)).macs for backend in ('sdpa', 'eager'))
+    assert fused == written
+
+
+def test_own_inputs():
+    """A model that takes something else than images says so."""
+
+    class Denoiser(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Linear(5, 7)
+
+        def example_inputs(self, shape, device):
+            return dict(latents=torch.zeros(shape[0], 5, device=device), t=torch.zeros(shape[0], device=device))
+
+        def forward(self, latents, t):
+            return self.fc(latents)
+
+    assert flops.count(Denoiser(), (3, 3)).macs == 3 * 5 * 7
+
+
+def test_input_size():
+    """The preprocessor's size, the crop's, or the default."""
+    crop = [dict(type='ResizeEdge', scale=256), dict(type='CenterCrop', crop_size=192), dict(type='PackInputs')]
+    loader = dict(dataset=dict(type='Wrapper', dataset=dict(pipeline=crop)))
+    assert flops.input_size(Config(dict(model=dict(), test_dataloader=loader))) == (192, 192)
+    sized = Config(dict(model=dict(data_preprocessor=dict(size=(512, 1024)))))
+    assert flops.input_size(sized) == (512, 1024)
+    assert flops.input_size(Config(dict(model=dict()))) == (224, 224)
+
+
+@pytest.mark.parametrize('scope', ['mmseg', 'mmdet'])
+def test_dense_tasks(scope):
+    """Segmentation and detection models are counted with their own heads."""
+    pytest.importorskip(f'{scope}.models', exc_type=ImportError)
+    arch = dict(embed_dims=32, num_layers=2, num_heads=2)
+    backbone = dict(type='VisionLLaMA', arch=arch, with_cls_token=False, out_type='featmap')
+    if scope == 'mmseg':
+        head = dict(type='FCNHead', in_channels=32, channels=8, num_convs=1, in_index=0, num_classes=4)
+        model = dict(type='EncoderDecoder', backbone=backbone, decode_head=dict(head, norm_cfg=dict(type='BN')))
+    else:
+        model = dict(
+            type='SingleStageDetector',
+            backbone=backbone,
+            neck=dict(type='FPN', in_channels=[32], out_channels=16, num_outs=5),
+            bbox_head=dict(type='RetinaHead', num_classes=4, in_channels=16, feat_channels=16, stacked_convs=1),
+        )
+    cfg = Config(dict(default_scope=scope, model=model))
+    whole = flops.count_config(cfg, (64, 64))
+    alone = flops.count_config(Config(dict(default_scope=scope, model=backbone)), (64, 64))
+    assert whole.macs > 1.05 * alone.macs and whole.params > alone.params

@@ -1,0 +1,237 @@
+"""The options of the scripts on the configs of every library, and one clear line for each thing that can be wrong."""
+
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+
+from mmvisionllama.checkpoints import CheckpointError
+from mmvisionllama.engine import launch
+from mmvisionllama.engine.launch import LaunchError
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def data(tmp_path):
+    """A data folder with the splits of ImageNet."""
+    for split in ('train', 'val'):
+        (tmp_path / 'data' / split).mkdir(parents=True)
+    return tmp_path / 'data'
+
+
+def config(root, scope='mmpretrain', **kwargs):
+    """The parts of a config that the options touch."""
+    loader = dict(batch_size=1, dataset=dict(type='CustomDataset', data_root=str(root), pipeline=[dict(type='Pack')]))
+    train = dict(loader, dataset=dict(type='Wrapper', dataset=dict(loader['dataset'], data_prefix='train')))
+    hooks = dict(visualization=dict(type='VisualizationHook'))
+    return Config(
+        dict(
+            default_scope=scope,
+            work_dir=str(Path(root).parent / 'work'),
+            model=dict(type='Model'),
+            train_dataloader=train,
+            val_dataloader=loader,
+            test_dataloader=loader,
+            test_evaluator=dict(type='Metric'),
+            test_cfg=dict(),
+            optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1)),
+            default_hooks=hooks,
+            visualizer=dict(type='Visualizer'),
+            **kwargs,
+        )
+    )
+
+
+def run(monkeypatch, capsys, script, *args):
+    """Standard error of a script that ends with a message."""
+    monkeypatch.setattr(sys, 'argv', [script, *map(str, args)])
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_path(str(ROOT / 'tools' / script), run_name='__main__')
+    assert stop.value.code == 1
+    return capsys.readouterr().err
+
+
+@pytest.mark.parametrize('script', ['train.py', 'test.py', 'analysis_tools/get_flops.py'])
+def test_missing_config(monkeypatch, capsys, script):
+    """One line, no traceback."""
+    args = ('nowhere.py', 'model.pth') if script == 'test.py' else ('nowhere.py',)
+    error = run(monkeypatch, capsys, script, *args)
+    assert error.startswith("error: config 'nowhere.py' does not exist") and error.count('\n') == 1
+
+
+def test_other_ranks_are_silent(monkeypatch, capsys):
+    monkeypatch.setenv('RANK', '1')
+    assert run(monkeypatch, capsys, 'train.py', 'nowhere.py') == ''
+
+
+def test_missing_data_folder(monkeypatch, capsys, tmp_path):
+    path = tmp_path / 'c.py'
+    path.write_text("train_dataloader = dict(dataset=dict(type='A', data_root='no/such/folder'))\n")
+    error = run(monkeypatch, capsys, 'train.py', path, '--work-dir', tmp_path)
+    assert "data folder 'no/such/folder' does not exist" in error and error.count('\n') == 1
+    assert 'train_dataloader.dataset.data_root' in error
+
+
+@pytest.mark.parametrize(
+    'part, where',
+    [(dict(data_prefix='trian'), 'trian'), (dict(ann_file='a.json'), 'a.json'), (dict(data_prefix=dict(img='x')), 'x')],
+)
+def test_missing_part_of_the_data(data, part, where):
+    """Folders and lists inside the data folder; wrapped data sets are looked into."""
+    cfg = config(data)
+    cfg.train_dataloader.dataset.dataset.update(part)
+    with pytest.raises(LaunchError, match=f'{where}.*train_dataloader.dataset.dataset'):
+        launch.check_data(cfg)
+
+
+def test_imagenet_layouts(data):
+    """A folder per split, or a list in meta/ over images side by side."""
+    cfg = config(data)
+    cfg.val_dataloader.dataset.split = 'test'
+    with pytest.raises(LaunchError, match='test'):
+        launch.check_data(cfg)
+    (data / 'meta').mkdir()
+    (data / 'meta' / 'test.txt').touch()
+    launch.check_data(cfg)
+
+
+def test_library_not_installed(monkeypatch, tmp_path):
+    path = tmp_path / 'c.py'
+    path.write_text("default_scope = 'mmseg'\n")
+    monkeypatch.setitem(sys.modules, 'mmseg', None)
+    with pytest.raises(LaunchError, match=r"needs mmseg.*pip install 'mmvisionllama\[onedl\]'"):
+        launch.load_config(str(path))
+
+
+def test_library_missing_later(capsys):
+    """The same for a library that a part of a model needs."""
+
+    def main():
+        import no_such_library  # noqa: F401
+
+    with pytest.raises(SystemExit):
+        launch.run_cli(main)
+    assert 'no_such_library is not installed' in capsys.readouterr().err
+
+
+def test_checkpoints(data, tmp_path):
+    """Missing, truncated, more than weights, good."""
+    cfg = config(data)
+    with pytest.raises(CheckpointError, match='does not exist'):
+        launch.prepare_test(cfg, 'nowhere.pth')
+    good, bad, pickled = (str(tmp_path / f'{name}.pth') for name in ('good', 'bad', 'pickled'))
+    torch.save(dict(state_dict=dict(weight=torch.zeros(1000))), good)
+    Path(bad).write_bytes(Path(good).read_bytes()[:2000])
+    torch.save(dict(state_dict={}, args=Path('x')), pickled)
+    with pytest.raises(CheckpointError, match='truncated'):
+        launch.prepare_test(cfg, bad)
+    with pytest.raises(CheckpointError, match='more than weights'):
+        launch.prepare_test(cfg, pickled)
+    assert launch.prepare_test(cfg, good).load_from == good
+    with pytest.raises(CheckpointError, match='truncated'):
+        launch.prepare_train(cfg, resume=bad)
+
+
+def test_resume(data):
+    """From a path, or from the newest checkpoint of the work directory, which may be none yet."""
+    cfg = launch.prepare_train(config(data), resume='auto')
+    assert cfg.resume and cfg.load_from is None
+    work = Path(cfg.work_dir)
+    work.mkdir()
+    (work / 'last_checkpoint').write_text(str(work / 'epoch_3.pth'))
+    with pytest.raises(CheckpointError, match='epoch_3.pth'):
+        launch.prepare_train(config(data), resume='auto')
+    torch.save(dict(weight=torch.zeros(1)), work / 'epoch_3.pth')
+    launch.prepare_train(config(data), resume='auto')
+    cfg = launch.prepare_train(config(data), resume=str(work / 'epoch_3.pth'))
+    assert cfg.resume and cfg.load_from == str(work / 'epoch_3.pth')
+
+
+def test_auto_scale_lr(data):
+    assert launch.prepare_train(
+        config(data, auto_scale_lr=dict(base_batch_size=8)), auto_scale_lr=True
+    ).auto_scale_lr.enable
+    with pytest.raises(LaunchError, match='base_batch_size'):
+        launch.prepare_train(config(data), auto_scale_lr=True)
+
+
+def test_amp(data, monkeypatch):
+    """Only with a GPU, and only for the wrapper that it replaces."""
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
+    with pytest.raises(LaunchError, match='GPU'):
+        launch.prepare_train(config(data), amp=True)
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    cfg = launch.prepare_train(config(data), amp=True)
+    assert cfg.optim_wrapper.type == 'AmpOptimWrapper' and cfg.optim_wrapper.loss_scale == 'dynamic'
+    cfg.optim_wrapper.type = 'SomeOtherWrapper'
+    with pytest.raises(LaunchError, match='SomeOtherWrapper'):
+        launch.use_amp(cfg)
+
+
+def test_no_validate(data):
+    assert launch.prepare_train(config(data), validate=False).val_dataloader is None
+
+
+def test_default_work_dir():
+    """Option, config, name of the config."""
+    assert launch.default_work_dir(Config(dict(work_dir='own')), 'a/b.py', 'given') == 'given'
+    assert launch.default_work_dir(Config(dict(work_dir='own')), 'a/b.py', None) == 'own'
+    assert launch.default_work_dir(Config({}), 'a/b.py', None) == 'work_dirs/b'
+
+
+@pytest.mark.parametrize(
+    'scope, where',
+    [('mmpretrain', 'hook.out_dir'), ('mmdet', 'hook.test_out_dir'), ('mmseg', 'visualizer.save_dir')],
+)
+def test_show_dir(data, scope, where):
+    """Each library's own way of painting predictions."""
+    cfg = config(data, scope)
+    launch.show_predictions(cfg, 'pictures', False, 3)
+    hook = cfg.default_hooks.visualization
+    assert hook.get('enable') or hook.get('draw')
+    owner, key = where.split('.')
+    assert (hook if owner == 'hook' else cfg.visualizer)[key] == 'pictures' and hook.interval == 3
+    cfg.default_hooks = {}
+    with pytest.raises(LaunchError, match='visualization hook'):
+        launch.show_predictions(cfg, 'pictures', False, 1)
+
+
+@pytest.mark.parametrize('scope', ['mmpretrain', 'mmdet'])
+def test_tta(data, scope):
+    """Flips unless the config says otherwise; the model is wrapped."""
+    cfg = config(data, scope)
+    launch.use_tta(cfg)
+    assert cfg.model.type == launch.DEFAULT_TTA[scope]['type'] and cfg.model.module.type == 'Model'
+    flips, pack = cfg.test_dataloader.dataset.pipeline[-1].transforms
+    assert [flip.prob for flip in flips] == [1.0, 0.0] and pack[0].type == 'Pack'
+    own = config(data, scope, tta_model=dict(type='Mine'), tta_pipeline=[dict(type='Own')])
+    launch.use_tta(own)
+    assert own.model.type == 'Mine' and own.test_dataloader.dataset.pipeline[0].type == 'Own'
+
+
+def test_tta_that_the_config_must_define(data):
+    for scope in ('mmseg', 'mmengine'):
+        with pytest.raises(LaunchError, match='tta'):
+            launch.use_tta(config(data, scope))
+
+
+def test_out(data):
+    """Segmentation writes label maps into a folder; other endings are refused."""
+    with pytest.raises(LaunchError, match=r'\.pkl.*\.json'):
+        launch.test(config(data), out='result.txt')
+    with pytest.raises(LaunchError, match=r'\.pkl.*\.json'):
+        launch.test(config(data), out='folder')
+
+
+def test_mmpretrain_batches_are_stacked(data):
+    """As mmpretrain's own scripts do; other libraries keep their own."""
+    cfg = config(data)
+    launch.prepare_dataloaders(cfg)
+    assert cfg.train_dataloader.collate_fn.type == 'default_collate'
+    cfg = config(data, 'mmdet')
+    launch.prepare_dataloaders(cfg)
+    assert 'collate_fn' not in cfg.train_dataloader
