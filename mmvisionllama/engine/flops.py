@@ -2,7 +2,8 @@
 
 import inspect
 from dataclasses import dataclass
-from typing import Any, Dict, Optional, Tuple, Union
+from functools import partial
+from typing import Dict, Optional, Tuple, Union
 
 import torch
 from mmengine.config import Config
@@ -70,10 +71,8 @@ def model_inputs(model: nn.Module, shape: Tuple[int, int], device: str) -> Tuple
         return (), model.example_inputs(shape, device)
     images = torch.rand(1, in_channels(model), *shape, device=device)
     parameters = inspect.signature(model.forward).parameters
-    if 'mode' not in parameters:
+    if 'mode' not in parameters or hasattr(model, 'roi_head'):
         return (images,), {}
-    if type(model).__module__.startswith('mmdet.'):
-        return (images,), dict(mode='tensor', data_samples=[detection_sample(shape)])
     return (images,), dict(mode='tensor')
 
 
@@ -82,12 +81,19 @@ def in_channels(model: nn.Module) -> int:
     return next((m.in_channels for m in model.modules() if isinstance(m, nn.Conv2d)), 3)
 
 
-def detection_sample(shape: Tuple[int, int]) -> Any:
-    """Meta information that two-stage detectors read when they propose regions."""
-    from mmdet.structures import DetDataSample
+def two_stage_forward(model: nn.Module, images: torch.Tensor) -> None:
+    """A two-stage detector of mmdetection over as many regions as its ``test_cfg`` allows.
 
-    keys = ('img_shape', 'ori_shape', 'pad_shape', 'batch_input_shape')
-    return DetDataSample(metainfo={**{key: tuple(shape) for key in keys}, 'scale_factor': (1.0, 1.0)})
+    The regions' contents do not matter for counting, so nothing has to be computed to find them.
+    """
+    levels = model.extract_feat(images)
+    model.rpn_head(levels)
+    for part, cfg in (('bbox', model.test_cfg.rpn), ('mask', model.test_cfg.rcnn)):
+        if getattr(model.roi_head, f'with_{part}'):
+            extractor = getattr(model.roi_head, f'{part}_roi_extractor')
+            size = extractor.roi_layers[0].output_size
+            regions = images.new_empty(cfg.max_per_img, extractor.out_channels, *size)
+            getattr(model.roi_head, f'{part}_head')(regions)
 
 
 def count(model: nn.Module, shape: Tuple[int, int], device: str = 'cpu') -> Complexity:
@@ -103,10 +109,11 @@ def count(model: nn.Module, shape: Tuple[int, int], device: str = 'cpu') -> Comp
     """
     model.eval()
     args, kwargs = model_inputs(model, shape, device)
+    forward = partial(two_stage_forward, model) if hasattr(model, 'roi_head') else model
     counter = FlopCounterMode(display=False)
     # the CPU's fused attention is not in torch's table of operations; written out, it is counted
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
-        model(*args, **kwargs)
+        forward(*args, **kwargs)
     flops = counter.get_total_flops()
     params = list(model.parameters())
     return Complexity(
@@ -122,8 +129,8 @@ def count(model: nn.Module, shape: Tuple[int, int], device: str = 'cpu') -> Comp
 def count_config(cfg: Config, shape: Optional[Tuple[int, int]] = None) -> Complexity:
     """Builds the model of a config and counts it.
 
-    Classifiers and segmentation models are counted on the meta device (no memory, no computing), of pre-training models
-    the encoder over a whole image. Detectors need real numbers for their proposals and run on the CPU.
+    Everything is counted on the meta device (no memory, no computing): of pre-training models the encoder over a whole
+    image, of two-stage detectors the heads over as many regions as ``test_cfg`` allows (1000 boxes and 100 masks).
 
     Args:
         cfg: Config of any library.
@@ -131,10 +138,8 @@ def count_config(cfg: Config, shape: Optional[Tuple[int, int]] = None) -> Comple
     """
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     shape = shape or input_size(cfg)
-    device = 'cpu' if cfg.get('default_scope') == 'mmdet' else 'meta'
     cfg = cfg.copy()
     if 'data_preprocessor' in cfg:
         cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)
-    with torch.device(device):
-        model = MODELS.build(cfg.model)
-        return count(model, shape, device)
+    with torch.device('meta'):
+        return count(MODELS.build(cfg.model), shape, 'meta')

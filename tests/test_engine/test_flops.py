@@ -1,11 +1,15 @@
 """Counts against the architecture tables, by hand, and through the tool."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from mmengine.config import Config
 from torch import nn
 
 from mmvisionllama.engine import flops
+
+CONFIGS = Path(__file__).parents[2] / 'configs'
 
 
 def classifier(arch, channels):
@@ -106,3 +110,20 @@ def test_dense_tasks(scope):
     whole = flops.count_config(cfg, (64, 64))
     alone = flops.count_config(Config(dict(default_scope=scope, model=backbone)), (64, 64))
     assert whole.macs > 1.05 * alone.macs and whole.params > alone.params
+
+
+def test_two_stage_detectors():
+    """The heads run over 1000 boxes and 100 masks, whatever the image."""
+    pytest.importorskip('mmdet.models', exc_type=ImportError)
+    cfg = Config.fromfile(str(CONFIGS / '_base_/models/mask_rcnn_pyramid_vision_llama.py'))
+    cfg.default_scope = 'mmdet'
+    arch = dict(embed_dims=(8, 8, 16, 32), depths=(1, 2, 1, 1), num_heads=(2, 2, 2, 2))
+    cfg.model.backbone.update(arch=arch, init_cfg=None)
+    cfg.model.neck.in_channels = [8, 8, 16, 32]
+    found = flops.count_config(cfg, (64, 128)).by_module
+    boxes = 256 * 7 * 7 * 1024 + 1024 * 1024 + 1024 * (81 + 4 * 80)
+    masks = 4 * 256 * 256 * 9 * 14 * 14 + 256 * 256 * 4 * 14 * 14 + 256 * 80 * 28 * 28
+    assert found['Shared2FCBBoxHead'] == 2 * 1000 * boxes
+    assert found['FCNMaskHead'] == 2 * 100 * masks
+    pixels = sum(64 * 128 // stride**2 for stride in (4, 8, 16, 32, 64))
+    assert found['RPNHead'] == 2 * pixels * (256 * 256 * 9 + 256 * 3 * 5)
