@@ -158,7 +158,7 @@ def prepare_train(
         cfg: Config with ``work_dir`` set.
         resume: ``'auto'`` continues from the newest checkpoint of the work directory (from the start if there is
             none), a path from that checkpoint.
-        amp: Mixed precision; float16 with loss scaling unless the config says otherwise.
+        amp: Mixed precision; float16 with loss scaling unless the config says otherwise, bfloat16 on the CPU.
         auto_scale_lr: Scale the learning rate by the real batch size over ``auto_scale_lr.base_batch_size``.
         validate: Evaluate during training.
         launcher: ``'none'``, ``'pytorch'``, ``'slurm'`` or ``'mpi'``.
@@ -190,14 +190,19 @@ def prepare_train(
 
 
 def use_amp(cfg: Config) -> None:
-    """Switches the optimizer wrapper to mixed precision."""
-    if not torch.cuda.is_available():
-        raise LaunchError('--amp needs a GPU, and none is visible: leave it out')
+    """Switches the optimizer wrapper to mixed precision: float16 with loss scaling on GPUs, bfloat16 without one."""
     kind = cfg.optim_wrapper.get('type', 'OptimWrapper')
+    if kind == 'AutocastOptimWrapper':
+        return  # is mixed precision already
     if kind not in ('OptimWrapper', 'AmpOptimWrapper'):
         raise LaunchError(f'--amp works with OptimWrapper, and the config uses {kind}: set its precision in the config')
-    cfg.optim_wrapper.type = 'AmpOptimWrapper'
-    cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
+    if torch.cuda.is_available():
+        cfg.optim_wrapper.type = 'AmpOptimWrapper'
+        cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
+    else:
+        cfg.optim_wrapper.type = 'AutocastOptimWrapper'
+        for option in ('loss_scale', 'dtype'):
+            cfg.optim_wrapper.pop(option, None)
 
 
 def prepare_test(

@@ -160,13 +160,16 @@ def test_auto_scale_lr(data):
 
 
 def test_amp(data, monkeypatch):
-    """Only with a GPU, and only for the wrapper that it replaces."""
-    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
-    with pytest.raises(LaunchError, match='GPU'):
-        launch.prepare_train(config(data), amp=True)
+    """float16 with loss scaling on a GPU, bfloat16 without one; a wrapper that it cannot replace is an error."""
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
     cfg = launch.prepare_train(config(data), amp=True)
     assert cfg.optim_wrapper.type == 'AmpOptimWrapper' and cfg.optim_wrapper.loss_scale == 'dynamic'
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
+    launch.use_amp(cfg)
+    assert cfg.optim_wrapper.type == 'AutocastOptimWrapper' and 'loss_scale' not in cfg.optim_wrapper
+    before = cfg.optim_wrapper.copy()
+    launch.use_amp(cfg)
+    assert cfg.optim_wrapper == before, 'mixed precision already'
     cfg.optim_wrapper.type = 'SomeOtherWrapper'
     with pytest.raises(LaunchError, match='SomeOtherWrapper'):
         launch.use_amp(cfg)
