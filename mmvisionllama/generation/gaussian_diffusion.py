@@ -93,8 +93,8 @@ class GaussianDiffusion:
                 f'got {num_timesteps} steps from {beta_start} to {beta_end}'
             )
         self.learn_sigma = learn_sigma
-        betas = torch.linspace(beta_start, beta_end, num_timesteps, dtype=torch.float64)
-        self._set_tables(betas, torch.arange(num_timesteps))
+        betas = torch.linspace(beta_start, beta_end, num_timesteps, dtype=torch.float64, device='cpu')
+        self._set_tables(betas, torch.arange(num_timesteps, device='cpu'))
 
     def _set_tables(self, betas: Tensor, timestep_map: Tensor) -> None:
         alphas = (1 - betas).cumprod(0)
@@ -128,7 +128,7 @@ class GaussianDiffusion:
         if not 1 <= steps <= self.num_timesteps:
             raise ValueError(f'sampling takes 1 ... {self.num_timesteps} steps, got {steps}')
         stride = (self.num_timesteps - 1) / max(steps - 1, 1)
-        kept = torch.tensor([round(i * stride) for i in range(steps)])
+        kept = torch.tensor([round(i * stride) for i in range(steps)], device='cpu')
         alphas = self.alphas[kept]
         respaced = object.__new__(type(self))
         respaced.learn_sigma = self.learn_sigma
@@ -216,7 +216,7 @@ class GaussianDiffusion:
             dict: ``loss_mse`` and, with a learned variance, ``loss_vb`` (bits per dimension), each ``(B,)``.
         """
         if t is None:
-            t = torch.randint(self.num_timesteps, (len(x0),))  # on the CPU, where the tables are
+            t = torch.randint(self.num_timesteps, (len(x0),), device='cpu')  # on the CPU, where the tables are
         if noise is None:
             noise = torch.randn_like(x0)
         x_t = self.add_noise(x0, t, noise)

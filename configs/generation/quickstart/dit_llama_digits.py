@@ -24,7 +24,8 @@ model = dict(
 
 train_dataloader = dict(
     batch_size=128,
-    num_workers=0,
+    num_workers=1,
+    persistent_workers=True,
     collate_fn=dict(type='default_collate'),
     sampler=dict(type='InfiniteSampler', shuffle=True),
     dataset=dict(type='LabelledImages', data_root='data/digits/train', size=8, grayscale=True),

@@ -1,0 +1,166 @@
+"""Sampling, encoding and evaluating from the command line."""
+
+import importlib.util
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mmengine.registry import MODELS
+
+ROOT = Path(__file__).parents[2]
+CONFIG = """
+custom_imports = dict(imports=['mmvisionllama'])
+model = dict(
+    type='ImageGenerator',
+    network=dict(
+        type='DiTLLaMA',
+        arch=dict(embed_dims=16, num_layers=1, num_heads=2),
+        in_channels=1,
+        num_classes=4,
+        anchor=4,
+        return_sigma=False,
+    ),
+    objective=dict(type='LinearInterpolant'),
+    sampler=dict(type='SDESampler', num_steps=4),
+)
+"""
+
+
+def tool(name):
+    """A script as a module."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / 'tools' / 'generation' / f'{name}.py')
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def run(name, *args, monkeypatch):
+    """Runs a tool in this process; returns its exit status."""
+    monkeypatch.setattr(sys, 'argv', [name, *map(str, args)])
+    module = tool(name)
+    try:
+        module.launch.run_cli(module.main)
+    except SystemExit as stop:
+        return stop.code
+    return 0
+
+
+@pytest.fixture
+def trained(tmp_path):
+    """Config and checkpoint of a tiny generator."""
+    from mmengine.config import Config
+
+    (tmp_path / 'config.py').write_text(CONFIG)
+    model = MODELS.build(Config.fromfile(tmp_path / 'config.py').model)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    torch.save(dict(state_dict=model.state_dict()), tmp_path / 'weights.pth')
+    return model, tmp_path / 'config.py', tmp_path / 'weights.pth'
+
+
+def test_sample(trained, tmp_path, monkeypatch):
+    model, config, weights = trained
+    npz, grid = tmp_path / 'out' / 'set.npz', tmp_path / 'out' / 'grid.png'
+    args = ['--classes', 2, 0, '--num', 5, '--cfg-scale', 1.5, '--seed', 3, '--batch-size', 2, '--device', 'cpu']
+    assert run('sample', config, weights, *args, '--npz', npz, '--grid', grid, monkeypatch=monkeypatch) == 0
+    expected = model.sample([2, 0, 2, 0, 2], cfg_scale=1.5, seed=3)[:, 0].numpy().astype(int)
+    samples = np.load(npz)['arr_0']
+    assert samples.shape == (5, 4, 4, 3)
+    assert np.abs(samples[..., 0] - expected).max() <= 1
+    from PIL import Image
+
+    assert max(Image.open(grid).size) >= 512
+
+    args = ['--num', 2, '--sampler', 'ode-euler', '--steps', 3, '--size', 6, 2, '--device', 'cpu']
+    assert run('sample', config, weights, *args, '--npz', npz, monkeypatch=monkeypatch) == 0
+    assert np.load(npz)['arr_0'].shape == (2, 6, 2, 3)
+
+
+@pytest.mark.parametrize(
+    'args, message',
+    [
+        (['--grid', 'x.png', '--classes', 4], 'class 4 is out of range: the model has 0 ... 3'),
+        (['--grid', 'x.png', '--size', 5], 'does not divide the latent size 5x5'),
+        (['--grid', 'x.png', '--sampler', 'ddpm'], 'DDPMSampler samples a GaussianDiffusion'),
+        (['--grid', 'x.png', '--sampler', 'ode', '--steps', 5], 'dopri5 chooses its own steps'),
+        (['--npz', 'x.npy'], '.npz file'),
+        ([], 'nothing to write'),
+    ],
+)
+def test_sample_errors(trained, args, message, monkeypatch, capsys):
+    _, config, weights = trained
+    assert run('sample', config, weights, *args, '--device', 'cpu', monkeypatch=monkeypatch) == 1
+    error = capsys.readouterr().err
+    assert message in error and len(error.splitlines()) == 1
+
+
+def test_two_processes_sample_the_set_of_one(trained, tmp_path, monkeypatch):
+    _, config, weights = trained
+    args = [config, weights, '--num', 7, '--batch-size', 2, '--device', 'cpu']
+    assert run('sample', *args, '--npz', tmp_path / 'one.npz', monkeypatch=monkeypatch) == 0
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, ROOT / 'tools' / 'generation' / 'sample.py', *args, '--npz', tmp_path / 'two.npz']
+    processes = []
+    for rank in range(2):
+        env = dict(os.environ, RANK=str(rank), WORLD_SIZE='2', MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port))
+        processes.append(subprocess.Popen(list(map(str, command)), env=env, cwd=ROOT))
+    assert [process.wait(timeout=240) for process in processes] == [0, 0]
+    assert np.array_equal(np.load(tmp_path / 'one.npz')['arr_0'], np.load(tmp_path / 'two.npz')['arr_0'])
+
+
+def test_encode_latents(tmp_path, monkeypatch, capsys):
+    diffusers = pytest.importorskip('diffusers')
+    from PIL import Image
+
+    blocks = dict(down_block_types=('DownEncoderBlock2D',) * 2, up_block_types=('UpDecoderBlock2D',) * 2)
+    vae = diffusers.AutoencoderKL(block_out_channels=(8, 8), norm_num_groups=4, latent_channels=4, **blocks)
+    vae.save_pretrained(tmp_path / 'vae')
+    for label in 'ab':
+        (tmp_path / 'images' / label).mkdir(parents=True)
+        Image.new('RGB', (12, 10), 'red').save(tmp_path / 'images' / label / '0.png')
+    args = [tmp_path / 'images', tmp_path / 'out', '--size', 8, '--downsample', 2, '--workers', 0, '--device', 'cpu']
+    assert run('encode_latents', *args, '--vae', tmp_path / 'vae', monkeypatch=monkeypatch) == 0
+    assert 'shard 1 of 1 written' in capsys.readouterr().out
+    assert np.load(tmp_path / 'out' / 'moments_00000.npy').shape == (2, 2, 8, 4, 4)
+    assert json.loads((tmp_path / 'out' / 'latents.json').read_text())['classes'] == 2
+    assert run('encode_latents', *args, '--vae', tmp_path / 'nothing', monkeypatch=monkeypatch) == 1
+    assert 'no VAE at' in capsys.readouterr().err
+
+
+class Colours:
+    """Features of one's own."""
+
+    is_inception = False
+
+    def __call__(self, images):
+        return dict(pool=images.float().mean((2, 3)))
+
+
+def test_evaluate(tmp_path, monkeypatch, capsys):
+    rng = np.random.default_rng(0)
+    for name in ('samples', 'reference'):
+        np.savez(tmp_path / f'{name}.npz', arr_0=rng.integers(0, 256, (20, 4, 4, 3), dtype=np.uint8))
+    samples, reference = tmp_path / 'samples.npz', tmp_path / 'reference.npz'
+    monkeypatch.setitem(sys.modules, 'features_of_mine', sys.modules[__name__])
+    args = ['--reference', reference, '--extractor', 'features_of_mine:Colours', '--device', 'cpu']
+    assert run('evaluate', samples, *args, '--out', tmp_path / 'out.json', monkeypatch=monkeypatch) == 0
+    results = json.loads((tmp_path / 'out.json').read_text())
+    assert results['count'] == 20 and {'FID', 'precision', 'recall'} < results.keys()
+    assert f'FID        {results["FID"]:.4f}' in capsys.readouterr().out
+
+    missing = ['--reference', reference, '--inception', tmp_path / 'weights.pth']
+    for wrong, message in (
+        ([samples, '--reference', reference, '--extractor', 'features_of_mine:Shapes'], 'cannot be made'),
+        ([samples, *missing], 'Inception weights'),
+        ([tmp_path / 'nothing.npz', *args], 'sample.py --npz'),
+    ):
+        assert run('evaluate', *wrong, monkeypatch=monkeypatch) == 1
+        assert message in capsys.readouterr().err
