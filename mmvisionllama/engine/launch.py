@@ -6,16 +6,18 @@ import subprocess
 import sys
 from copy import deepcopy
 from pathlib import Path
-from typing import Any, Callable, Iterator, Optional, Tuple
+from typing import Any, Callable, Iterator, Optional, Sequence, Tuple
 
 import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.dist import is_main_process
-from mmengine.fileio import dump
+from mmengine.fileio import dump, list_from_file
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner, find_latest_checkpoint
 
 from ..checkpoints.reading import CheckpointError, read_checkpoint
+from ..data.coco_files import check_categories
+from ..data.seg_files import DataError
 
 #: scope of a config -> what to install for it
 LIBRARIES = {
@@ -38,6 +40,9 @@ def run_cli(main: Callable[[], Any]) -> None:
         main()
     except (LaunchError, CheckpointError) as error:
         message = str(error)
+    except DataError as error:
+        # a data loader's worker puts its traceback before the message
+        message = str(error).rstrip().splitlines()[-1].split('DataError: ')[-1]
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith('mmvisionllama'):
             raise
@@ -100,6 +105,9 @@ def check_data(cfg: Config, splits: Tuple[str, ...] = ('train', 'val')) -> None:
     Args:
         cfg: Config with ``{split}_dataloader`` entries.
         splits: The splits that will be read.
+
+    Raises:
+        DataError: For a COCO file whose categories are not the data set's classes.
     """
     for split in splits:
         for name, dataset in iter_datasets(cfg.get(f'{split}_dataloader'), f'{split}_dataloader'):
@@ -123,6 +131,26 @@ def check_data(cfg: Config, splits: Tuple[str, ...] = ('train', 'val')) -> None:
                         f'{os.path.join(root, part)!r}, which {name} of the config names, does not exist: check the '
                         f'layout of the data folder {root!r}'
                     )
+            if str(dataset['type']).split('.')[-1] == 'CocoDataset' and annotations:
+                check_categories(os.path.join(root, annotations), coco_classes(dataset))
+        evaluators = cfg.get(f'{split}_evaluator') or []
+        for evaluator in [evaluators] if isinstance(evaluators, dict) else evaluators:
+            annotations = evaluator.get('ann_file')
+            if annotations and '://' not in annotations and not os.path.exists(annotations):
+                raise LaunchError(
+                    f'the annotation file {annotations!r} of {split}_evaluator does not exist: it has to be the one of '
+                    f'{split}_dataloader, --cfg-options {split}_evaluator.ann_file=FILE'
+                )
+
+
+def coco_classes(dataset: dict) -> Sequence[str]:
+    """Names of the classes of an mmdetection data set's config, in the order of their labels."""
+    classes = (dataset.get('metainfo') or {}).get('classes')
+    if classes is None:
+        from mmdet.datasets import CocoDataset
+
+        classes = CocoDataset.METAINFO['classes']
+    return list_from_file(classes) if isinstance(classes, str) else classes
 
 
 def check_checkpoint(path: str) -> None:
@@ -260,6 +288,7 @@ def show_predictions(cfg: Config, show_dir: Optional[str], show: bool, interval:
         )
     hook.show = show
     hook.interval = interval
+    show_dir = show_dir and os.path.abspath(show_dir)  # mmdet would put a relative one under the work directory
     if cfg.get('default_scope') == 'mmpretrain':
         hook.enable = True
         hook.out_dir = show_dir

@@ -197,7 +197,8 @@ def test_show_dir(data, scope, where):
     hook = cfg.default_hooks.visualization
     assert hook.get('enable') or hook.get('draw')
     owner, key = where.split('.')
-    assert (hook if owner == 'hook' else cfg.visualizer)[key] == 'pictures' and hook.interval == 3
+    assert (hook if owner == 'hook' else cfg.visualizer)[key] == str(Path('pictures').absolute())
+    assert hook.interval == 3
     cfg.default_hooks = {}
     with pytest.raises(LaunchError, match='visualization hook'):
         launch.show_predictions(cfg, 'pictures', False, 1)
