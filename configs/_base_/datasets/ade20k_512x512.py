@@ -12,7 +12,10 @@ data_preprocessor = dict(
     size=crop_size,
 )
 
+# names the file that is damaged, of the wrong size, or has a label outside the classes
+check_files = dict(type='CheckSegFiles', num_classes=150, reduce_zero_label=True)
 train_pipeline = [
+    check_files,
     dict(type='LoadImageFromFile'),
     dict(type='LoadAnnotations', reduce_zero_label=True),
     dict(type='RandomResize', scale=(2048, 512), ratio_range=(0.5, 2.0), keep_ratio=True),
@@ -22,6 +25,7 @@ train_pipeline = [
     dict(type='PackSegInputs'),
 ]
 test_pipeline = [
+    check_files,
     dict(type='LoadImageFromFile'),
     dict(type='Resize', scale=(2048, 512), keep_ratio=True),
     dict(type='LoadAnnotations', reduce_zero_label=True),
@@ -59,6 +63,7 @@ test_evaluator = val_evaluator
 # tools/test.py --tta: the multi-scale, flipped evaluation that papers call "ms"
 tta_model = dict(type='SegTTAModel')
 tta_pipeline = [
+    check_files,
     dict(type='LoadImageFromFile'),
     dict(
         type='TestTimeAug',

@@ -1,0 +1,137 @@
+"""Damaged and unfitting files of a segmentation data set: one error that names the file."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mmvisionllama.data.seg_files import CheckSegFiles, DataError
+
+Image = pytest.importorskip('PIL.Image')
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def pair(tmp_path):
+    """A picture and its label map with 3 classes, 1 ... 3."""
+    rng = np.random.default_rng(0)
+    files = dict(img_path=str(tmp_path / 'a.jpg'), seg_map_path=str(tmp_path / 'a.png'))
+    Image.fromarray(rng.integers(0, 256, (40, 60, 3), dtype=np.uint8)).save(files['img_path'])
+    labels = rng.integers(0, 4, (40, 60), dtype=np.uint8)
+    labels[0, 0] = 255
+    Image.fromarray(labels).save(files['seg_map_path'])
+    return files
+
+
+def check():
+    return CheckSegFiles(num_classes=3, reduce_zero_label=True)
+
+
+def cut(path, part=0.6):
+    data = Path(path).read_bytes()
+    Path(path).write_bytes(data[: int(len(data) * part)])
+
+
+def test_right_files_pass(pair):
+    """Results come back untouched; a path alone and an array pass as well, as inference needs."""
+    given = dict(pair)
+    assert check()(given) is given and given == pair
+    assert check()(pair['img_path']) == pair['img_path']
+    assert check()(pair['seg_map_path']) == pair['seg_map_path'], 'a picture may be grey'
+    array = np.zeros((2, 2, 3))
+    assert check()(array) is array
+
+
+@pytest.mark.parametrize('key', ['img_path', 'seg_map_path'])
+def test_damaged(pair, key):
+    """Cut off, no image, not there."""
+    path = pair[key]
+    cut(path)
+    with pytest.raises(DataError, match='cannot be read') as error:
+        check()(pair)
+    assert path in str(error.value) and '\n' not in str(error.value)
+    Path(path).write_text('<html>not found</html>')
+    with pytest.raises(DataError, match='it is no image') as error:
+        check()(pair)
+    assert path in str(error.value)
+    Path(path).unlink()
+    with pytest.raises(DataError, match='does not exist') as error:
+        check()(pair)
+    assert path in str(error.value)
+
+
+def test_unknown_class(pair):
+    """Label 4 of 3 classes; without the shift, label 3."""
+    labels = np.asarray(Image.open(pair['seg_map_path'])).copy()
+    labels[5, 5] = 4
+    Image.fromarray(labels).save(pair['seg_map_path'])
+    with pytest.raises(DataError, match=r'has the labels 4: the config knows 3 classes, labels 1 \.\.\. 3 ') as error:
+        check()(pair)
+    assert pair['seg_map_path'] in str(error.value)
+    with pytest.raises(DataError, match=r'has the labels 3, 4: .* labels 0 \.\.\. 2,'):
+        CheckSegFiles(num_classes=3)(pair)
+
+
+def test_sixteen_bits(pair):
+    """Labels above 255 would wrap around silently."""
+    labels = np.full((40, 60), 257, dtype=np.uint16)
+    Image.fromarray(labels).save(pair['seg_map_path'])
+    with pytest.raises(DataError, match='labels 257'):
+        check()(pair)
+
+
+def test_other_size(pair):
+    Image.fromarray(np.ones((60, 40), dtype=np.uint8)).save(pair['seg_map_path'])
+    with pytest.raises(DataError, match='has 40 x 60 pixels, its picture .* 60 x 40') as error:
+        check()(pair)
+    assert pair['seg_map_path'] in str(error.value) and pair['img_path'] in str(error.value)
+
+
+def test_exif_orientation(pair):
+    """A picture that its camera turned is as wide as decoders show it."""
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a quarter turn
+    Image.fromarray(np.zeros((60, 40, 3), dtype=np.uint8)).save(pair['img_path'], exif=exif)
+    assert check()(dict(pair)) == pair
+
+
+def test_colour_label_map(pair):
+    Image.fromarray(np.ones((40, 60, 3), dtype=np.uint8)).save(pair['seg_map_path'])
+    with pytest.raises(DataError, match='one channel'):
+        check()(pair)
+
+
+def test_each_file_once(pair, monkeypatch):
+    """What was found right is not decoded again."""
+    transform = check()
+    transform(pair)
+    cut(pair['img_path'])
+    assert transform(pair) is pair
+    with pytest.raises(DataError):
+        check()(pair)
+
+
+def test_training_ends_with_one_line(tmp_path):
+    """From a worker of a data loader to one line of tools/train.py, for pictures, labels and sizes."""
+    pytest.importorskip('mmseg')
+    rng = np.random.default_rng(0)
+    for split in ('training', 'validation'):
+        for folder in ('images', 'annotations'):
+            (tmp_path / folder / split).mkdir(parents=True)
+        for i in range(2):
+            Image.fromarray(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(
+                tmp_path / 'images' / split / f'{i}.jpg'
+            )
+            labels = tmp_path / 'annotations' / split / f'{i}.png'
+            Image.fromarray(np.full((64, 64), 200, dtype=np.uint8)).save(labels)
+    command = [sys.executable, 'tools/train.py', 'configs/mmseg/quickstart/pyramid_vision_llama_digit_scenes.py']
+    command += ['--work-dir', str(tmp_path / 'work'), '--cfg-options']
+    command += [f'{split}_dataloader.dataset.data_root={tmp_path}' for split in ('train', 'val', 'test')]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith(f'error: label map {tmp_path}/annotations/training/'), done.stderr[-3000:]
+    assert 'has the labels 200: the config knows 11 classes' in last
+    assert 'Traceback' not in last
