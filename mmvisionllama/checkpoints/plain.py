@@ -24,7 +24,8 @@ def matches(state_dict: StateDict) -> bool:
 
 def convert(state_dict: StateDict, overrides: Dict[str, Any]) -> Tuple[Dict[str, Any], StateDict]:
     """Overrides: ``num_heads`` (default: head dim 64), ``img_size`` (224), ``auto_scale`` (False; True for the weights
-    that were trained or evaluated with the release's scaling)."""
+    that were trained or evaluated with the release's scaling), ``cls_position`` (``'released'``; ``'released-y0'`` for
+    weights trained with torch < 1.13)."""
     embed_dims, in_channels, patch_size, _ = state_dict['patch_embed.proj.weight'].shape
     has_token = 'cls_token' in state_dict
     has_scale = 'blocks.0.gamma_1' in state_dict
@@ -46,7 +47,7 @@ def convert(state_dict: StateDict, overrides: Dict[str, Any]) -> Tuple[Dict[str,
         rope_cfg=dict(scale='released' if overrides.pop('auto_scale', False) else 'none'),
     )
     if has_token:
-        backbone.update(out_type='cls_token', cls_position='released', final_norm=True)
+        backbone.update(out_type='cls_token', cls_position=overrides.pop('cls_position', 'released'), final_norm=True)
     else:  # the mean comes before the norm
         backbone.update(out_type='avg_featmap', final_norm=False)
 
@@ -60,4 +61,4 @@ def convert(state_dict: StateDict, overrides: Dict[str, Any]) -> Tuple[Dict[str,
     return as_classifier(backbone, converted, head)
 
 
-FAMILY = Family('plain', matches, convert, ('num_heads', 'img_size', 'auto_scale'))
+FAMILY = Family('plain', matches, convert, ('num_heads', 'img_size', 'auto_scale', 'cls_position'))

@@ -132,7 +132,10 @@ def _advice(state_dict: Dict[str, Tensor], prefix: Optional[str]) -> str:
 
     for family in FAMILIES:
         if family.matches(state_dict):
-            return f'It is a released checkpoint of family {family.name!r}: convert it first (docs/checkpoints.md)'
+            return (
+                f'It is a released checkpoint of family {family.name!r}: convert it first with '
+                f'tools/model_converters/released_to_mmvisionllama.py'
+            )
     return f'Check the arch and the prefix (given: {prefix!r})'
 
 
