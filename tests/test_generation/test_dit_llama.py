@@ -1,6 +1,8 @@
 """The network of DiT-LLaMA, SiT-LLaMA, DiT and SiT."""
 
+import importlib.util
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,6 +11,7 @@ from mmvisionllama.generation import DiTLLaMA
 from mmvisionllama.generation.dit_llama import guide, sincos_embedding
 from mmvisionllama.layers import grid_positions
 
+ROOT = Path(__file__).parents[2]
 TINY = dict(embed_dims=48, num_layers=2, num_heads=4)
 PLAIN = dict(position='sincos', ffn_cfg=dict(type='gelu', approximate='tanh'))
 
@@ -202,3 +205,36 @@ def test_errors():
         tiny(label_drop_prob=0).forward_with_cfg(*inputs(batch=1), 2.0)
     with pytest.raises(ValueError, match='unknown cfg_channels'):
         network.forward_with_cfg(*inputs(batch=1), 2.0, 'first')
+
+
+def test_dit_itself_against_a_plain_implementation(monkeypatch):
+    """The baseline equals the DiT of the benchmark, which uses torch alone in its blocks."""
+    monkeypatch.syspath_prepend(str(ROOT / 'benchmarks'))
+    spec = importlib.util.spec_from_file_location('benchmark_generation', ROOT / 'benchmarks' / 'generation.py')
+    benchmark = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(benchmark)
+    plain = benchmark.PlainDiT(dims=48, layers=2, heads=4).eval()
+    for parameter in plain.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    names = (
+        ('blocks.', 'layers.'),
+        ('mlp.0.', 'ffn.up.'),
+        ('mlp.2.', 'ffn.down.'),
+        ('ada.1.', 'ada.'),
+        ('.qkv.', '.attn.qkv.'),
+        ('.proj.', '.attn.proj.'),
+    )
+    state_dict = {}
+    for key, value in plain.state_dict().items():
+        if key == 'pos_embed':
+            continue
+        for old, new in names:
+            key = key.replace(old, new)
+        key = key.replace('embed.', 'patch_embed.projection.') if key.startswith('embed.') else key
+        state_dict['head_' + key if key.startswith('ada.') else key] = value
+    network = tiny(anchor=32, num_classes=1000, **PLAIN)
+    network.load_state_dict(state_dict)
+    args = (torch.randn(2, 4, 32, 32), torch.tensor([5, 700]), torch.tensor([3, 1000]))
+    with torch.no_grad():
+        expected = plain(*args)
+        assert torch.allclose(network(*args), expected, atol=1e-4 * expected.abs().max().item())
