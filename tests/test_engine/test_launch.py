@@ -1,6 +1,7 @@
 """The options of the scripts on the configs of every library, and one clear line for each thing that can be wrong."""
 
 import runpy
+import socket
 import sys
 from pathlib import Path
 
@@ -239,3 +240,33 @@ def test_mmpretrain_batches_are_stacked(data):
     cfg = config(data, 'mmdet')
     launch.prepare_dataloaders(cfg)
     assert 'collate_fn' not in cfg.train_dataloader
+
+
+def test_gloo_under_slurm(monkeypatch, tmp_path):
+    """Without a GPU the launcher starts gloo itself, from Slurm's variables."""
+    scontrol = tmp_path / 'scontrol'
+    scontrol.write_text('#!/bin/sh\necho localhost\necho other\n')
+    scontrol.chmod(0o755)
+    monkeypatch.setenv('PATH', str(tmp_path), prepend=':')
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        monkeypatch.setenv('MASTER_PORT', str(free.getsockname()[1]))
+    for key in ('MASTER_ADDR', 'RANK', 'WORLD_SIZE', 'LOCAL_RANK'):
+        monkeypatch.setenv(key, 'none')  # so that what the launcher sets is undone
+        if key == 'MASTER_ADDR':
+            monkeypatch.delenv(key)
+    for key, value in dict(NODELIST='a[0-1]', PROCID=0, NTASKS=1, LOCALID=0).items():
+        monkeypatch.setenv(f'SLURM_{key}', str(value))
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
+    assert not launch.init_cpu_group('none')
+    assert launch.init_cpu_group('slurm')
+    try:
+        assert torch.distributed.get_backend() == 'gloo' and torch.distributed.get_world_size() == 1
+        assert not launch.init_cpu_group('slurm'), 'started once'
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def test_no_gloo_with_a_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    assert not launch.init_cpu_group('pytorch')
