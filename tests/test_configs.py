@@ -17,7 +17,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import Runner
 
 from mmvisionllama.engine import flops, launch
@@ -29,6 +31,8 @@ DIM = 32
 PLAIN = dict(embed_dims=DIM, num_layers=2, num_heads=2)
 PYRAMID = dict(embed_dims=(8, 8, 16, DIM), depths=(1, 2, 1, 1), num_heads=(2, 2, 2, 2))
 BACKBONES = {'VisionLLaMA': PLAIN, 'MAEVisionLLaMA': PLAIN, 'iLLaMA': PLAIN, 'PyramidVisionLLaMA': PYRAMID}
+#: height and width of the pictures of a segmentation
+SIZES = ((64, 100), (90, 64))
 #: neck or head -> settings that go with the tiny backbone
 PARTS = {
     'ClsBatchNormNeck': dict(input_features=DIM),
@@ -53,16 +57,19 @@ def shrink_model(model):
     if frozen:
         backbone.frozen_stages = arch['num_layers']
     dense = len(backbone.get('out_indices', ())) == 4
+    parts = dict(PARTS)
     if backbone.type == 'PyramidVisionLLaMA':
         backbone.out_indices = (0, 1, 2, 3) if dense else (3,)
+        dims = arch['embed_dims']
+        parts.update(UPerHead=dict(in_channels=dims, channels=8), FCNHead=dict(in_channels=dims[2], channels=8))
     elif dense:
         backbone.arch.num_layers = 4
         backbone.out_indices = (0, 1, 2, 3)
     for name in ('neck', 'head', 'decode_head', 'auxiliary_head'):
         part = model.get(name)
         if part:
-            assert part.type in PARTS, f'say in PARTS how to shrink {part.type}'
-            part.update(PARTS[part.type])
+            assert part.type in parts, f'say in PARTS how to shrink {part.type}'
+            part.update(parts[part.type])
 
 
 def folder_of_images(cfg, root):
@@ -91,15 +98,17 @@ def folder_of_images(cfg, root):
 
 
 def folder_of_label_maps(cfg, root):
-    """mmseg: two images of noise in ADE20K's layout; 64 x 64 instead of 512 x 512."""
+    """mmseg: images of noise and of two aspect ratios in ADE20K's layout; crops of 64 x 64 instead of 512 x 512."""
     from PIL import Image
 
     rng = np.random.default_rng(0)
+    labels = cfg.model.decode_head.num_classes + 1  # 0 is unlabelled
     for split in ('training', 'validation'):
-        for folder, suffix, shape in (('images', 'jpg', (64, 80, 3)), ('annotations', 'png', (64, 80))):
+        for folder, suffix in (('images', 'jpg'), ('annotations', 'png')):
             (root / folder / split).mkdir(parents=True)
-            for i in range(2):
-                pixels = rng.integers(0, 151, shape, dtype=np.uint8)
+            for i, size in enumerate(SIZES):
+                shape, top = (size, labels) if suffix == 'png' else ((*size, 3), 256)
+                pixels = rng.integers(0, top, shape, dtype=np.uint8)
                 Image.fromarray(pixels).save(root / folder / split / f'{i}.{suffix}')
     for split in ('train', 'val', 'test'):
         dataset = cfg[f'{split}_dataloader'].dataset
@@ -139,7 +148,7 @@ def shrink(cfg, path, tmp_path):
     for split in ('train', 'val', 'test'):
         loader = cfg.get(f'{split}_dataloader')
         if loader:
-            loader.update(batch_size=2, num_workers=0, persistent_workers=False)
+            loader.update(batch_size=min(loader.batch_size, 2), num_workers=0, persistent_workers=False)
     cfg.train_cfg['max_epochs' if 'max_epochs' in cfg.train_cfg else 'max_iters'] = 1
     if cfg.get('val_cfg') is not None:
         cfg.train_cfg.val_interval = 1
@@ -167,6 +176,24 @@ def test_trains_a_step(path, tmp_path, monkeypatch):
     assert reached == {key for key, param in runner.model.named_parameters() if param.requires_grad}
     if cfg.get('val_cfg') is not None:
         assert any(key.startswith('val/') for key in runner.message_hub.log_scalars)
+    if cfg.default_scope == 'mmseg':
+        check_segments(runner)
+
+
+def check_segments(runner):
+    """Whole pictures and sliding windows of several aspect ratios, each prediction of its picture's size."""
+    runner.model.eval()
+    for mode in ('whole', 'slide'):
+        runner.model.test_cfg.mode = mode
+        seen = set()
+        hook = runner.model.backbone.register_forward_pre_hook(lambda _, args, seen=seen: seen.add(args[0].shape[2:]))
+        for batch, size in zip(runner.val_dataloader, SIZES):
+            assert batch['data_samples'][0].ori_shape == size
+            (result,) = runner.model.test_step(batch)
+            assert result.pred_sem_seg.data.shape == (1, *size)
+        hook.remove()
+        # the test pipelines scale a short side to 64, or leave pictures as they are
+        assert (seen == {(64, 64)}) == (mode == 'slide'), seen
 
 
 @pytest.mark.parametrize('path', RECIPES, ids=name)
@@ -204,3 +231,22 @@ def test_schedule(path):
         stem = Path(source).parent.name
         assert list((ROOT / 'configs').glob(f'*/*/{stem}.py')), f'{source} is written by no config'
     assert path.stem.endswith('_released') or "'released'" not in str(cfg.model), 'quirks of the release by default'
+
+
+def test_multi_scale(tmp_path, monkeypatch):
+    """tools/test.py --tta on a segmentation: six sizes, each as it is and flipped, merged to one prediction."""
+    pytest.importorskip('mmseg')
+    monkeypatch.setattr(Config, 'pretty_text', property(str))
+    path = next(path for path in RECIPES if path.parent.name == 'pyramid_vision_llama' and 'upernet' in path.name)
+    cfg = shrink(launch.load_config(str(path)), path, tmp_path)
+    checkpoint = tmp_path / 'weights.pth'
+    init_default_scope('mmseg')
+    torch.save(dict(state_dict=MODELS.build(cfg.model).state_dict()), checkpoint)
+    cfg = launch.prepare_test(cfg, str(checkpoint), tta=True)
+    runner = Runner.from_cfg(cfg)
+    widths = []
+    runner.model.module.backbone.register_forward_pre_hook(lambda _, args: widths.append(args[0].shape[3]))
+    metrics = runner.test()
+    assert 0 <= metrics['mIoU'] <= 100
+    assert len(widths) == 12 * len(SIZES)
+    assert sorted(set(widths[:12])) == [50, 75, 100, 125, 150, 175]
