@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.registry import DATASETS, MODELS
+from mmengine.registry import DATASETS, MODELS, TASK_UTILS
 from mmengine.runner import Runner
 from torch.utils.data import Dataset
 
 from mmvisionllama.generation import load_generator, sample_set
+from mmvisionllama.generation.metrics import frechet_distance, statistics
 from mmvisionllama.generation.sampling import batches
 
 NETWORK = dict(
@@ -287,3 +288,51 @@ def test_load_generator_errors(tmp_path):
         load_generator(Config(dict(model=wrong)), str(tmp_path / 'weights.pth'))
     with pytest.raises(CheckpointError, match='does not exist'):
         load_generator(Config(dict(model=DIT)), str(tmp_path / 'nothing.pth'))
+
+
+@TASK_UTILS.register_module()
+class ShadeFeatures:
+    """Features of one's own: the corners."""
+
+    is_inception = False
+
+    def __call__(self, images):
+        return dict(pool=images[:, 0, ::3, ::3].flatten(1).float())
+
+
+def test_test_loop(tmp_path):
+    """The Runner's test loop draws the set of ``ClassLabels`` and evaluates it."""
+    reference = np.random.default_rng(0).integers(0, 256, (12, 4, 4, 3), dtype=np.uint8)
+    np.savez(tmp_path / 'reference.npz', arr_0=reference)
+    loader = dict(
+        batch_size=4,
+        num_workers=0,
+        sampler=dict(type='DefaultSampler', shuffle=False),
+        collate_fn=dict(type='default_collate'),
+        dataset=dict(type='ClassLabels', num_samples=10, num_classes=3),
+    )
+    evaluator = dict(
+        type='GenerationMetric',
+        reference=str(tmp_path / 'reference.npz'),
+        extractor=dict(type='ShadeFeatures'),
+    )
+    run = runner(tmp_path, SIT, test_dataloader=loader, test_evaluator=evaluator, test_cfg=dict())
+    for parameter in run.model.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    results = run.test()
+    images = run.model.sample(run.test_dataloader.dataset.labels)
+    expected = statistics(ShadeFeatures()(images)['pool'].numpy())
+    pool = ShadeFeatures()(torch.from_numpy(reference).permute(0, 3, 1, 2))['pool'].numpy()
+    assert results['generation/FID'] == pytest.approx(frechet_distance(expected, statistics(pool)), rel=1e-2)
+    assert 0 <= results['generation/precision'] <= 1
+
+
+def test_bf16_training(tmp_path):
+    run = runner(
+        tmp_path,
+        iters=2,
+        optim_wrapper=dict(type='AutocastOptimWrapper', optimizer=dict(type='AdamW', lr=1e-3)),
+    )
+    run.train()
+    assert np.isfinite(run.message_hub.get_scalar('train/loss').current())
+    assert {p.dtype for p in run.model.parameters()} == {torch.float32}

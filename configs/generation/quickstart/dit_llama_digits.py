@@ -6,6 +6,8 @@
 #     python tools/train.py configs/generation/quickstart/dit_llama_digits.py
 _base_ = ['../../_base_/generation_runtime.py']
 
+img_size = 8
+
 model = dict(
     type='ImageGenerator',
     network=dict(
