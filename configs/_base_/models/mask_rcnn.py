@@ -88,3 +88,5 @@ model = dict(
         rcnn=dict(score_thr=0.05, nms=dict(type='nms', iou_threshold=0.5), max_per_img=100, mask_thr_binary=0.5),
     ),
 )
+# in mixed precision: RoIAlign knows no bf16, and half-precision anchors would be off by pixels
+custom_hooks = [dict(type='FullPrecisionOutputHook', modules=['neck', 'rpn_head'])]
