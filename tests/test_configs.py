@@ -12,6 +12,8 @@ What a head says, in a comment (lines may be wrapped)::
 Another library: its folder in ``DATA``, its backbones, necks and heads in the tables of what is shrunk.
 """
 
+import json
+import math
 import re
 from pathlib import Path
 
@@ -37,11 +39,20 @@ SIZES = ((64, 100), (90, 64))
 PARTS = {
     'ClsBatchNormNeck': dict(input_features=DIM),
     'FCNHead': dict(in_channels=DIM, channels=8),
+    'FPN': dict(in_channels=[*PYRAMID['embed_dims']], out_channels=8),
     'Feature2Pyramid': dict(embed_dim=DIM),
     'LinearClsHead': dict(in_channels=DIM),
     'MAEPretrainDecoder': dict(embed_dim=DIM, decoder_embed_dim=DIM, decoder_depth=1, decoder_num_heads=2),
     'MAEPretrainHead': dict(),
+    'RPNHead': dict(in_channels=8, feat_channels=8),
+    'StandardRoIHead': dict(
+        bbox_roi_extractor=dict(out_channels=8),
+        bbox_head=dict(in_channels=8, fc_out_channels=8),
+        mask_roi_extractor=dict(out_channels=8),
+        mask_head=dict(in_channels=8, conv_out_channels=8),
+    ),
     'UPerHead': dict(in_channels=[DIM] * 4, channels=8),
+    'VisionLLaMASimpleFPN': dict(in_channels=DIM, out_channels=8),
     'VisionTransformerClsHead': dict(in_channels=DIM),
 }
 
@@ -65,11 +76,24 @@ def shrink_model(model):
     elif dense:
         backbone.arch.num_layers = 4
         backbone.out_indices = (0, 1, 2, 3)
-    for name in ('neck', 'head', 'decode_head', 'auxiliary_head'):
+    if backbone.get('window_block_indexes'):
+        backbone.update(window_size=3, window_block_indexes=(0,))
+    for name in ('neck', 'head', 'decode_head', 'auxiliary_head', 'rpn_head', 'roi_head'):
         part = model.get(name)
         if part:
             assert part.type in parts, f'say in PARTS how to shrink {part.type}'
-            part.update(parts[part.type])
+            update(part, parts[part.type])
+
+
+def update(part, settings):
+    """Settings of the part, and of the parts in it."""
+    for key, value in settings.items():
+        if isinstance(value, dict):
+            update(part[key], value)
+        else:
+            part[key] = value
+    if part.get('type') == 'Shared4Conv1FCBBoxHead':
+        part.conv_out_channels = part.in_channels
 
 
 def folder_of_images(cfg, root):
@@ -122,11 +146,63 @@ def folder_of_label_maps(cfg, root):
     cfg.model.test_cfg.update(crop_size=(64, 64), stride=(43, 43))
 
 
-#: training images of ImageNet-1K, ImageNet-21K (winter 2021, processed) and CIFAR
-IMAGES = ('1,281,167', '11,060,223', '50,000')
+def folder_of_objects(cfg, root):
+    """mmdet: COCO's layout, images of several aspect ratios, a crowd, an image without objects; an eighth in size."""
+    from mmdet.datasets import CocoDataset
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    classes = cfg.train_dataloader.dataset.get('metainfo', CocoDataset.METAINFO)['classes']
+    images, annotations = [], []
+    (root / 'images').mkdir(parents=True)
+    for number, (width, height) in enumerate(((96, 64), (48, 90), (20, 20))):  # the last is smaller than a window
+        Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8)).save(root / f'images/{number}.jpg')
+        images.append(dict(id=number, file_name=f'{number}.jpg', height=height, width=width))
+    for image, category, crowd, (x, y, w, h) in (
+        (0, 0, 0, (10, 5, 60, 40)),
+        (0, 3, 0, (50, 20, 30, 30)),
+        (0, 3, 1, (0, 0, 20, 10)),
+        (1, 9, 0, (4, 30, 40, 50)),
+    ):
+        segmentation = [[x, y, x + w, y, x + w, y + h, x, y + h]]
+        if crowd:  # in a box that starts at the image's corner
+            runs = [0, *[h, 64 - h] * w]
+            segmentation = dict(size=[64, 96], counts=[*runs[:-1], 64 * 96 - sum(runs[:-1])])
+        annotation = dict(id=len(annotations) + 1, image_id=image, category_id=category + 1, iscrowd=crowd)
+        annotations.append(dict(annotation, area=w * h, bbox=[x, y, w, h], segmentation=segmentation))
+    categories = [dict(id=i + 1, name=name) for i, name in enumerate(classes)]
+    (root / 'coco.json').write_text(json.dumps(dict(images=images, annotations=annotations, categories=categories)))
+    for split in ('train', 'val', 'test'):
+        dataset = cfg[f'{split}_dataloader'].dataset
+        dataset.update(data_root=str(root), ann_file='coco.json', data_prefix=dict(img='images/'))
+        if split == 'train':
+            dataset.filter_cfg.min_size = 0
+        dataset.pipeline = [smaller(step) for step in dataset.pipeline]
+    for evaluator in (cfg.val_evaluator, cfg.test_evaluator):
+        evaluator.ann_file = str(root / 'coco.json')
+    preprocessor = cfg.model.data_preprocessor
+    preprocessor.pad_size_divisor = max(preprocessor.pad_size_divisor // 8, 32)
+    cfg.model.train_cfg.rpn_proposal.max_per_img = cfg.model.test_cfg.rpn.max_per_img = 20
+
+
+def smaller(step):
+    """A pipeline step whose sizes, and those of the steps in it, are an eighth."""
+    step = step.copy()
+    for key in ('scale', 'crop_size'):
+        if key in step:
+            step[key] = tuple(side // 8 for side in step[key])
+    if 'scales' in step:
+        step.scales = [tuple(side // 8 for side in scale) for scale in step.scales]
+    if 'transforms' in step:
+        step.transforms = [[smaller(inner) for inner in branch] for branch in step.transforms]
+    return step
+
+
+#: training images of ImageNet-1K, ImageNet-21K (winter 2021, processed), CIFAR, and those of COCO that show an object
+IMAGES = ('1,281,167', '11,060,223', '50,000', '117,266')
 
 #: folder of configs -> what makes its data
-DATA = {'mmpretrain': folder_of_images, 'mmseg': folder_of_label_maps}
+DATA = {'mmpretrain': folder_of_images, 'mmseg': folder_of_label_maps, 'mmdet': folder_of_objects}
 
 CONFIGS = sorted(path for library in DATA for path in (ROOT / 'configs' / library).glob('*/*.py'))
 RECIPES = [path for path in CONFIGS if path.parent.name != 'quickstart']
@@ -178,6 +254,8 @@ def test_trains_a_step(path, tmp_path, monkeypatch):
         assert any(key.startswith('val/') for key in runner.message_hub.log_scalars)
     if cfg.default_scope == 'mmseg':
         check_segments(runner)
+    elif cfg.default_scope == 'mmdet':
+        check_objects(runner)
 
 
 def check_segments(runner):
@@ -196,14 +274,27 @@ def check_segments(runner):
         assert (seen == {(64, 64)}) == (mode == 'slide'), seen
 
 
+def check_objects(runner):
+    """A landscape, a portrait and a picture smaller than a window in one batch, each prediction of its picture's size."""
+    runner.model.eval()
+    runner.model.test_cfg.rcnn.score_thr = 0.0
+    dataset = runner.val_dataloader.dataset
+    results = runner.model.test_step(runner.val_dataloader.collate_fn([dataset[i] for i in range(3)]))
+    for result, (height, width) in zip(results, ((64, 96), (90, 48), (20, 20))):
+        found = result.pred_instances
+        assert len(found) and found.masks.shape == (len(found), height, width)
+        assert found.bboxes.min() >= 0 and (found.bboxes.amax(0)[2:] <= found.bboxes.new_tensor([width, height])).all()
+
+
 @pytest.mark.parametrize('path', RECIPES, ids=name)
 def test_head(path):
     """The comment on top labels the paper's number, and gives the model's real size and the config's own command."""
     head = head_of(path)
     assert re.search(r'Paper\b.*\d', head), "the paper's number, labelled"
     assert f'tools/dist_train.sh configs/{name(path)} ' in head
-    params, macs, size = re.search(r'Model: ([\d.]+) M parameters, ([\d.]+) GMACs at (\d+)', head).groups()
-    found = flops.count_config(launch.load_config(str(path)), (int(size), int(size)))
+    pattern = r'Model: ([\d.]+) M parameters, ([\d.]+) GMACs at (\d+)(?: x (\d+))?'
+    params, macs, height, width = re.search(pattern, head).groups()
+    found = flops.count_config(launch.load_config(str(path)), (int(height), int(width or height)))
     assert f'{found.params / 1e6:.2f}' == params
     assert f'{found.macs / 1e9:.2f}' == macs
 
@@ -220,12 +311,18 @@ def test_schedule(path):
     assert accumulated == cfg.optim_wrapper.get('accumulative_counts', 1)
     assert total == gpus * batch * accumulated == cfg.auto_scale_lr.base_batch_size
     epochs = cfg.train_cfg.get('max_epochs')
+    iterations = cfg.train_cfg.get('max_iters')
     if epochs:
-        images = re.search(r'floor\(([\d,]+) / ', schedule.group(5)).group(1)
+        rounding, images, divisor = re.search(r'(floor|ceil)\(([\d,]+) / (\d+)\)', schedule.group(5)).groups()
         assert images in IMAGES
-        assert f' {int(images.replace(",", "")) // total} iterations x {epochs} epochs' in schedule.group(5)
+        quotient = int(images.replace(',', '')) / int(divisor)
+        assert int(divisor) == (total if rounding == 'floor' else gpus * batch)
+        iterations = getattr(math, rounding)(quotient)
+        assert f' {iterations} iterations x {epochs} epochs' in schedule.group(5)
+        iterations *= epochs
     for scheduler in cfg.param_scheduler:
-        assert scheduler.get('end', 1) <= (epochs or cfg.train_cfg.max_iters), 'a schedule outlasts the training'
+        last = epochs if scheduler.get('by_epoch', True) else iterations
+        assert scheduler.get('end', 1) <= last, 'a schedule outlasts the training'
     source = cfg.get('load_from') or (cfg.model.backbone.get('init_cfg') or {}).get('checkpoint')
     if source:
         stem = Path(source).parent.name
