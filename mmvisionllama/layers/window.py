@@ -69,10 +69,10 @@ def window_context(
 def partition_windows(x: Tensor, window_size: int) -> Tensor:
     """Pads a map right and bottom to whole windows and cuts it: ``(B, H, W, C)`` to ``(B * n, w * w, C)``."""
     b, height, width, c = x.shape
-    pad_h, pad_w = -height % window_size, -width % window_size
+    rows, cols = -(-height // window_size), -(-width // window_size)
+    pad_h, pad_w = rows * window_size - height, cols * window_size - width
     if pad_h or pad_w:
         x = F.pad(x, (0, 0, 0, pad_w, 0, pad_h))
-    rows, cols = (height + pad_h) // window_size, (width + pad_w) // window_size
     x = x.view(b, rows, window_size, cols, window_size, c).transpose(2, 3)  # [B, rows, cols, w, w, C]
     return x.reshape(b * rows * cols, window_size**2, c)
 
