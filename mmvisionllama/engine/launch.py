@@ -162,6 +162,27 @@ def check_checkpoint(path: str) -> None:
         read_checkpoint(path)
 
 
+def check_pretrained(model: Any, name: str = 'model') -> None:
+    """Raises a LaunchError for pre-trained weights that the model's config names and that are not there.
+
+    Args:
+        model: Config of a model or of a part of it.
+        name: Its name in the whole config.
+    """
+    if not isinstance(model, dict):
+        return
+    init_cfg = model.get('init_cfg')
+    for cfg in init_cfg if isinstance(init_cfg, (list, tuple)) else [init_cfg]:
+        path = cfg.get('checkpoint') if isinstance(cfg, dict) and cfg.get('type') == 'Pretrained' else None
+        if isinstance(path, str) and '://' not in path and not os.path.isfile(path):
+            raise LaunchError(
+                f'the pre-trained weights {path!r} do not exist: say where they are with --cfg-options '
+                f'{name}.init_cfg.checkpoint=FILE, or train without with {name}.init_cfg=None'
+            )
+    for key, part in model.items():
+        check_pretrained(part, f'{name}.{key}')
+
+
 def prepare_dataloaders(cfg: Config) -> None:
     """Fills in what mmpretrain's own scripts fill in: batches are stacked tensors, not lists."""
     for split in ('train', 'val', 'test'):
@@ -209,6 +230,7 @@ def prepare_train(
         cfg.resume = True
         cfg.load_from = None if resume == 'auto' else resume
     check_data(cfg, ('train', 'val') if cfg.get('val_dataloader') else ('train',))
+    check_pretrained(cfg.get('model'))
     latest = cfg.get('load_from')
     if cfg.get('resume') and latest is None:
         latest = find_latest_checkpoint(cfg.work_dir)

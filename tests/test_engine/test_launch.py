@@ -270,3 +270,14 @@ def test_gloo_under_slurm(monkeypatch, tmp_path):
 def test_no_gloo_with_a_gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
     assert not launch.init_cpu_group('pytorch')
+
+
+def test_missing_pretrained_weights():
+    """Names the option, also inside a list and a part of the model; weights on the web are left to the loader."""
+    missing = dict(type='Pretrained', checkpoint='no/such.pth')
+    with pytest.raises(launch.LaunchError, match=r"'no/such.pth' do not .* model.backbone.init_cfg.checkpoint=FILE"):
+        launch.check_pretrained(dict(backbone=dict(init_cfg=missing)))
+    with pytest.raises(launch.LaunchError, match=r'model.init_cfg.checkpoint'):
+        launch.check_pretrained(dict(init_cfg=[dict(type='TruncNormal', layer='Linear'), missing]))
+    web = dict(init_cfg=dict(type='Pretrained', checkpoint='https://example.org/a.pth'))
+    assert launch.check_pretrained(dict(backbone=web, neck=None, init_cfg=dict(type='Normal'))) is None
