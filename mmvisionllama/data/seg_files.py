@@ -104,7 +104,5 @@ def read(path: str, what: str, backend_args: Optional[dict] = None):
         raise DataError(f'{what} {path} does not exist') from error
     except (OSError, SyntaxError, ValueError) as error:  # Pillow: SyntaxError for broken PNG chunks
         reason = 'it is no image' if 'cannot identify' in str(error) else error
-        raise DataError(
-            f'{what} {path} cannot be read ({reason}): replace it or take it out of the data set'
-        ) from error
+        raise DataError(f'{what} {path} cannot be read ({reason}): replace the file') from error
     return image

@@ -1,0 +1,123 @@
+"""UperNet with a small Pyramid VisionLLaMA on scenes of real digits: the quickstart, and a template for own label maps.
+
+Data:     python -m mmvisionllama.data.digit_scenes data/digit_scenes   (600 training, 80 larger validation scenes)
+Model:    4 stages of 24, 48, 96, 96 channels; trained on crops of 128 x 128, tested on whole scenes of any size
+Schedule: 1,000 iterations x batch 16
+Command:  python tools/train.py configs/mmseg/quickstart/pyramid_vision_llama_digit_scenes.py
+"""
+
+_base_ = ['../../_base_/mmseg_runtime.py']
+
+data_root = 'data/digit_scenes'
+classes = ('ground', *map(str, range(10)))
+palette = [
+    [60, 60, 60], [230, 25, 75], [60, 180, 75], [255, 225, 25], [0, 130, 200], [245, 130, 48],
+    [145, 30, 180], [70, 240, 240], [240, 50, 230], [210, 245, 60], [250, 190, 212],
+]  # fmt: skip
+crop = 128
+
+embed_dims = [24, 48, 96, 96]
+norm_cfg = dict(type='BN')
+model = dict(
+    type='EncoderDecoder',
+    data_preprocessor=dict(
+        type='SegDataPreProcessor',
+        mean=[127.5, 127.5, 127.5],
+        std=[64.0, 64.0, 64.0],
+        bgr_to_rgb=True,
+        pad_val=0,
+        seg_pad_val=255,
+        size=(crop, crop),
+    ),
+    backbone=dict(
+        type='PyramidVisionLLaMA',
+        arch=dict(
+            embed_dims=embed_dims,
+            depths=(2, 2, 2, 2),
+            num_heads=(2, 4, 6, 6),
+            window_sizes=(8, 8, 8, 8),
+            sr_ratios=(8, 4, 2, 1),
+            feedforward_channels=(64, 128, 256, 256),
+        ),
+        img_size=crop,
+        anchor=crop,  # trained from scratch at this size
+        out_indices=(0, 1, 2, 3),
+        layer_scale_init_value=0.0,
+    ),
+    decode_head=dict(
+        type='UPerHead',
+        in_channels=embed_dims,
+        in_index=[0, 1, 2, 3],
+        pool_scales=(1, 2, 3),
+        channels=48,
+        dropout_ratio=0.1,
+        num_classes=len(classes),
+        norm_cfg=norm_cfg,
+        align_corners=False,
+        loss_decode=dict(type='CrossEntropyLoss'),
+    ),
+    train_cfg=dict(),
+    test_cfg=dict(mode='whole', crop_size=(crop, crop), stride=(85, 85)),
+)
+
+check_files = dict(type='CheckSegFiles', num_classes=len(classes), reduce_zero_label=True)
+train_pipeline = [
+    check_files,
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadAnnotations'),
+    dict(type='RandomResize', scale=(192, 192), ratio_range=(0.75, 1.25), keep_ratio=True),
+    dict(type='RandomCrop', crop_size=(crop, crop)),
+    dict(type='PackSegInputs'),
+]
+test_pipeline = [check_files, dict(type='LoadImageFromFile'), dict(type='LoadAnnotations'), dict(type='PackSegInputs')]
+
+dataset = dict(
+    type='BaseSegDataset',
+    data_root=data_root,
+    metainfo=dict(classes=classes, palette=palette),
+    reduce_zero_label=True,  # 0 is unlabelled
+)
+train_dataloader = dict(
+    batch_size=16,
+    num_workers=1,
+    persistent_workers=True,
+    sampler=dict(type='InfiniteSampler', shuffle=True),
+    dataset=dict(
+        data_prefix=dict(img_path='images/training', seg_map_path='annotations/training'),
+        pipeline=train_pipeline,
+        **dataset,
+    ),
+)
+val_dataloader = dict(
+    batch_size=1,
+    num_workers=1,
+    persistent_workers=True,
+    sampler=dict(type='DefaultSampler', shuffle=False),
+    dataset=dict(
+        data_prefix=dict(img_path='images/validation', seg_map_path='annotations/validation'),
+        pipeline=test_pipeline,
+        **dataset,
+    ),
+)
+test_dataloader = val_dataloader
+val_evaluator = dict(type='IoUMetric', iou_metrics=['mIoU'])
+test_evaluator = val_evaluator
+
+optim_wrapper = dict(
+    optimizer=dict(type='AdamW', lr=2e-3, weight_decay=0.05),
+    paramwise_cfg=dict(flat_decay_mult=0.0),
+    clip_grad=dict(max_norm=1.0),
+)
+iterations = 1000
+param_scheduler = [
+    dict(type='LinearLR', start_factor=0.01, by_epoch=False, end=100),
+    dict(type='CosineAnnealingLR', eta_min=1e-5, by_epoch=False, begin=100, end=iterations),
+]
+train_cfg = dict(type='IterBasedTrainLoop', max_iters=iterations, val_interval=250)
+val_cfg = dict()
+test_cfg = dict()
+
+default_hooks = dict(
+    logger=dict(interval=50),
+    checkpoint=dict(interval=250, max_keep_ckpts=1),
+)

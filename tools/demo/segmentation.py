@@ -1,0 +1,95 @@
+#!/usr/bin/env python
+"""The segmentation demo: trains on scenes made of real digits, tests on larger ones, and shows overlays.
+
+    python tools/demo/segmentation.py [--work-dir DIR]
+
+It only calls what a user would call: tools/train.py, tools/test.py and tools/visualization/segment.py on
+configs/mmseg/quickstart/.
+"""
+
+import argparse
+import csv
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Dict, List
+
+import numpy as np
+from digits import last_checkpoint, run, say
+from PIL import Image
+
+from mmvisionllama.data.digit_scenes import CLASSES, write_scenes
+from mmvisionllama.engine import launch
+from mmvisionllama.visualization.segmentation import plot_segmentations
+from mmvisionllama.visualization.training import plot_learning_curves
+
+CONFIG = Path('configs/mmseg/quickstart/pyramid_vision_llama_digit_scenes.py')
+DATA = Path('data/digit_scenes')
+#: name -> options of tools/test.py
+TESTS: Dict[str, List[str]] = {
+    'whole scenes': [],
+    'whole scenes, 2D RoPE (unscaled)': ['model.backbone.rope_cfg.scale=none'],
+    'sliding windows of the crop': ['model.test_cfg.mode=slide'],
+}
+GOAL = 60.0
+
+
+def read(path: Path) -> np.ndarray:
+    """Pixels of a picture or of a label map."""
+    return np.asarray(Image.open(path))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/demo-seg'), help='where all is written')
+    args = parser.parse_args()
+    root, start = args.work_dir, time.time()
+
+    say('Data: scenes of the handwritten digits that scikit-learn ships')
+    counts = write_scenes(str(DATA))
+    print(f'    {DATA}: {counts[0]} training scenes and {counts[1]} larger ones, of other scans, to validate')
+
+    say('Training: UperNet with a small pyramid, crops of 128 x 128 (6 to 8 minutes on two cores)')
+    folder = root / CONFIG.stem
+    run(['tools/train.py', CONFIG, '--work-dir', folder], folder / 'train.log', r'Iter\(val\).*mIoU|Iter\(train\)')
+    checkpoint = last_checkpoint(folder)
+
+    table = []
+    for number, (name, options) in enumerate(TESTS.items()):
+        say(f'Evaluation: {name}')
+        out = root / f'test_{number}.json'
+        command = ['tools/test.py', CONFIG, checkpoint, '--work-dir', root / 'test', '--out', out]
+        run([*command, *(['--cfg-options', *options] if options else [])], out.with_suffix('.log'), r'^ERROR')
+        metrics = json.loads(out.read_text())
+        table.append((name, metrics['mIoU'], metrics['aAcc']))
+        print(f'    mIoU {metrics["mIoU"]:.1f} %')
+
+    say('Overlays')
+    scenes = sorted((DATA / 'images' / 'validation').glob('*.jpg'))[:6]
+    command = ['tools/visualization/segment.py', CONFIG, checkpoint, *scenes, '--out', root / 'overlays']
+    run(command, root / 'overlays.log', r'_overlay.png')
+    palette = launch.load_config(str(CONFIG)).palette
+    rows = []
+    for scene in scenes:
+        truth = read(DATA / 'annotations' / 'validation' / f'{scene.stem}.png') - 1  # 0 is unlabelled there
+        rows.append((read(scene), truth, read(root / 'overlays' / f'{scene.stem}_labels.png')))
+    plot_segmentations(rows, CLASSES, palette, root / 'overlays.png', 'Held-out scenes, larger than the training crops')
+    plot_learning_curves({'pyramid': folder}, 'mIoU', root / 'learning_curve.png', 'Digit scenes: held-out mIoU')
+    with open(root / 'results.csv', 'w', newline='') as file:
+        csv.writer(file).writerows([('test', 'mIoU', 'pixel accuracy'), *table])
+
+    say(f'Results after {time.time() - start:.0f} s')
+    print(f'    {counts[1]} held-out scenes of 176 ... 272 pixels a side; trained at 128')
+    print('    ' + f'{"test":<36}{"mIoU (%)":>10}{"pixels right (%)":>18}')
+    for name, miou, accuracy in table:
+        print('    ' + f'{name:<36}{miou:>10.1f}{accuracy:>18.1f}')
+    print('\n    pictures:')
+    for picture in ('overlays.png', 'learning_curve.png', 'overlays'):
+        print(f'      {root / picture}')
+    if table[0][1] < GOAL:
+        sys.exit(f'ERROR: mIoU {table[0][1]:.1f} % on the held-out scenes, at least {GOAL} % was expected')
+
+
+if __name__ == '__main__':
+    main()

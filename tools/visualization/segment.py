@@ -1,0 +1,56 @@
+#!/usr/bin/env python
+"""Segments pictures of one's own: an overlay and a label map for each.
+
+    python tools/visualization/segment.py CONFIG CHECKPOINT IMAGE... --out FOLDER [--mode slide]
+
+Writes FOLDER/NAME_overlay.png (the picture with its classes painted over) and FOLDER/NAME_labels.png (the class of each
+pixel, 0 is the first class). Pictures may have any size: the config's test pipeline scales them.
+"""
+
+import argparse
+from pathlib import Path
+
+from mmengine.config import DictAction
+
+from mmvisionllama.data.seg_files import read
+from mmvisionllama.engine import launch
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description='Segment pictures')
+    parser.add_argument('config', help='config of a segmentation model')
+    parser.add_argument('checkpoint', help='its weights')
+    parser.add_argument('images', nargs='+', metavar='IMAGE', help='pictures')
+    parser.add_argument('--out', type=Path, required=True, help='folder for the overlays and the label maps')
+    parser.add_argument('--mode', choices=['whole', 'slide'], help="inference (default: the config's)")
+    parser.add_argument('--opacity', type=float, default=0.6, help='of the painted classes, 0 ... 1')
+    parser.add_argument('--device', help="'cpu' or 'cuda:0' (default: a GPU if there is one)")
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='override settings')
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    cfg = launch.load_config(args.config, args.cfg_options)
+    if cfg.get('default_scope') != 'mmseg':
+        raise launch.LaunchError(f'{args.config} is no config of a segmentation model')
+    if args.mode:
+        cfg.model.test_cfg.mode = args.mode
+    launch.check_checkpoint(args.checkpoint)
+    for image in args.images:
+        read(image, 'picture')
+    from mmseg.apis import MMSegInferencer
+    from PIL import Image
+
+    inferencer = MMSegInferencer(cfg, args.checkpoint, device=args.device, show_progress=False)
+    args.out.mkdir(parents=True, exist_ok=True)
+    for image in args.images:
+        result = inferencer(image, return_vis=True, opacity=args.opacity)
+        target = args.out / Path(image).stem
+        Image.fromarray(result['visualization']).save(f'{target}_overlay.png')
+        Image.fromarray(result['predictions'].astype('uint8')).save(f'{target}_labels.png')
+        print(f'{target}_overlay.png')
+
+
+if __name__ == '__main__':
+    launch.run_cli(main)
