@@ -78,7 +78,8 @@ def check_it_loads(converted: ConvertedCheckpoint) -> None:
     try:
         model.load_state_dict(converted.state_dict, strict=True)
     except RuntimeError as error:
-        raise CheckpointError(f'SRC is not complete or of an unknown variant: {error}') from error
+        reason = ' '.join(str(error).split())
+        raise CheckpointError(f'SRC is not complete or of an unknown variant: {reason}') from error
 
 
 def main(argv: Optional[List[str]] = None) -> None:
