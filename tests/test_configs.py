@@ -275,7 +275,7 @@ def check_segments(runner):
 
 
 def check_objects(runner):
-    """A landscape, a portrait and a picture smaller than a window in one batch, each prediction of its picture's size."""
+    """A landscape, a portrait and one smaller than a window in one batch, each prediction of its picture's size."""
     runner.model.eval()
     runner.model.test_cfg.rcnn.score_thr = 0.0
     dataset = runner.val_dataloader.dataset
