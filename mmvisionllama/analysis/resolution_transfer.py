@@ -16,7 +16,7 @@ from typing import Any, Dict, List, Optional, Sequence, Union
 import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.evaluator import Evaluator
-from mmengine.registry import MODELS
+from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import Runner
 from mmengine.utils import ProgressBar
 
@@ -118,6 +118,7 @@ def build_variants(
     Raises:
         CheckpointError: If the checkpoint cannot be read or does not fit the config.
     """
+    init_default_scope('mmpretrain')
     state_dict = {k: v.to(device) for k, v in find_state_dict(read_checkpoint(checkpoint)).items()}
     models = {}
     for variant in variants:
@@ -177,13 +178,10 @@ def evaluate(
         LaunchError: For a config, variant, size or data folder that is not usable.
         CheckpointError: If the checkpoint cannot be read or does not fit.
     """
-    from mmengine.registry import init_default_scope
-
     if cfg.get('default_scope') != 'mmpretrain' or 'backbone' not in cfg.model:
         raise launch.LaunchError('this study takes classification configs (default_scope mmpretrain with a backbone)')
     if any(size < 1 for size in sizes):
         raise launch.LaunchError(f'sizes are positive numbers of pixels, got {list(sizes)}')
-    init_default_scope('mmpretrain')
     launch.check_data(cfg, ('test',))
     launch.prepare_dataloaders(cfg)
     device = torch.device(device or ('cuda' if torch.cuda.is_available() else 'cpu'))
