@@ -30,31 +30,31 @@ def softmax_attention(q: Tensor, k: Tensor, v: Tensor, real: Tensor = None) -> T
 
 
 class LiteralLSA(nn.Module):
-    """Windows of 7, padding masked."""
+    """Windows of one size, padding masked."""
 
-    def __init__(self, dims: int, heads: int) -> None:
+    def __init__(self, dims: int, heads: int, window: int = WINDOW) -> None:
         super().__init__()
-        self.heads = heads
+        self.heads, self.window = heads, window
         self.qkv, self.proj = nn.Linear(dims, 3 * dims), nn.Linear(dims, dims)
 
     def forward(self, x: Tensor, grid: Sequence[int]) -> Tensor:
         b, _, c = x.shape
-        height, width = grid
-        pad = (0, 0, 0, -width % WINDOW, 0, -height % WINDOW)
+        window, (height, width) = self.window, grid
+        pad = (0, 0, 0, -width % window, 0, -height % window)
         maps = F.pad(x.view(b, height, width, c), pad)
         real = F.pad(torch.ones(b, height, width, 1, dtype=torch.bool), pad)
-        rows, cols = maps.shape[1] // WINDOW, maps.shape[2] // WINDOW
+        rows, cols = maps.shape[1] // window, maps.shape[2] // window
 
         def cut(t: Tensor) -> Tensor:
-            t = t.view(b, rows, WINDOW, cols, WINDOW, -1).permute(0, 1, 3, 2, 4, 5)
-            return t.reshape(b * rows * cols, WINDOW**2, -1)
+            t = t.view(b, rows, window, cols, window, -1).permute(0, 1, 3, 2, 4, 5)
+            return t.reshape(b * rows * cols, window**2, -1)
 
         q, k, v = self.qkv(cut(maps)).unflatten(-1, (3, self.heads, -1)).unbind(2)
-        index = torch.arange(WINDOW**2)
-        table = complex_table(index % WINDOW, index // WINDOW, c // self.heads)
+        index = torch.arange(window**2)
+        table = complex_table(index % window, index // window, c // self.heads)
         out = self.proj(softmax_attention(rotate(q, table), rotate(k, table), v, cut(real)[..., 0]))
-        out = out.view(b, rows, cols, WINDOW, WINDOW, c).permute(0, 1, 3, 2, 4, 5)
-        return out.reshape(b, rows * WINDOW, cols * WINDOW, c)[:, :height, :width].reshape(b, height * width, c)
+        out = out.view(b, rows, cols, window, window, c).permute(0, 1, 3, 2, 4, 5)
+        return out.reshape(b, rows * window, cols * window, c)[:, :height, :width].reshape(b, height * width, c)
 
 
 class LiteralGSA(nn.Module):
