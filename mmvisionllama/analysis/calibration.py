@@ -78,7 +78,7 @@ def draw_reliability(result: Reliability, path: str, title: str = '') -> None:
     top.plot(result.confidence.numpy()[filled], result.accuracy.numpy()[filled], 'o', color='black', markersize=3)
     top.plot([0, 1], [0, 1], '--', color='grey', label='perfect calibration')
     top.set(xlim=(0, 1), ylim=(0, 1), ylabel='accuracy', title=f'{title}\nECE {result.expected_error:.4f}'.strip())
-    top.legend(loc='upper left')
+    top.legend(loc='best')
     bottom.bar(centers, result.count.numpy() / result.count.sum().item(), width, edgecolor='white', color='grey')
     bottom.set(xlabel='confidence', ylabel='part of images')
     figure.savefig(path, dpi=150)
