@@ -11,6 +11,7 @@ import argparse
 import csv
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 from digits import CONFIGS, last_checkpoint, run, say
@@ -46,14 +47,17 @@ def main() -> None:
 
     name, config = next(iter(MODELS.items()))
     checkpoint = last_checkpoint(folders[name])
-    for tool, options, keep in (
-        ('quantize.py', [], r'top-1'),
-        ('calibration.py', [], r'calibration error'),
-        ('attention_rank.py', [], r'^ +\d'),
+    for tool, keep in (
+        ('quantize.py', r'top-1'),
+        ('calibration.py', r'calibration error'),
+        ('attention_rank.py', r'^ +\d'),
     ):
+        if tool == 'quantize.py' and find_spec('torchao') is None:
+            print("\n==> Analysis: quantize.py left out, it needs torchao (pip install 'mmvisionllama[quantization]')")
+            continue
         say(f'Analysis: {tool}')
         out = root / f'{Path(tool).stem}{".pth" if tool == "quantize.py" else ".csv"}'
-        command = [f'tools/analysis_tools/{tool}', CONFIGS / config, checkpoint, *options, '--out', out]
+        command = [f'tools/analysis_tools/{tool}', CONFIGS / config, checkpoint, '--out', out]
         run(command, root / f'{Path(tool).stem}.log', keep)
 
     # epoch -> accuracy, of the last run where a folder holds several
