@@ -67,7 +67,7 @@ def main() -> None:
     torch.manual_seed(0)
     device = torch.device(args.device)
     cuda = device.type == 'cuda'
-    batch = 128 if cuda else 8
+    batch = 128 if cuda else 4
     images = torch.randn(batch, 3, 224, 224, device=device)
     models = {name: build(encoder).to(device) for name, encoder in ENCODERS.items()}
     rows = []

@@ -127,6 +127,26 @@ def test_layer_decay_of_the_fine_tuning_configs(pattern, layers):
         assert group['weight_decay'] == (0.0 if param.ndim == 1 else 0.05), name
 
 
+@pytest.mark.parametrize(
+    'pattern, rate, drop_path',
+    [('*-base-*-ft-100e_in1k_released.py', 2e-3, 0.1), ('*-large-*-ft-50e_in1k_released.py', 4e-3, 0.2)],
+)
+def test_released_fine_tuning(pattern, rate, drop_path):
+    cfg = config(pattern)
+    with torch.device('meta'):
+        model = classifier(cfg)
+    assert model.backbone.layers[-1].drop_path.drop_prob == drop_path
+    assert model.backbone.layers[0].ffn.up.bias is not None
+    wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
+    assert max(group['lr'] for group in wrapper.optimizer.param_groups) == rate
+    for name, erasing in (
+        (pattern, True),
+        (pattern.replace('_released', '').replace('*-base-*', '*-base-*-800e-*'), False),
+    ):
+        steps = [step.type for step in config(name).train_dataloader.dataset.pipeline]
+        assert ('RandomErasing' in steps) == erasing and steps[-1] == 'PackInputs'
+
+
 @pytest.mark.parametrize('pattern, layers', [('*-base-*-800e-*-lp-90e_in1k.py', 12), ('*-large-*-lp-90e_in1k.py', 24)])
 def test_linear_probing_trains_the_head_alone(pattern, layers):
     cfg = config(pattern)
@@ -144,6 +164,8 @@ def test_linear_probing_trains_the_head_alone(pattern, layers):
     model.train()
     wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
     assert wrapper.optimizer.__class__.__name__ == 'LARS'
+    excluded = [group.get('lars_exclude', False) for group in wrapper.optimizer.param_groups]
+    assert excluded == [False, True], "the head's matrix is scaled, its bias is not"
     before = {key: value.clone() for key, value in model.state_dict().items()}
     samples = [DataSample().set_gt_label(i) for i in (1, 2, 3, 4)]
     wrapper.update_params(model(torch.randn(4, 3, 32, 32), samples, mode='loss')['loss'])

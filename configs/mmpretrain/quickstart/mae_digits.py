@@ -1,8 +1,8 @@
 """MAE pre-training on handwritten digits, labels unused: first step of `make demo-mae`.
 
 Data:     python -m mmvisionllama.data.digits data/digits   (1,437 training scans of 8 x 8, no download)
-Model:    the encoder of the quickstart (embed_dims 64, 4 blocks, patch 4 on 32 x 32), mask ratio 0.75, 2 decoder blocks
-Schedule: 120 epochs x 11 iterations x batch 128
+Model:    the encoder of the quickstart (embed_dims 64, 4 blocks, patch 4 on 32 x 32), mask ratio 0.75, 1 decoder block
+Schedule: 80 epochs x 11 iterations x batch 128
 Command:  python tools/train.py configs/mmpretrain/quickstart/mae_digits.py
 """
 
@@ -27,7 +27,7 @@ model = dict(
         patch_size=4,
         embed_dim=64,
         decoder_embed_dim=64,
-        decoder_depth=2,
+        decoder_depth=1,
         decoder_num_heads=4,
     ),
     head=dict(
@@ -67,12 +67,12 @@ optim_wrapper = dict(
         custom_keys={'cls_token': dict(decay_mult=0.0), 'mask_token': dict(decay_mult=0.0)},
     ),
 )
-epochs = 120
+epochs = 80
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, end=10, convert_to_iter_based=True),
     dict(type='CosineAnnealingLR', eta_min=0.0, begin=10, end=epochs, convert_to_iter_based=True),
 ]
 train_cfg = dict(by_epoch=True, max_epochs=epochs)
 
-default_hooks = dict(logger=dict(interval=10), checkpoint=dict(interval=40, max_keep_ckpts=1))
-custom_hooks = [dict(type='MAEReconstructionHook', interval=40)]
+default_hooks = dict(logger=dict(interval=10), checkpoint=dict(interval=20, max_keep_ckpts=1))
+custom_hooks = [dict(type='MAEReconstructionHook', interval=20)]

@@ -16,7 +16,7 @@ model = dict(
         out_type='avg_featmap',
         final_norm=False,
         with_cls_token=False,
-        init_cfg=dict(type='Pretrained', checkpoint='work_dirs/mae_digits/epoch_120.pth', prefix='backbone.'),
+        init_cfg=dict(type='Pretrained', checkpoint='work_dirs/mae_digits/epoch_80.pth', prefix='backbone.'),
     ),
 )
 
