@@ -347,3 +347,27 @@ def test_multi_scale(tmp_path, monkeypatch):
     assert 0 <= metrics['mIoU'] <= 100
     assert len(widths) == 12 * len(SIZES)
     assert sorted(set(widths[:12])) == [50, 75, 100, 125, 150, 175]
+
+
+DETECTORS = ('pyramid-visionllama-base_mask-rcnn_8xb2-1x', 'visionllama-base-p16_mae-800e-pre_vitdet_8xb4-accum2-36e')
+DETECTORS = [path for path in RECIPES if path.name.startswith(DETECTORS) and not path.stem.endswith('_released')]
+LOSSES = [f'train/loss{part}' for part in ('', '_rpn_cls', '_cls', '_bbox', '_mask')]
+
+
+@pytest.mark.parametrize('kept', ['crowd', 'nothing'])
+@pytest.mark.parametrize('path', DETECTORS, ids=name)
+def test_images_without_objects(path, kept, tmp_path, monkeypatch):
+    """A batch whose only annotation is a crowd, or that has none at all, trains; so does a test without any object."""
+    monkeypatch.setattr(Config, 'pretty_text', property(str))
+    cfg = shrink(launch.load_config(str(path)), path, tmp_path)
+    file = tmp_path / 'data/coco.json'
+    coco = json.loads(file.read_text())
+    coco['annotations'] = [item for item in coco['annotations'] if item['iscrowd'] and kept == 'crowd']
+    file.write_text(json.dumps(coco))
+    cfg.train_dataloader.dataset.filter_cfg = None
+    runner = Runner.from_cfg(launch.prepare_train(cfg))
+    runner.train()
+    losses = {key: float(runner.message_hub.get_scalar(key).current()) for key in LOSSES}
+    assert all(np.isfinite(value) for value in losses.values())
+    assert losses['train/loss_rpn_cls'] > 0 and losses['train/loss_cls'] > 0
+    assert losses['train/loss_bbox'] == losses['train/loss_mask'] == 0
