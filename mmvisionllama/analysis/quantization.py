@@ -1,8 +1,8 @@
 """8-bit weights and activations by torchao, after training or in training.
 
-Quantised are the linear layers of attention and feed-forward in all blocks, as in the iLLaMA paper (section 5); patch
-embedding, norms and head stay as they are. Weights get a symmetric scale per output channel, activations an asymmetric
-one per token, computed at run time.
+Quantised are the linear layers of attention and feed-forward in all blocks, as in the iLLaMA paper (arXiv 2404.06773);
+patch embedding, norms and head stay as they are. Weights get a symmetric scale per output channel, activations an
+asymmetric one per token, computed at run time.
 """
 
 import io

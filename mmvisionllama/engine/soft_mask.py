@@ -1,4 +1,4 @@
-"""The schedule of iLLaMA's soft mask (arXiv 2404.06773, section 4 and eq. 2)."""
+"""The schedule of iLLaMA's soft mask (arXiv 2404.06773, eq. 2)."""
 
 from typing import List, Optional
 
