@@ -1,5 +1,6 @@
 # Two commands set everything up by themselves on a fresh machine (Python >= 3.10; make test also wants a C++ compiler):
 #   make demo   trains on real digits, shows the resolution study       (about 5 minutes of computing)
+#   make demo-mae, demo-gen, demo-illama, demo-seg, demo-det: the same for the other tasks
 #   make test   completes the same environment and runs the tests       (first time: 10-15 minutes of compiling)
 # VENV is the environment's folder; WHEELS keeps the compiled mmcv between environments.
 
@@ -12,19 +13,31 @@ export PYTHON VENV WHEELS
 
 PY = $(VENV)/bin/python
 
-.PHONY: help demo test lint env-demo env-test doctor clean
+.PHONY: help demo demo-mae demo-gen demo-illama demo-seg demo-det test lint doctor clean env-%
 
 help:
 	@sed -n '2,4s/^# //p' Makefile
 
-env-demo:
-	@tools/setup/environment.sh demo
-
-env-test:
-	@tools/setup/environment.sh test
+env-%:
+	@tools/setup/environment.sh $*
 
 demo: env-demo
 	@$(PY) tools/demo/digits.py --work-dir $(WORK)
+
+demo-mae: env-demo
+	@$(PY) tools/demo/mae.py --work-dir $(WORK)-mae
+
+demo-illama: env-demo
+	@$(PY) tools/demo/illama.py --work-dir $(WORK)-illama
+
+demo-gen: env-generation
+	@$(PY) tools/demo/generation.py --work-dir $(WORK)-gen
+
+demo-seg: env-segmentation
+	@$(PY) tools/demo/segmentation.py --work-dir $(WORK)-seg
+
+demo-det: env-test
+	@$(PY) tools/demo/detection.py --work-dir $(WORK)-det
 
 test: env-test
 	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/codespell

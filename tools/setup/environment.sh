@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes or completes the Python environment: environment.sh demo|test
+# Makes or completes the Python environment: environment.sh demo|generation|segmentation|test
 #   VENV    folder of the environment            (default .venv)
 #   WHEELS  folder that keeps compiled mmcv      (default ~/.cache/mmvisionllama/wheels)
 #   PYTHON  interpreter to start from            (default python3)
@@ -8,6 +8,7 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 
 stage=${1:-demo}
+case $stage in demo | generation | segmentation | test) ;; *) echo "unknown stage $stage" >&2; exit 2 ;; esac
 VENV=${VENV:-.venv}
 PYTHON=${PYTHON:-python3}
 WHEELS=${WHEELS:-${XDG_CACHE_HOME:-$HOME/.cache}/mmvisionllama/wheels}
@@ -55,13 +56,18 @@ step torch "Installing PyTorch $torch_pin (several GB to fetch: one to five minu
 step demo "Installing mmengine, mmpretrain and the rest of the demo (about 20 seconds)"
 
 wheel_folder=$WHEELS/$mmcv_pin-torch$torch_pin-py$version
-if [ "$stage" = demo ] && ! has_mmcv; then
+if [ "$stage" != test ] && ! has_mmcv; then
     say "Installing mmcv without compiled operators (seconds; make test adds them)"
     pip_install --no-cache-dir --no-deps -r requirements/mmcv.txt || die "installing $mmcv_pin failed: see pip's message above"
 fi
 
+case $stage in
+generation | segmentation) step "$stage" "Installing what $stage needs (about 20 seconds)" ;;
+esac
 if [ "$stage" = test ]; then
-    step test "Installing mmdetection, mmsegmentation and the test tools (about a minute)"
+    step generation "Installing what generation needs (about 20 seconds)"
+    step segmentation "Installing mmsegmentation (about 10 seconds)"
+    step test "Installing mmdetection and the test tools (about a minute)"
     if ! has_operators; then
         if ! ls "$wheel_folder"/*.whl >/dev/null 2>&1; then
             command -v g++ >/dev/null || die "no C++ compiler found and mmdet needs mmcv's compiled operators: on Debian, apt-get install g++"

@@ -79,6 +79,6 @@ test_cfg = dict()
 
 default_hooks = dict(
     logger=dict(interval=10),
-    checkpoint=dict(interval=1, max_keep_ckpts=1),
+    checkpoint=dict(interval=1, max_keep_ckpts=2),
 )
 randomness = dict(seed=0)
