@@ -45,9 +45,7 @@ def test_more_categories_than_classes_are_fine(tmp_path):
 
 def test_missing_category(tmp_path):
     path = write(tmp_path / 'a.json', ['dog'])
-    with pytest.raises(
-        DataError, match=r"lacks 1 of the 2 categories.*\('cat'\); it has 'dog'.*metainfo"
-    ):
+    with pytest.raises(DataError, match=r"lacks 1 of the 2 categories.*\('cat'\); it has 'dog'.*metainfo"):
         check_categories(path, ('dog', 'cat'))
 
 
