@@ -184,9 +184,7 @@ def test_gsa_against_float64(grid, sr):
             ]
             key_rows, value_rows = attention.kv.weight[:dims][part], attention.kv.weight[dims:][part]
             key_bias, value_bias = attention.kv.bias[:dims][part], attention.kv.bias[dims:][part]
-            k = [
-                rotated(key_rows @ token + key_bias, (scale[0] * mean[0], scale[1] * mean[1])) for token, mean in keys
-            ]
+            k = [rotated(key_rows @ token + key_bias, (scale[0] * mean[0], scale[1] * mean[1])) for token, mean in keys]
             v = [value_rows @ token + value_bias for token, _ in keys]
             merged.append(softmax_attention(queries, k, v))
         outs.append(torch.cat(merged, dim=-1) @ attention.proj.weight.T + attention.proj.bias)
