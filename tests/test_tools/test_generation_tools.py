@@ -75,7 +75,7 @@ def test_sample(trained, tmp_path, monkeypatch):
     assert np.abs(samples[..., 0] - expected).max() <= 1
     from PIL import Image
 
-    assert max(Image.open(grid).size) >= 512
+    assert max(Image.open(grid).size) >= 1024
 
     args = ['--num', 2, '--sampler', 'ode-euler', '--steps', 3, '--size', 6, 2, '--device', 'cpu']
     assert run('sample', config, weights, *args, '--npz', npz, monkeypatch=monkeypatch) == 0

@@ -139,7 +139,7 @@ def main() -> None:
         if rank == 0:
             columns = args.columns or (len(args.classes) if args.classes else 8)
             grid = image_grid(torch.stack([shown[index] for index in range(num)]), columns)
-            save_picture(args.grid, grid, min_side=512)
+            save_picture(args.grid, grid, min_side=1024)
             print(f'picture written to {args.grid}')
     if world_size > 1:
         torch.distributed.destroy_process_group()

@@ -1,7 +1,7 @@
 # DiT-LLaMA on handwritten digits in pixel space: no VAE, no download, no GPU.
 # Data:     python -m mmvisionllama.data.digits data/digits   (1,437 training and 360 test scans of 8 x 8)
 # Model:    embed_dims 96, 4 blocks, 4 heads, patch 2 on 8 x 8 (4 x 4 tokens)
-# Schedule: 2,000 iterations x batch 128
+# Schedule: 1,500 iterations x batch 128
 #
 #     python tools/train.py configs/generation/quickstart/dit_llama_digits.py
 _base_ = ['../../_base_/generation_runtime.py']
@@ -35,11 +35,11 @@ train_dataloader = dict(
 
 optim_wrapper = dict(type='OptimWrapper', optimizer=dict(type='AdamW', lr=1e-3, weight_decay=0.0))
 param_scheduler = []
-train_cfg = dict(type='IterBasedTrainLoop', max_iters=2000)
+train_cfg = dict(type='IterBasedTrainLoop', max_iters=1500)
 
 default_hooks = dict(
     logger=dict(interval=50),
-    checkpoint=dict(interval=1000, max_keep_ckpts=2),
+    checkpoint=dict(interval=500, max_keep_ckpts=2),
 )
 # a short training: the average spans some 200 iterations
 custom_hooks = [
