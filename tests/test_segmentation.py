@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS
 
 from mmvisionllama.engine import launch
@@ -57,3 +58,19 @@ def test_released_config_is_the_release(golden):
         outs = model(fixture.inputs['image'])
     for i, out in enumerate(outs):
         fixture.assert_close(out, fixture.outputs[f'feat{i}'])
+
+
+def test_released_plain_recipe():
+    """Section D.6 gives 6e-5 for every layer; the release has 1e-4 that falls by 0.65 a layer."""
+    name = 'visionllama-base-p16_mae-800e-pre_upernet_8xb2-160k_ade20k-512x512'
+    for suffix in ('', '_released'):
+        (path,) = (path for path in CONFIGS if path.stem == name + suffix)
+        model = torch.nn.ModuleDict(dict(backbone=backbone(path), decode_head=torch.nn.Linear(2, 2, device='meta')))
+        groups = build_optim_wrapper(model, launch.load_config(str(path)).optim_wrapper).optimizer.param_groups
+        rates = {id(param): group['lr'] for group in groups for param in group['params']}
+        embedding, block, head = (
+            rates[id(model.get_parameter(key))]
+            for key in ('backbone.patch_embed.projection.weight', 'backbone.layers.11.ln1.bias', 'decode_head.weight')
+        )
+        expected = (1e-4 * 0.65**13, 1e-4 * 0.65, 1e-4) if suffix else (6e-5,) * 3
+        assert (embedding, block, head) == pytest.approx(expected)
