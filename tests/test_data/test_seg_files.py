@@ -1,6 +1,6 @@
 """Damaged and unfitting files of a segmentation data set: one error that names the file."""
 
-import subprocess
+import runpy
 import sys
 from pathlib import Path
 
@@ -113,25 +113,25 @@ def test_each_file_once(pair, monkeypatch):
         check()(pair)
 
 
-def test_training_ends_with_one_line(tmp_path):
-    """From a worker of a data loader to one line of tools/train.py, for pictures, labels and sizes."""
+@pytest.mark.parametrize('workers', [0, 1])
+def test_training_ends_with_one_line(tmp_path, monkeypatch, capsys, workers):
+    """From the loader, or from a worker of it, to one line of tools/train.py."""
     pytest.importorskip('mmseg')
-    rng = np.random.default_rng(0)
     for split in ('training', 'validation'):
-        for folder in ('images', 'annotations'):
+        for folder, suffix, shape in (('images', 'jpg', (64, 64, 3)), ('annotations', 'png', (64, 64))):
             (tmp_path / folder / split).mkdir(parents=True)
-        for i in range(2):
-            Image.fromarray(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(
-                tmp_path / 'images' / split / f'{i}.jpg'
-            )
-            labels = tmp_path / 'annotations' / split / f'{i}.png'
-            Image.fromarray(np.full((64, 64), 200, dtype=np.uint8)).save(labels)
-    command = [sys.executable, 'tools/train.py', 'configs/mmseg/quickstart/pyramid_vision_llama_digit_scenes.py']
+            Image.fromarray(np.full(shape, 200, dtype=np.uint8)).save(tmp_path / folder / split / f'0.{suffix}')
+    command = ['train.py', str(ROOT / 'configs/mmseg/quickstart/pyramid_vision_llama_digit_scenes.py')]
     command += ['--work-dir', str(tmp_path / 'work'), '--cfg-options']
-    command += [f'{split}_dataloader.dataset.data_root={tmp_path}' for split in ('train', 'val', 'test')]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 1
-    last = done.stderr.strip().splitlines()[-1]
-    assert last.startswith(f'error: label map {tmp_path}/annotations/training/'), done.stderr[-3000:]
-    assert 'has the labels 200: the config knows 11 classes' in last
+    for split in ('train', 'val', 'test'):
+        command += [f'{split}_dataloader.dataset.data_root={tmp_path}', f'{split}_dataloader.num_workers={workers}']
+        command += [f'{split}_dataloader.persistent_workers=False']
+    monkeypatch.setattr(sys, 'argv', command)
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_path(str(ROOT / 'tools' / 'train.py'), run_name='__main__')
+    assert stop.value.code == 1
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert last.startswith(
+        f'error: label map {tmp_path}/annotations/training/0.png has the labels 200: the config knows 11'
+    )
     assert 'Traceback' not in last

@@ -1,6 +1,6 @@
 """Overlays, and tools/visualization/segment.py on pictures of one's own."""
 
-import subprocess
+import runpy
 import sys
 from pathlib import Path
 
@@ -39,12 +39,13 @@ def test_plot(tmp_path):
     assert left == [255, 255, 255] and centre == [102, 102, 102] and right == [255, 102, 102]
 
 
-def segment(*args):
-    command = [sys.executable, 'tools/visualization/segment.py', CONFIG, *map(str, args)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+def segment(monkeypatch, *args):
+    """Runs the script in this process."""
+    monkeypatch.setattr(sys, 'argv', ['segment.py', str(ROOT / CONFIG), *map(str, args)])
+    runpy.run_path(str(ROOT / 'tools' / 'visualization' / 'segment.py'), run_name='__main__')
 
 
-def test_own_pictures(tmp_path):
+def test_own_pictures(tmp_path, monkeypatch, capsys):
     """Two pictures of other sizes than the crop: an overlay and a label map of the picture's size each."""
     pytest.importorskip('mmseg')
     from mmengine.registry import MODELS, init_default_scope
@@ -60,8 +61,7 @@ def test_own_pictures(tmp_path):
     torch.save(dict(state_dict=model.state_dict(), meta=meta), tmp_path / 'weights.pth')
     for name, size in (('a', (90, 140)), ('b', (133, 61))):
         Image.fromarray(np.full((*size, 3), 100, dtype=np.uint8)).save(tmp_path / f'{name}.png')
-    done = segment(tmp_path / 'weights.pth', tmp_path / 'a.png', tmp_path / 'b.png', '--out', tmp_path / 'out')
-    assert done.returncode == 0, done.stderr[-2000:]
+    segment(monkeypatch, tmp_path / 'weights.pth', tmp_path / 'a.png', tmp_path / 'b.png', '--out', tmp_path / 'out')
     for name, size in (('a', (90, 140)), ('b', (133, 61))):
         labels = np.asarray(Image.open(tmp_path / 'out' / f'{name}_labels.png'))
         assert labels.shape == size and (labels == 3).all()
@@ -69,6 +69,7 @@ def test_own_pictures(tmp_path):
         expected = 100 + 0.6 * (np.asarray(cfg.palette[3]) - 100)
         assert np.abs(painted[-1, -1] - expected).max() <= 2, 'colours, RGB'
     (tmp_path / 'b.png').write_bytes((tmp_path / 'b.png').read_bytes()[:60])
-    done = segment(tmp_path / 'weights.pth', tmp_path / 'b.png', '--out', tmp_path / 'out')
-    assert done.returncode == 1
-    assert done.stderr.strip().splitlines()[-1].startswith(f'error: picture {tmp_path}/b.png cannot be read')
+    with pytest.raises(SystemExit):
+        segment(monkeypatch, tmp_path / 'weights.pth', tmp_path / 'b.png', '--out', tmp_path / 'out')
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith(f'error: picture {tmp_path}/b.png cannot be read')
