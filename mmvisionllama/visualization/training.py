@@ -30,7 +30,9 @@ def curves(records: List[dict], metric: str) -> Tuple[Curve, Curve]:
     return tuple(([x for x, _ in points], [y for _, y in points]) for points in (losses, values))
 
 
-def plot_learning_curves(work_dirs: Dict[str, str], metric: str, path: str, title: str = '') -> None:
+def plot_learning_curves(
+    work_dirs: Dict[str, str], metric: str, path: str, title: str = '', factor: float = 1.0
+) -> None:
     """Draws loss and metric of several trainings side by side.
 
     Args:
@@ -38,6 +40,7 @@ def plot_learning_curves(work_dirs: Dict[str, str], metric: str, path: str, titl
         metric: Name of the metric in the log, e.g. ``'accuracy/top1'``.
         path: Picture to write.
         title: Title of the picture.
+        factor: Of the metric's values, 100 for those logged as fractions.
     """
     import matplotlib
 
@@ -46,9 +49,10 @@ def plot_learning_curves(work_dirs: Dict[str, str], metric: str, path: str, titl
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout='constrained')
     for label, work_dir in work_dirs.items():
-        loss, value = curves(read_scalars(work_dir), metric)
+        loss, (steps, values) = curves(read_scalars(work_dir), metric)
+        values = [factor * value for value in values]
         left.plot(*loss, label=label)
-        right.plot(*value, marker='o', label=f'{label}: {value[1][-1]:.1f}' if value[1] else label)
+        right.plot(steps, values, marker='o', label=f'{label}: {values[-1]:.1f}' if values else label)
     left.set(xlabel='iteration', ylabel='training loss')
     right.set(xlabel='epoch', ylabel=metric)
     for axes in (left, right):
