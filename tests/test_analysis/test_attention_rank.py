@@ -13,7 +13,7 @@ from mmvisionllama.analysis.attention_rank import (
     numerical_rank,
     singular_values,
 )
-from mmvisionllama.backbones import VisionLLaMA, iLLaMA
+from mmvisionllama.backbones import PyramidVisionLLaMA, VisionLLaMA, iLLaMA
 
 TINY = dict(embed_dims=16, num_layers=2, num_heads=2, feedforward_channels=16)
 
@@ -74,6 +74,17 @@ def test_every_layer_of_a_model_is_recorded_and_the_output_stays_the_same():
         assert causal == isinstance(model, iLLaMA)
         model(image)
         assert len(maps) == 2  # recording ends with the context
+
+
+@torch.no_grad()
+def test_windowed_and_sub_sampled_attention_is_recorded():
+    arch = dict(embed_dims=(8, 8, 8, 8), depths=(2, 2, 2, 2), num_heads=(2, 2, 2, 2))
+    maps = []
+    with AttentionRecorder(maps.append):
+        PyramidVisionLLaMA(arch).eval()(torch.rand(1, 3, 64, 64))
+    assert [m.shape[-2:] for m in maps[:2]] == [(49, 49), (256, 4)] and len(maps) == 8
+    for weights in maps:
+        torch.testing.assert_close(weights.sum(-1), torch.ones(weights.shape[:-1]))
 
 
 @torch.no_grad()

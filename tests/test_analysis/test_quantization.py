@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from mmvisionllama.backbones import iLLaMA
+from mmvisionllama.backbones import PyramidVisionLLaMA, VisionLLaMA, iLLaMA
 
 pytest.importorskip('torchao')
 from mmvisionllama.analysis import quantization as q8  # noqa: E402
@@ -117,6 +117,15 @@ def test_only_linears_of_the_blocks_are_touched_and_parameters_stay_the_same_obj
     assert all(p.grad is not None for p in model.parameters())
     with pytest.raises(ValueError, match='nothing to quantise'):
         q8.quantise(nn.Sequential(nn.Linear(4, 4)))
+
+
+def test_every_attention_and_feed_forward_layer_of_the_other_backbones_is_found():
+    with torch.device('meta'):
+        plain = VisionLLaMA('small')
+        pyramid = PyramidVisionLLaMA('small')
+    assert len(q8.quantised_layers(plain)) == 12 * 5
+    # 18 blocks: 9 with packed qkv and proj, 9 with q, kv and proj, three feed-forward layers each
+    assert len(q8.quantised_layers(pyramid)) == 9 * 5 + 9 * 6
 
 
 def test_a_quantised_model_survives_its_file(tmp_path):
