@@ -143,3 +143,15 @@ def test_a_training_that_ends_before_the_soft_mask_is_warned_about(tmp_path):
     assert not messages
     SoftMaskHook(end=4).before_train(Runnerish())
     assert 'lasts 16 iterations but the training ends after 12' in messages[0]
+
+
+def test_configs_that_leave_it_out_say_so_in_their_names():
+    from mmengine.config import Config
+
+    configs = Path(__file__).parents[2] / 'configs'
+    files = sorted(configs.glob('*/illama/*.py')) + sorted(configs.glob('*/quickstart/illama*.py'))
+    assert len(files) > 25
+    for file in files:
+        hooks = [hook['type'] for hook in Config.fromfile(file).get('custom_hooks') or []]
+        says_so = 'no-soft-mask' in file.stem.replace('_', '-')
+        assert ('SoftMaskHook' in hooks) != says_so, file.name
