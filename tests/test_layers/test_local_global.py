@@ -278,3 +278,12 @@ def test_local_positions_are_never_scaled():
 def test_unknown_padding():
     with pytest.raises(ValueError, match="'released'"):
         window_context(RotaryEmbedding(8), (7, 7), 7, mask_padding='zeros')
+
+
+def test_documented_example_runs():
+    import doctest
+
+    from mmvisionllama.layers import local_global
+
+    result = doctest.testmod(local_global)
+    assert result.attempted >= 5 and not result.failed
