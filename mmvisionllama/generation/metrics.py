@@ -133,7 +133,8 @@ class InceptionFeatures:
     of the 1x1 branch of the seventh mixed block (17 x 17), flattened, for sFID.
 
     Any object that is called like this one (uint8 images to a dict with ``pool`` and optionally ``spatial`` and
-    ``logits``) takes its place; set ``is_inception = False`` on it if statistics of this network are not its own.
+    ``logits``) takes its place. Unless it says ``is_inception = True``, statistics that a reference file stores, which
+    are of this network's features, are not used with it.
 
     Args:
         weights: torch-fidelity's weights file, ``weights-inception-2015-12-05-6726825d.pth``.
@@ -207,7 +208,7 @@ def load_reference(path: str, extractor=None, batch_size: int = 64, device: str 
     with np.load(path) as archive:
         names = set(archive.files)
         found = {}
-        if getattr(extractor, 'is_inception', True):
+        if extractor is None or getattr(extractor, 'is_inception', False):
             for key, mu, sigma in (('pool', 'mu', 'sigma'), ('spatial', 'mu_s', 'sigma_s')):
                 if mu in names and sigma in names:
                     found[key] = dict(mu=archive[mu].astype(np.float64), sigma=archive[sigma].astype(np.float64))

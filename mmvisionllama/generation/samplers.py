@@ -14,7 +14,7 @@ from mmengine.registry import TASK_UTILS
 from torch import Tensor
 
 from ..backbones.base import checked_choice
-from .gaussian_diffusion import Denoiser, GaussianDiffusion
+from .gaussian_diffusion import Denoiser, GaussianDiffusion, ReverseStep
 from .interpolant import Field, LinearInterpolant
 
 Noise = Callable[[], Tensor]
@@ -93,7 +93,7 @@ class DDPMSampler(_DiffusionSampler):
     def __init__(self, process: GaussianDiffusion, num_steps: int = 250, clip: bool = False) -> None:
         super().__init__(process, num_steps, clip)
 
-    def step(self, reverse, step: int, noise: Noise) -> Tensor:
+    def step(self, reverse: ReverseStep, step: int, noise: Noise) -> Tensor:
         """Draws x_{t-1}; the last step adds no noise."""
         if step == 0:
             return reverse.mean
@@ -117,7 +117,7 @@ class DDIMSampler(_DiffusionSampler):
             raise ValueError(f'eta must not be negative, got {eta}')
         self.eta = eta
 
-    def step(self, reverse, step: int, noise: Noise) -> Tensor:
+    def step(self, reverse: ReverseStep, step: int, noise: Noise) -> Tensor:
         """x_{t-1} from the implied data and noise."""
         previous = self.process.alphas_previous[step].item()
         sigma = self.eta * self.process.posterior_variance[step].sqrt().item()
@@ -295,7 +295,7 @@ def _check_process(sampler, process) -> None:
         )
 
 
-#: short names for the command line: (class, options)
+#: short names, for the command line
 SAMPLERS = {
     'ddpm': dict(type='DDPMSampler'),
     'ddim': dict(type='DDIMSampler'),

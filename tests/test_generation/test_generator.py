@@ -294,8 +294,6 @@ def test_load_generator_errors(tmp_path):
 class ShadeFeatures:
     """Features of one's own: the corners."""
 
-    is_inception = False
-
     def __call__(self, images):
         return dict(pool=images[:, 0, ::3, ::3].flatten(1).float())
 

@@ -87,8 +87,6 @@ def test_precision_recall():
 class MeanColours:
     """An extractor of one's own: means of the quarters of the picture."""
 
-    is_inception = False
-
     def __call__(self, images):
         pooled = torch.nn.functional.adaptive_avg_pool2d(images.float(), 2).flatten(1)
         return dict(pool=pooled, logits=pooled[:, :4] / 64)

@@ -138,8 +138,6 @@ def test_encode_latents(tmp_path, monkeypatch, capsys):
 class Colours:
     """Features of one's own."""
 
-    is_inception = False
-
     def __call__(self, images):
         return dict(pool=images.float().mean((2, 3)))
 
