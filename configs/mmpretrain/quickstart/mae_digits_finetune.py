@@ -27,5 +27,8 @@ param_scheduler = [
     dict(type='CosineAnnealingLR', eta_min=0.0, by_epoch=False, begin=20, end=iterations),
 ]
 train_cfg = dict(_delete_=True, by_epoch=False, max_iters=iterations, val_interval=20)
-default_hooks = dict(checkpoint=dict(_delete_=True, type='CheckpointHook', by_epoch=False, interval=iterations))
+default_hooks = dict(
+    logger=dict(log_metric_by_epoch=False),  # the curve of the demo is over iterations
+    checkpoint=dict(_delete_=True, type='CheckpointHook', by_epoch=False, interval=iterations),
+)
 log_processor = dict(by_epoch=False)
