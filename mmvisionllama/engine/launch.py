@@ -119,13 +119,15 @@ def check_data(cfg: Config, splits: Tuple[str, ...] = ('train', 'val')) -> None:
                     f'the data folder {root!r} does not exist: put the data there, link it, or say where it is with '
                     f'--cfg-options {name}.data_root=FOLDER'
                 )
-            prefix = dataset.get('data_prefix') or dataset.get('split') or ''
+            # only ImageNet's split is a folder; CIFAR's, for one, is a part of its files
+            split_folder = dataset.get('split') if str(dataset['type']).split('.')[-1].startswith('ImageNet') else ''
+            prefix = dataset.get('data_prefix') or split_folder or ''
             prefixes = prefix.values() if isinstance(prefix, dict) else [prefix]
             annotations = dataset.get('ann_file')
             for part in [*prefixes, annotations]:
                 if isinstance(part, str) and '://' not in part and not os.path.exists(os.path.join(root, part)):
                     # ImageNet's split may be a folder, or a list in meta/ over images that lie side by side
-                    if part == dataset.get('split') and os.path.exists(os.path.join(root, 'meta', f'{part}.txt')):
+                    if part == split_folder and os.path.exists(os.path.join(root, 'meta', f'{part}.txt')):
                         continue
                     raise LaunchError(
                         f'{os.path.join(root, part)!r}, which {name} of the config names, does not exist: check the '

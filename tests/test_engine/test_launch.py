@@ -92,11 +92,21 @@ def test_missing_part_of_the_data(data, part, where):
 def test_imagenet_layouts(data):
     """A folder per split, or a list in meta/ over images side by side."""
     cfg = config(data)
-    cfg.val_dataloader.dataset.split = 'test'
+    cfg.val_dataloader.dataset.update(type='ImageNet', split='test')
     with pytest.raises(LaunchError, match='test'):
         launch.check_data(cfg)
     (data / 'meta').mkdir()
     (data / 'meta' / 'test.txt').touch()
+    launch.check_data(cfg)
+
+
+def test_a_split_that_is_no_folder(tmp_path, monkeypatch):
+    """CIFAR's training and test images lie in the same folder; it is fetched into an empty one."""
+    monkeypatch.chdir(tmp_path)
+    cfg = Config.fromfile(ROOT / 'configs/mmpretrain/illama/illama-tiny-p16_in1k-pre_8xb128-300e_cifar10.py')
+    with pytest.raises(LaunchError, match='data/cifar10.* does not exist'):
+        launch.check_data(cfg)
+    (tmp_path / 'data/cifar10').mkdir(parents=True)
     launch.check_data(cfg)
 
 
