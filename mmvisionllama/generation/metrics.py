@@ -7,6 +7,7 @@ Legend: N samples, D features, K classes of the extractor.
 """
 
 import os
+import zipfile
 from typing import Any, Dict, List, Optional, Sequence
 
 import numpy as np
@@ -16,7 +17,7 @@ from mmengine.evaluator import BaseMetric
 from mmengine.registry import METRICS, TASK_UTILS
 from torch import Tensor
 
-from .pictures import iterate_npz
+from .pictures import iterate_npz, npz_header
 
 Features = Dict[str, np.ndarray]
 
@@ -130,7 +131,7 @@ class InceptionFeatures:
     """Features of the TensorFlow Inception that FID is defined with, through torch-fidelity.
 
     ``pool`` are the 2048 pooled features, ``logits`` the 1008 outputs without bias, ``spatial`` the first 7 channels
-    of the 1x1 branch of the seventh mixed block (17 x 17), flattened, for sFID.
+    of the 1x1 branch of the seventh mixed block (17 x 17), flattened with the channels last as in TensorFlow, for sFID.
 
     Any object that is called like this one (uint8 images to a dict with ``pool`` and optionally ``spatial`` and
     ``logits``) takes its place. Unless it says ``is_inception = True``, statistics that a reference file stores, which
@@ -164,7 +165,8 @@ class InceptionFeatures:
         self.network.Mixed_6d.branch1x1.register_forward_hook(self._keep)
 
     def _keep(self, module, inputs, output: Tensor) -> None:
-        self._spatial = output[:, :7].flatten(1)
+        # the order of TensorFlow's layout: stored statistics (mu_s, sigma_s) have it
+        self._spatial = output[:, :7].permute(0, 2, 3, 1).flatten(1)
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Dict[str, Tensor]:
@@ -178,7 +180,16 @@ def _stack(parts: Sequence[Dict[str, Any]]) -> Features:
 
 
 def extract_npz(path: str, extractor, batch_size: int = 64, device: str = 'cpu') -> Features:
-    """Features of the images in a ``.npz`` file (``arr_0``, ``(N, height, width, 3)`` uint8), read in batches."""
+    """Features of the images in a ``.npz`` file (``arr_0``, ``(N, height, width, 3)`` uint8), read in batches.
+
+    Raises:
+        ValueError: If ``arr_0`` is of another kind or empty.
+    """
+    shape, dtype = npz_header(path)
+    if dtype != np.uint8 or len(shape) != 4 or shape[3] != 3 or not shape[0]:
+        raise ValueError(
+            f'arr_0 of {path!r} holds {dtype} of shape {shape}: expected uint8 images (N, height, width, 3)'
+        )
     parts: List[Dict[str, Any]] = []
     for batch in iterate_npz(path, batch_size):
         parts.append(extractor(torch.from_numpy(batch.copy()).permute(0, 3, 1, 2).to(device)))
@@ -201,10 +212,12 @@ def load_reference(path: str, extractor=None, batch_size: int = 64, device: str 
 
     Raises:
         FileNotFoundError: If ``path`` is no file.
-        ValueError: If it holds neither images nor statistics.
+        ValueError: If it is no ``.npz`` file, or holds neither images nor statistics.
     """
     if not os.path.isfile(path):
         raise FileNotFoundError(f'the reference {path!r} is no file: give a .npz with images or statistics')
+    if not zipfile.is_zipfile(path):
+        raise ValueError(f'the reference {path!r} is no .npz file: give one with images or statistics')
     with np.load(path) as archive:
         names = set(archive.files)
         found = {}

@@ -81,10 +81,17 @@ class SampleFile:
         self.array_path.unlink()
 
 
-def npz_shape(path: str, key: str = 'arr_0') -> Tuple[int, ...]:
-    """Shape of an array in a ``.npz`` file, without reading it."""
-    with zipfile.ZipFile(path) as archive, archive.open(f'{key}.npy') as file:
-        return _header(file)[0]
+def npz_header(path: str, key: str = 'arr_0') -> Tuple[Tuple[int, ...], np.dtype]:
+    """Shape and dtype of an array in a ``.npz`` file, without reading it.
+
+    Raises:
+        ValueError: If the file is no such archive or has no such array.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive, archive.open(f'{key}.npy') as file:
+            return _header(file)
+    except (zipfile.BadZipFile, KeyError) as error:
+        raise ValueError(f'{str(path)!r} is no .npz file with an array {key}') from error
 
 
 def iterate_npz(path: str, batch_size: int, key: str = 'arr_0') -> Iterator[np.ndarray]:

@@ -1,5 +1,7 @@
 """Metrics against torch-fidelity and against versions written out, on random features."""
 
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -15,7 +17,7 @@ from mmvisionllama.generation.metrics import (
     precision_recall,
     statistics,
 )
-from mmvisionllama.generation.pictures import SampleFile, image_grid, iterate_npz, npz_shape
+from mmvisionllama.generation.pictures import SampleFile, image_grid, iterate_npz, npz_header
 
 
 def features(count, dims, shift=0.0, seed=0):
@@ -145,13 +147,26 @@ def test_reference_statistics(tmp_path):
     assert not load_reference(str(tmp_path / 'reference.npz'), MeanColours())['statistics']['pool']['mu'].any()
 
 
-def test_reference_errors(tmp_path):
+def test_reference_errors(tmp_path, monkeypatch):
     with pytest.raises(FileNotFoundError, match='is no file'):
         load_reference(str(tmp_path / 'nothing.npz'))
+    (tmp_path / 'text.npz').write_text('no archive')
+    with pytest.raises(ValueError, match=r'text.npz. is no .npz file'):
+        load_reference(str(tmp_path / 'text.npz'))
     np.savez(tmp_path / 'wrong.npz', pictures=np.zeros(3))
     with pytest.raises(ValueError, match="it has {'pictures'}"):
         load_reference(str(tmp_path / 'wrong.npz'))
-    with pytest.raises(FileNotFoundError, match='Nothing|Inception weights'):
+    for wrong in (np.zeros((2, 4, 4, 3)), np.zeros((2, 4, 4), np.uint8), np.zeros((0, 4, 4, 3), np.uint8)):
+        np.savez(tmp_path / 'images.npz', arr_0=wrong)
+        with pytest.raises(ValueError, match=r'expected uint8 images \(N, height, width, 3\)'):
+            extract_npz(str(tmp_path / 'images.npz'), MeanColours())
+    for path in ('wrong.npz', 'text.npz'):
+        with pytest.raises(ValueError, match=f'{path}. is no .npz file with an array arr_0'):
+            extract_npz(str(tmp_path / path), MeanColours())
+    monkeypatch.setitem(sys.modules, 'torch_fidelity', None)
+    with pytest.raises(ImportError, match=r"need torch-fidelity: pip install 'mmvisionllama\[generation\]'"):
+        InceptionFeatures(str(tmp_path / 'text.npz'))
+    with pytest.raises(FileNotFoundError, match="torch-fidelity's Inception weights"):
         InceptionFeatures(str(tmp_path / 'weights.pth'))
 
 
@@ -174,7 +189,14 @@ def test_inception_features(tmp_path):
         'spatial': (1, 17 * 17 * 7),
         'logits': (1, 1008),
     }
+    maps = []
+    random.Mixed_6d.branch1x1.register_forward_hook(lambda module, args, output: maps.append(output))
     assert torch.equal(out['pool'], random(images)[0])
+    # mu_s and sigma_s of reference files are of TensorFlow's order: channels last
+    spatial = out['spatial'].view(17, 17, 7)
+    assert maps[0].shape == (1, 192, 17, 17) and maps[0][:, :7].std() > 0
+    for row, column, channel in ((0, 0, 1), (0, 5, 0), (3, 0, 6), (16, 16, 2)):
+        assert spatial[row, column, channel] == maps[0][0, channel, row, column]
 
 
 def test_sample_file(tmp_path):
@@ -193,7 +215,7 @@ def test_sample_file(tmp_path):
     assert array.dtype == np.uint8
     assert np.array_equal(array, images.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).numpy())
     assert [entry.name for entry in tmp_path.iterdir()] == ['set.npz']
-    assert npz_shape(path) == (5, 4, 6, 3)
+    assert npz_header(path) == ((5, 4, 6, 3), np.uint8)
     assert np.array_equal(np.concatenate(list(iterate_npz(path, 2))), array)
     with pytest.raises(ValueError, match='.npz file'):
         SampleFile(tmp_path / 'set.npy', (1, 2, 2, 3))

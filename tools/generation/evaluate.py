@@ -10,13 +10,13 @@ without arguments to make the extractor (see mmvisionllama/generation/metrics.py
 import argparse
 import importlib
 import json
-import zipfile
 from pathlib import Path
 
 import torch
 
 from mmvisionllama.engine import launch
 from mmvisionllama.generation.metrics import InceptionFeatures, compare, extract_npz, load_reference
+from mmvisionllama.generation.pictures import npz_header
 
 
 def parse_args() -> argparse.Namespace:
@@ -52,14 +52,15 @@ def load_extractor(name: str):
 def main() -> None:
     args = parse_args()
     device = args.device or ('cuda' if torch.cuda.is_available() else 'cpu')
+    if not Path(args.samples).is_file():
+        raise launch.LaunchError(f'{args.samples!r} is no file: write it with tools/generation/sample.py --npz')
     try:
+        npz_header(args.samples)  # a wrong file should not wait for the features of the reference
         extractor = InceptionFeatures(args.inception) if args.inception else load_extractor(args.extractor)
         reference = load_reference(args.reference, extractor, args.batch_size, device)
-        if not Path(args.samples).is_file():
-            raise launch.LaunchError(f'{args.samples!r} is no file: write it with tools/generation/sample.py --npz')
         samples = extract_npz(args.samples, extractor, args.batch_size, device)
         results = compare(samples, reference, args.neighbour, args.split_size)
-    except (ValueError, FileNotFoundError, ImportError, KeyError, zipfile.BadZipFile) as error:
+    except (ValueError, FileNotFoundError, ImportError) as error:
         raise launch.LaunchError(str(error)) from error
     for name, value in results.items():
         print(f'{name:<10} {value:.4f}')
