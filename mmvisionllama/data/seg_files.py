@@ -82,6 +82,24 @@ class CheckSegFiles:
         return f'{type(self).__name__}(num_classes={self.num_classes}, reduce_zero_label={self.reduce_zero_label})'
 
 
+def check_pictures(folder: str, suffix: str = '.jpg') -> None:
+    """Raises a DataError unless a picture of the data set's ``img_suffix`` lies in the folder or below it.
+
+    mmsegmentation takes the pictures that end with it and passes over all others without a word.
+    """
+    files = (path for path in Path(folder).rglob('*') if path.is_file())
+    others = set()
+    for path in files:
+        if path.name.endswith(suffix):
+            return
+        others.add(path.suffix)
+    found = f'its files end with {", ".join(sorted(others)[:8])}' if others else 'it is empty'
+    raise DataError(
+        f'{folder!r} has no picture that ends with {suffix!r}, {found}: check the folder, or say the suffix with '
+        f"img_suffix='...' in the data set"
+    )
+
+
 def upright(image):
     """The image as decoders turn it by its EXIF orientation."""
     from PIL import ImageOps

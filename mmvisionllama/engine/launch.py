@@ -17,7 +17,7 @@ from mmengine.runner import Runner, find_latest_checkpoint
 
 from ..checkpoints.reading import CheckpointError, read_checkpoint
 from ..data.coco_files import check_categories
-from ..data.seg_files import DataError
+from ..data.seg_files import DataError, check_pictures
 
 #: scope of a config -> what to install for it
 LIBRARIES = {
@@ -47,6 +47,11 @@ def run_cli(main: Callable[[], Any]) -> None:
         if error.name is None or error.name.startswith('mmvisionllama'):
             raise
         message = missing_library(error.name)
+    except ValueError as error:
+        if 'need at least one array to concatenate' not in str(error):
+            raise
+        # mmengine packs the samples of a data set into one array
+        message = 'a data set of the config has no samples: check its ann_file, data_prefix and filter_cfg'
     else:
         return
     if os.environ.get('RANK', os.environ.get('SLURM_PROCID', '0')) == '0':
@@ -107,7 +112,8 @@ def check_data(cfg: Config, splits: Tuple[str, ...] = ('train', 'val')) -> None:
         splits: The splits that will be read.
 
     Raises:
-        DataError: For a COCO file whose categories are not the data set's classes.
+        DataError: For a COCO file whose categories are not the data set's classes, and for a folder without a picture
+            for a segmentation.
     """
     for split in splits:
         for name, dataset in iter_datasets(cfg.get(f'{split}_dataloader'), f'{split}_dataloader'):
@@ -133,8 +139,12 @@ def check_data(cfg: Config, splits: Tuple[str, ...] = ('train', 'val')) -> None:
                         f'{os.path.join(root, part)!r}, which {name} of the config names, does not exist: check the '
                         f'layout of the data folder {root!r}'
                     )
-            if str(dataset['type']).split('.')[-1] == 'CocoDataset' and annotations:
+            kind = str(dataset['type']).split('.')[-1]
+            if kind == 'CocoDataset' and annotations:
                 check_categories(os.path.join(root, annotations), coco_classes(dataset))
+            if kind in ('ADE20KDataset', 'BaseSegDataset') and not annotations:  # others have suffixes of their own
+                folder = os.path.join(root, (dataset.get('data_prefix') or {}).get('img_path') or '')
+                check_pictures(folder, dataset.get('img_suffix', '.jpg'))
         evaluators = cfg.get(f'{split}_evaluator') or []
         for evaluator in [evaluators] if isinstance(evaluators, dict) else evaluators:
             annotations = evaluator.get('ann_file')

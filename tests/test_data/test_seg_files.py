@@ -1,13 +1,16 @@
 """Damaged and unfitting files of a segmentation data set: one error that names the file."""
 
+import contextlib
 import runpy
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from mmengine.config import ConfigDict
 
-from mmvisionllama.data.seg_files import CheckSegFiles, DataError
+from mmvisionllama.data.seg_files import CheckSegFiles, DataError, check_pictures
+from mmvisionllama.engine import launch
 
 Image = pytest.importorskip('PIL.Image')
 ROOT = Path(__file__).parents[2]
@@ -111,6 +114,31 @@ def test_each_file_once(pair, monkeypatch):
     assert transform(pair) is pair
     with pytest.raises(DataError):
         check()(pair)
+
+
+def test_folder_without_pictures(tmp_path):
+    """mmsegmentation would make an empty data set of pictures with another suffix."""
+    with pytest.raises(DataError, match="has no picture that ends with '.jpg', it is empty") as error:
+        check_pictures(str(tmp_path))
+    assert str(tmp_path) in str(error.value)
+    (tmp_path / 'scene').mkdir()
+    (tmp_path / 'scene' / 'a.png').touch()
+    with pytest.raises(DataError, match=r'its files end with \.png: .*img_suffix='):
+        check_pictures(str(tmp_path))
+    check_pictures(str(tmp_path), '.png')
+
+
+@pytest.mark.parametrize('kind, checked', [('BaseSegDataset', True), ('CityscapesDataset', False)])
+def test_before_a_training(tmp_path, kind, checked):
+    """The suffix is known of some data sets alone, and an image list is the user's word."""
+    (tmp_path / 'images').mkdir()
+    (tmp_path / 'images' / 'a.png').touch()
+    dataset = dict(type=kind, data_root=str(tmp_path), data_prefix=dict(img_path='images'))
+    cfg = ConfigDict(train_dataloader=dict(dataset=dataset))
+    with pytest.raises(DataError, match='images') if checked else contextlib.nullcontext():
+        launch.check_data(cfg)
+    cfg.train_dataloader.dataset.img_suffix = '.png'
+    launch.check_data(cfg)
 
 
 @pytest.mark.parametrize('workers', [0, 1])

@@ -129,6 +129,18 @@ def test_library_missing_later(capsys):
     assert 'no_such_library is not installed' in capsys.readouterr().err
 
 
+@pytest.mark.parametrize('message, told', [('need at least one array to concatenate', True), ('another', False)])
+def test_data_set_without_samples(capsys, message, told):
+    """What mmengine's data sets raise when a filter leaves nothing; other errors keep their traceback."""
+
+    def main():
+        raise ValueError(message)
+
+    with pytest.raises(SystemExit if told else ValueError):
+        launch.run_cli(main)
+    assert ('error: a data set of the config has no samples' in capsys.readouterr().err) == told
+
+
 def test_checkpoints(data, tmp_path):
     """Missing, truncated, more than weights, good."""
     cfg = config(data)
