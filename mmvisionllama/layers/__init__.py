@@ -1,10 +1,11 @@
 """Layers in plain PyTorch: rotary embedding, attention, feed-forward, norms and the block."""
 
 from .attention import RotaryAttention, attend, attention_weights
-from .block import DropPath, LayerScale, TransformerBlock
+from .block import DropPath, TransformerBlock
 from .causal import CausalAttention, CausalContext, soft_mask_matrix
 from .embed import PEG, PatchEmbed, resize_pos_embed
 from .feedforward import GELUFFN, SwiGLU, build_ffn, swiglu_hidden
+from .layer_scale import LayerScale, scaled_linear
 from .local_global import GlobalSubsampledAttention, GSAPositionCalibration, SubsampledContext
 from .norm import build_norm
 from .rotary import (
@@ -47,6 +48,7 @@ __all__ = [
     'merge_windows',
     'partition_windows',
     'resize_pos_embed',
+    'scaled_linear',
     'sequence_positions',
     'soft_mask_matrix',
     'swiglu_hidden',

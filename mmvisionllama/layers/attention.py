@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .layer_scale import scaled_linear
 from .rotary import RotaryTable, rotate_qkv
 
 BACKENDS = ('auto', 'sdpa', 'eager')
@@ -122,9 +123,14 @@ class RotaryAttention(nn.Module):
         mask: Optional[Tensor] = None,
         is_causal: bool = False,
         factor: Optional[Tensor] = None,
+        scale: Optional[Tensor] = None,
     ) -> Tensor:
-        """``(B, N, C)`` to ``(B, N, C)``; ``rope`` is the table of the N tokens, the rest as in :func:`attend`."""
+        """``(B, N, C)`` to ``(B, N, C)``.
+
+        ``rope`` is the table of the N tokens, ``scale`` a factor ``(C,)`` for the output, the rest as in
+        :func:`attend`.
+        """
         q, k, v = (t.transpose(1, 2) for t in self.project(x, rope))  # [B, h, N, d]
         dropout = self.attn_drop if self.training else 0.0
         x = attend(q, k, v, mask=mask, is_causal=is_causal, factor=factor, dropout=dropout, backend=self.backend)
-        return self.proj_drop(self.proj(x.transpose(1, 2).flatten(2)))
+        return self.proj_drop(scaled_linear(self.proj, x.transpose(1, 2).flatten(2), scale))

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from .layer_scale import LayerScale
+
 
 class DropPath(nn.Module):
     """Stochastic depth: zeroes whole samples of a residual branch and rescales the others.
@@ -33,23 +35,6 @@ class DropPath(nn.Module):
         return f'drop_prob={self.drop_prob:g}'
 
 
-class LayerScale(nn.Module):
-    """Learnable factor per channel of a residual branch.
-
-    Args:
-        embed_dims: Channels C.
-        init_value: Initial value of every factor.
-    """
-
-    def __init__(self, embed_dims: int, init_value: float = 1e-4) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.full((embed_dims,), float(init_value)))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """``(..., C)`` to the same shape."""
-        return x * self.weight
-
-
 def add_residual(x: Tensor, branch: Tensor, scale: Optional[LayerScale], drop_path: DropPath) -> Tensor:
     """``x + drop_path(scale(branch))``, fused into one pass where nothing is dropped."""
     if drop_path.drop_prob and drop_path.training:
@@ -66,8 +51,9 @@ class TransformerBlock(nn.Module):
     and sub-sampled attention the grid) comes in ``rope``, made once per forward pass for all blocks of a kind.
 
     Args:
-        attn: Module called as ``attn(x, rope)``.
-        ffn: Module called as ``ffn(x)``.
+        attn: Module called as ``attn(x, rope)``; with LayerScale it also takes ``scale=``, a factor ``(C,)`` for its
+            output (see :func:`scaled_linear`).
+        ffn: Module called as ``ffn(x)``, with ``scale=`` likewise.
         ln1: Norm before the attention.
         ln2: Norm before the feed-forward layer.
         embed_dims: Channels C.
@@ -105,5 +91,8 @@ class TransformerBlock(nn.Module):
         return self._forward(x, rope)
 
     def _forward(self, x: Tensor, rope: Any) -> Tensor:
+        if self.ls1 is not None and torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            x = x + self.drop_path(self.attn(self.ln1(x), rope, scale=self.ls1.weight))
+            return x + self.drop_path(self.ffn(self.ln2(x), scale=self.ls2.weight))
         x = add_residual(x, self.attn(self.ln1(x), rope), self.ls1, self.drop_path)
         return add_residual(x, self.ffn(self.ln2(x)), self.ls2, self.drop_path)

@@ -38,6 +38,8 @@ def soft_mask_matrix(num_tokens: int, alpha: Tensor) -> Tensor:
 class CausalAttention(RotaryAttention):
     """:class:`RotaryAttention` whose mask comes with the rotary table in a :class:`CausalContext`."""
 
-    def forward(self, x: Tensor, context: CausalContext) -> Tensor:
-        """Tokens ``(B, N, C)`` to the same shape."""
-        return super().forward(x, context.rope, mask=context.mask, is_causal=context.is_causal, factor=context.factor)
+    def forward(self, x: Tensor, context: CausalContext, *, scale: Optional[Tensor] = None) -> Tensor:
+        """Tokens ``(B, N, C)`` to the same shape, times ``scale`` ``(C,)``."""
+        return super().forward(
+            x, context.rope, mask=context.mask, is_causal=context.is_causal, factor=context.factor, scale=scale
+        )

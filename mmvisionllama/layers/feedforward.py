@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .layer_scale import scaled_linear
+
 
 def swiglu_hidden(embed_dims: int, multiple: int = 256) -> int:
     """Hidden size of LLaMA's SwiGLU: ``int(8 C / 3)`` rounded up to a multiple of 256."""
@@ -58,11 +60,11 @@ class SwiGLU(nn.Module):
         self.down = nn.Linear(hidden_dims, embed_dims, bias=bias)
         self.drop = nn.Dropout(drop) if drop > 0 else nn.Identity()
 
-    def forward(self, x: Tensor) -> Tensor:
-        """``(..., C)`` to ``(..., C)``."""
+    def forward(self, x: Tensor, *, scale: Optional[Tensor] = None) -> Tensor:
+        """``(..., C)`` to ``(..., C)``, times ``scale`` ``(C,)``."""
         gate, up = self.gate(x), self.up(x)  # [..., hidden] each
         hidden = silu_mul(gate, up) if torch.is_grad_enabled() else F.silu(gate, inplace=True).mul_(up)
-        return self.drop(self.down(hidden))
+        return self.drop(scaled_linear(self.down, hidden, scale))
 
 
 class GELUFFN(nn.Module):
@@ -91,9 +93,9 @@ class GELUFFN(nn.Module):
         self.down = nn.Linear(hidden_dims, embed_dims, bias=bias)
         self.drop = nn.Dropout(drop) if drop > 0 else nn.Identity()
 
-    def forward(self, x: Tensor) -> Tensor:
-        """``(..., C)`` to ``(..., C)``."""
-        return self.drop(self.down(F.gelu(self.up(x), approximate=self.approximate)))
+    def forward(self, x: Tensor, *, scale: Optional[Tensor] = None) -> Tensor:
+        """``(..., C)`` to ``(..., C)``, times ``scale`` ``(C,)``."""
+        return self.drop(scaled_linear(self.down, F.gelu(self.up(x), approximate=self.approximate), scale))
 
 
 FFNS = {'swiglu': SwiGLU, 'gelu': GELUFFN}

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from .attention import attend, check_backend
 from .embed import PatchProjection
+from .layer_scale import scaled_linear
 from .norm import build_norm
 from .rotary import RotaryEmbedding, RotaryTable, apply_rotary, at_least_fp32
 
@@ -237,12 +238,12 @@ class GlobalSubsampledAttention(nn.Module):
             maps = F.pad(maps, (0, pad_w, 0, pad_h))
         return self.norm(self.sr(maps))  # [B, M, C]
 
-    def forward(self, x: Tensor, context: SubsampledContext) -> Tensor:
-        """Row-major tokens of the context's grid, ``(B, N, C)``, to the same shape."""
+    def forward(self, x: Tensor, context: SubsampledContext, *, scale: Optional[Tensor] = None) -> Tensor:
+        """Row-major tokens of the context's grid, ``(B, N, C)``, to the same shape, times ``scale`` ``(C,)``."""
         q = apply_rotary(self.q(x).unflatten(-1, (self.num_heads, -1)), context.query)  # [B, N, h, d]
         kv = self.kv(self.subsample(x, context.grid))
         k, v = kv.unflatten(-1, (2, self.num_heads, -1)).unbind(2)  # [B, M, h, d] each
         q, k, v = (t.transpose(1, 2) for t in (q, apply_rotary(k, context.key), v))
         dropout = self.attn_drop if self.training else 0.0
         x = attend(q, k, v, dropout=dropout, backend=self.backend)  # [B, h, N, d]
-        return self.proj_drop(self.proj(x.transpose(1, 2).flatten(2)))
+        return self.proj_drop(scaled_linear(self.proj, x.transpose(1, 2).flatten(2), scale))

@@ -100,12 +100,12 @@ class WindowAttention(RotaryAttention):
         super().__init__(embed_dims, num_heads, **kwargs)
         self.window_size = window_size
 
-    def forward(self, x: Tensor, context: WindowContext) -> Tensor:
-        """Row-major tokens of the context's grid, ``(B, H * W, C)``, to the same shape."""
+    def forward(self, x: Tensor, context: WindowContext, *, scale: Optional[Tensor] = None) -> Tensor:
+        """Row-major tokens of the context's grid, ``(B, H * W, C)``, to the same shape, times ``scale`` ``(C,)``."""
         b, tokens, c = x.shape
         windows = partition_windows(x.view(b, *context.grid, c), self.window_size)  # [B * n, w * w, C]
         mask = context.mask
         if mask is not None:
             mask = mask.repeat(b, 1, 1, 1)  # [B * n, 1, 1, w * w]
-        windows = super().forward(windows, context.rope, mask=mask)
+        windows = super().forward(windows, context.rope, mask=mask, scale=scale)
         return merge_windows(windows, context.grid, self.window_size).reshape(b, tokens, c)

@@ -5,7 +5,14 @@ import copy
 import pytest
 import torch
 
-from mmvisionllama.layers import RotaryEmbedding, apply_rotary, axis_scales, gather_table, grid_positions
+from mmvisionllama.layers import (
+    RotaryEmbedding,
+    RotaryTable,
+    apply_rotary,
+    axis_scales,
+    gather_table,
+    grid_positions,
+)
 from mmvisionllama.layers.rotary import rotate_qkv
 
 GRIDS = [(14, 14), (20, 20), (9, 23)]
@@ -68,10 +75,44 @@ class TestFormula:
         q, k, v = rotate_qkv(qkv, table_of(rotary, grid, ANCHOR, torch.float64))
         torch.testing.assert_close(torch.stack((q, k), dim=2), expected, atol=1e-12, rtol=0)
         assert torch.equal(v, qkv[:, :, 2])
-        # a table of another dtype takes the path that compilers see
-        plain = apply_rotary(qkv[:, :, 0], table_of(rotary, grid, ANCHOR))
-        assert plain.dtype == torch.float64
-        torch.testing.assert_close(plain, expected[:, :, 0], atol=1e-5, rtol=0)
+        # a learned table takes the path that compilers see
+        learned = RotaryTable(*(t.requires_grad_() for t in table_of(rotary, grid, ANCHOR, torch.float64)))
+        plain = apply_rotary(qkv[:, :, 0], learned)
+        torch.testing.assert_close(plain, expected[:, :, 0], atol=1e-12, rtol=0)
+        # the wider of two dtypes is used
+        mixed = apply_rotary(qkv[:, :, 0], table_of(rotary, grid, ANCHOR))
+        assert mixed.dtype == torch.float64
+        torch.testing.assert_close(mixed, expected[:, :, 0], atol=1e-5, rtol=0)
+
+    @pytest.mark.parametrize('batch', [1, 3])
+    @pytest.mark.parametrize('head_dim, ratio', [(8, 1.0), (12, 2 / 3), (9, 8 / 9)])
+    @pytest.mark.parametrize('dtype', [torch.float64, torch.float32, torch.bfloat16])
+    def test_any_memory_layout(self, batch, head_dim, ratio, dtype):
+        """Views with odd offsets and strides, transposed tensors, odd head dims: values and gradients."""
+        grid, rotary = (3, 5), RotaryEmbedding(head_dim, ratio=ratio)
+        rotated, tokens = rotary.rotary_dim, grid[0] * grid[1]
+        table = table_of(rotary, grid, ANCHOR, dtype)
+        x = torch.randn(batch, tokens, 2, head_dim, dtype=dtype)
+        expected = x.to(torch.float64, copy=True)
+        expected[..., :rotated] = rotated_by_paper(x[..., :rotated].contiguous(), grid, ANCHOR)
+        wide = torch.empty(batch, tokens, 2, head_dim + 1, dtype=dtype)
+        odd_offset = torch.empty(x.numel() + 1, dtype=dtype)[1:].view_as(x)
+        layouts = (
+            x.clone(),
+            wide[..., 1:],
+            odd_offset,
+            torch.empty_like(x.transpose(1, 2)).transpose(1, 2),
+            x.mT.contiguous().mT,
+        )
+        rounding = dict(atol=1e-12, rtol=0) if dtype == torch.float64 else dict(atol=1e-5, rtol=torch.finfo(dtype).eps)
+        for given in layouts:
+            given = given.copy_(x).detach().requires_grad_()
+            out = apply_rotary(given, table)
+            assert out.dtype == dtype
+            torch.testing.assert_close(out.double(), expected, **rounding)
+            # a rotation: the gradient of |out|^2 / 2 is the input
+            (grad,) = torch.autograd.grad(out.double().square().sum() / 2, given)
+            torch.testing.assert_close(grad, x, atol=8 * torch.finfo(dtype).eps, rtol=0)
 
     def test_released_scaling_uses_the_height_for_both_axes(self):
         grid = (4, 6)
