@@ -42,8 +42,10 @@ def reliability(scores: Tensor, labels: Tensor, bins: int = 15) -> Reliability:
         bins: Number of bins.
 
     Raises:
-        ValueError: If the scores are no probabilities, or there are none.
+        ValueError: If the scores are no probabilities, or there are none, and without bins.
     """
+    if bins < 1:
+        raise ValueError(f'calibration needs at least one bin, got {bins}')
     if scores.ndim != 2 or not len(scores) or len(scores) != len(labels):
         raise ValueError(f'expected scores (N, K) and labels (N,), got {tuple(scores.shape)} and {tuple(labels.shape)}')
     scores = scores.double()

@@ -1,11 +1,12 @@
 """Runs a classifier over the test set of its config."""
 
-from typing import Any, Iterable, List, NamedTuple, Tuple
+from typing import Any, Iterable, List, NamedTuple, Optional, Tuple
 
 import torch
 from mmengine.config import Config
 from torch import Tensor, nn
 
+from ..checkpoints import CheckpointError, find_state_dict, read_checkpoint
 from ..engine import launch
 
 
@@ -28,28 +29,52 @@ class Predictions(NamedTuple):
         return 100 * (self.scores.argmax(dim=1) == self.labels).double().mean().item()
 
 
+def load_config(path: str, cfg_options: Optional[dict] = None) -> Config:
+    """Reads the config of a classifier and sets its ``work_dir``.
+
+    Args:
+        path: Config file.
+        cfg_options: Settings to override.
+
+    Raises:
+        LaunchError: If there is no such config, or it is not one of a classifier with a test set.
+    """
+    cfg = launch.load_config(path, cfg_options)
+    model = (cfg.get('model') or {}).get('type')
+    if cfg.get('default_scope') != 'mmpretrain' or model != 'ImageClassifier':
+        raise launch.LaunchError(
+            f'{path!r} builds a {model} (default_scope {cfg.get("default_scope")}), and this analysis takes '
+            f'classification configs: default_scope mmpretrain, model ImageClassifier'
+        )
+    if not cfg.get('test_dataloader'):
+        raise launch.LaunchError(f'{path!r} has no test_dataloader: there are no images to analyse')
+    cfg.work_dir = launch.default_work_dir(cfg, path, None)
+    return cfg
+
+
 def open_classifier(cfg: Config, checkpoint: str) -> Tuple[nn.Module, Iterable]:
     """Model and test data of a classification config.
 
     Args:
-        cfg: Config with ``work_dir`` set.
+        cfg: Config from :func:`load_config`.
         checkpoint: Weights.
 
     Returns:
         tuple: The model in evaluation mode on its device, and the data loader.
 
     Raises:
-        LaunchError: If the config is no classification config or its data is missing.
-        CheckpointError: If the checkpoint cannot be read.
+        LaunchError: If the data is missing.
+        CheckpointError: If the checkpoint cannot be read or does not fit the config.
     """
-    if cfg.get('default_scope') != 'mmpretrain':
-        raise launch.LaunchError(
-            f'this analysis takes classification configs (default_scope mmpretrain), and this one is for '
-            f'{cfg.get("default_scope")}'
-        )
     cfg.log_level = 'WARNING'
     runner = launch.build_runner(launch.prepare_test(cfg, checkpoint))
-    runner.load_or_resume()
+    try:
+        runner.model.load_state_dict(find_state_dict(read_checkpoint(checkpoint)))
+    except CheckpointError:
+        raise
+    except RuntimeError as error:  # the Runner would only warn, and the analysis be one of random weights
+        reason = ' '.join(str(error).split())[:500]
+        raise CheckpointError(f'{checkpoint!r} does not fit the config: {reason}') from error
     return runner.model.eval(), runner.build_dataloader(cfg.test_dataloader)
 
 

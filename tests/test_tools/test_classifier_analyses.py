@@ -9,17 +9,35 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from mmengine.config import Config
 
 pytest.importorskip('mmpretrain')
+from mmvisionllama.checkpoints import CheckpointError  # noqa: E402
 from mmvisionllama.engine import launch  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
 TOOLS = ROOT / 'tools' / 'analysis_tools'
 
 
+#: quickstart config -> the tiny arch; the kinds of classifiers that there are
+KINDS = {
+    'illama_digits': dict(embed_dims=16, num_layers=2, num_heads=2, feedforward_channels=16),
+    'vision_llama_digits': dict(embed_dims=16, num_layers=2, num_heads=2, feedforward_channels=16),
+    'mae_digits_scratch': dict(embed_dims=16, num_layers=2, num_heads=2, feedforward_channels=16),
+    'pyramid_vision_llama_digits': dict(
+        embed_dims=(8, 8, 16),
+        depths=(2, 1, 1),
+        num_heads=(2, 2, 2),
+        patch_sizes=(2, 2, 2),
+        window_sizes=(4, 4, 4),
+        sr_ratios=(4, 2, 1),
+    ),
+}
+
+
 @pytest.fixture
-def classifier(tmp_path, monkeypatch):
-    """Config and checkpoint of a model for four classes, run in a folder of its own."""
+def make(tmp_path, monkeypatch):
+    """Writes config and checkpoint of a model for four classes, run in a folder of its own."""
     from mmengine.registry import init_default_scope
     from mmpretrain.registry import MODELS
     from PIL import Image
@@ -31,29 +49,38 @@ def classifier(tmp_path, monkeypatch):
             folder.mkdir(parents=True)
             for i in range(count):
                 Image.fromarray(generator.integers(0, 255, (8, 8), dtype=np.uint8)).save(folder / f'{i}.png')
-    config = tmp_path / 'tiny.py'
-    base = ROOT / 'configs' / 'mmpretrain' / 'quickstart' / 'illama_digits.py'
-    config.write_text(
-        f'_base_ = [{str(base)!r}]\n'
-        'model = dict(\n'
-        '    backbone=dict(arch=dict(embed_dims=16, num_layers=2, num_heads=2, feedforward_channels=16)),\n'
-        '    head=dict(num_classes=4, in_channels=16),\n'
-        ')\n'
-        'data_preprocessor = dict(num_classes=4)\n'
-        'train_cfg = dict(max_epochs=1)\n'
-        'param_scheduler = []\n'
-        + ''.join(
-            f'{split}_dataloader = dict(batch_size=8, num_workers=0, persistent_workers=False, '
-            f'dataset=dict(data_root={str(tmp_path / "images")!r}))\n'
-            for split in ('train', 'val', 'test')
-        )
-    )
-    cfg = launch.load_config(str(config))
-    init_default_scope('mmpretrain')
-    checkpoint = tmp_path / 'tiny.pth'
-    torch.save({'state_dict': MODELS.build(cfg.model).state_dict()}, checkpoint)
     monkeypatch.chdir(tmp_path)
-    return str(config), str(checkpoint)
+
+    def write(kind):
+        config = tmp_path / 'tiny.py'
+        base = ROOT / 'configs' / 'mmpretrain' / 'quickstart' / f'{kind}.py'
+        by_epoch = Config.fromfile(base).train_cfg.by_epoch
+        config.write_text(
+            f'_base_ = [{str(base)!r}]\n'
+            f'model = dict(backbone=dict(arch=dict(_delete_=True, **{KINDS[kind]!r})))\n'
+            'model["head"] = dict(num_classes=4, in_channels=16)\n'
+            'data_preprocessor = dict(num_classes=4)\n'
+            f'train_cfg = dict({"max_epochs=1" if by_epoch else "max_iters=1"})\n'
+            'param_scheduler = []\n'
+            + ''.join(
+                f'{split}_dataloader = dict(batch_size=8, num_workers=0, persistent_workers=False, '
+                f'dataset=dict(data_root={str(tmp_path / "images")!r}))\n'
+                for split in ('train', 'val', 'test')
+            )
+        )
+        cfg = launch.load_config(str(config))
+        init_default_scope('mmpretrain')
+        checkpoint = tmp_path / 'tiny.pth'
+        torch.save({'state_dict': MODELS.build(cfg.model).state_dict()}, checkpoint)
+        return str(config), str(checkpoint)
+
+    return write
+
+
+@pytest.fixture
+def classifier(make):
+    """Config and checkpoint of an iLLaMA."""
+    return make('illama_digits')
 
 
 def run(monkeypatch, tool, *args):
@@ -126,6 +153,104 @@ def test_quantize(classifier, tmp_path, monkeypatch, mode):
     assert predictions.predict(model, dataloader).accuracy == pytest.approx(float(int8['top1']), abs=1e-3)
 
 
-def test_what_is_no_classification_config_is_refused(classifier, tmp_path, monkeypatch):
-    with pytest.raises(launch.LaunchError, match='classification'):
-        run(monkeypatch, 'calibration.py', *classifier, '--cfg-options', 'default_scope=mmengine')
+@pytest.mark.parametrize('kind', [kind for kind in KINDS if kind != 'illama_digits'])
+def test_every_kind_of_classifier(make, kind, monkeypatch, tmp_path):
+    """Class token and mean of the patches, plain and pyramid, by epoch and by iteration."""
+    files = make(kind)
+    run(monkeypatch, 'calibration.py', *files, '--out', tmp_path / 'bins.csv')
+    assert sum(float(row['count']) for row in read(tmp_path / 'bins.csv')) == 16
+    run(monkeypatch, 'attention_rank.py', *files, '--out', tmp_path / 'rank.csv')
+    assert len(read(tmp_path / 'rank.csv')) == (4 if kind.startswith('pyramid') else 2)
+    pytest.importorskip('torchao')
+    for options in ([], ['--training-aware']):
+        run(monkeypatch, 'quantize.py', *files, '--out', tmp_path / 'int8.pth', *options)
+        assert len(read(tmp_path / 'int8.csv')) == 2
+
+
+def test_ranks_are_those_of_images_of_all_classes(classifier, tmp_path, monkeypatch):
+    """The first images of a folder would be of one class."""
+    from mmpretrain.models import ImageClassifier
+
+    labels = []
+
+    def test_step(self, data):
+        labels.extend(int(sample.gt_label) for sample in data['data_samples'])
+
+    monkeypatch.setattr(ImageClassifier, 'test_step', test_step)
+    for _ in range(2):
+        with pytest.raises(launch.LaunchError, match='no attention'):
+            run(monkeypatch, 'attention_rank.py', *classifier, '--images', 8)
+    assert len(labels) == 16 and len(set(labels)) > 2
+    assert labels[:8] == labels[8:], 'the same images every time'
+
+
+def test_shape_texture_of_a_model_of_images_in_memory(monkeypatch, tmp_path):
+    """CIFAR's images are RGB, files are read as BGR."""
+    tool = runpy.run_path(str(TOOLS / 'shape_texture.py'), run_name='tool')
+    cfg = Config.fromfile(ROOT / 'configs/mmpretrain/illama/illama-tiny-p16_in1k-pre_8xb128-300e_cifar10.py')
+    assert not cfg.data_preprocessor.to_rgb
+    tool['use_stimuli'](cfg, str(tmp_path))
+    assert cfg.data_preprocessor.to_rgb and cfg.test_dataloader.dataset.pipeline[0].type == 'LoadImageFromFile'
+
+
+def test_training_aware_quantisation_leaves_the_work_directory_alone(classifier, tmp_path, monkeypatch):
+    """It may hold the very checkpoint that is quantised."""
+    pytest.importorskip('torchao')
+    folder = tmp_path / 'work_dirs' / 'tiny'
+    folder.mkdir(parents=True)
+    checkpoint = folder / 'epoch_1.pth'
+    checkpoint.write_bytes(Path(classifier[1]).read_bytes())
+    run(monkeypatch, 'quantize.py', classifier[0], checkpoint, '--training-aware')
+    assert checkpoint.read_bytes() == Path(classifier[1]).read_bytes()
+    assert not (folder / 'last_checkpoint').exists() and (folder / 'training_aware' / 'epoch_1.pth').exists()
+
+
+def arguments(tool, *files):
+    return (tool, *files, 'stimuli') if tool == 'shape_texture.py' else (tool, *files)
+
+
+@pytest.mark.parametrize('tool', ['calibration.py', 'attention_rank.py', 'shape_texture.py', 'quantize.py'])
+def test_what_does_not_fit_is_refused(classifier, tmp_path, monkeypatch, tool):
+    (tmp_path / 'stimuli').mkdir()
+    config, checkpoint = classifier
+    for name in ('mmpretrain/quickstart/mae_digits.py', 'generation/quickstart/dit_llama_digits.py'):
+        with pytest.raises(launch.LaunchError, match='takes classification configs'):
+            run(monkeypatch, *arguments(tool, ROOT / 'configs' / name, checkpoint))
+    with pytest.raises(launch.LaunchError, match='no test_dataloader'):
+        run(monkeypatch, *arguments(tool, config, checkpoint), '--cfg-options', 'test_dataloader=None')
+    with pytest.raises(CheckpointError, match='none.pth.*does not exist'):
+        run(monkeypatch, *arguments(tool, config, 'none.pth'))
+    # the Runner would only warn about these and go on with random weights
+    state = torch.load(checkpoint)['state_dict']
+    torch.save({'state_dict': {f'x.{key}': value for key, value in state.items()}}, 'other.pth')
+    with pytest.raises(CheckpointError, match='does not fit the config.*backbone.cls_token'):
+        run(monkeypatch, *arguments(tool, config, 'other.pth'))
+
+
+def test_bad_options_are_refused(classifier, tmp_path, monkeypatch):
+    (tmp_path / 'stimuli').mkdir()
+    wrong = tmp_path / 'wrong.json'
+    wrong.write_text('{"star": 3}')
+    broken = tmp_path / 'broken.json'
+    broken.write_text('{')
+    for match, tool, *args in (
+        ('--bins must be at least 1', 'calibration.py', '--bins', 0),
+        ('--images must be at least 1', 'attention_rank.py', '--images', 0),
+        ("stimuli 'nowhere' does not exist", 'shape_texture.py', 'nowhere'),
+        ('expected {"category"', 'shape_texture.py', 'stimuli', '--categories', wrong),
+        ('broken.json.* cannot be read', 'shape_texture.py', 'stimuli', '--categories', broken),
+        ('none.json.* cannot be read', 'shape_texture.py', 'stimuli', '--categories', 'none.json'),
+    ):
+        with pytest.raises(launch.LaunchError, match=match):
+            run(monkeypatch, tool, *classifier, *args)
+
+
+def test_images_without_conflicting_cues_are_refused(classifier, tmp_path, monkeypatch):
+    from PIL import Image
+
+    (tmp_path / 'stimuli' / 'star').mkdir(parents=True)
+    Image.new('L', (8, 8), 100).save(tmp_path / 'stimuli' / 'star' / 'star1-star2.png')
+    categories = tmp_path / 'categories.json'
+    categories.write_text(json.dumps(dict(star=[0, 1])))
+    with pytest.raises(launch.LaunchError, match='conflicting cues'):
+        run(monkeypatch, 'shape_texture.py', *classifier, 'stimuli', '--categories', categories)

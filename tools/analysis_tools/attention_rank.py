@@ -21,7 +21,7 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description='Rank of attention maps')
     parser.add_argument('config', help='config file of a classifier')
     parser.add_argument('checkpoint', help='checkpoint trained with it')
-    parser.add_argument('--images', type=int, default=32, help='images of the test set (default: 32)')
+    parser.add_argument('--images', type=int, default=32, help='images, drawn from the test set (default: 32)')
     parser.add_argument(
         '--rtol',
         type=float,
@@ -38,8 +38,9 @@ def main() -> None:
     args = parse_args()
     if args.images < 1:
         raise launch.LaunchError('--images must be at least 1')
-    cfg = launch.load_config(args.config, args.cfg_options)
-    cfg.work_dir = launch.default_work_dir(cfg, args.config, None)
+    cfg = predictions.load_config(args.config, args.cfg_options)
+    # folders are read class by class: draw the images from all of them, the same ones every time
+    cfg.test_dataloader.sampler = dict(type='DefaultSampler', shuffle=True, seed=0)
     cfg.test_dataloader.batch_size = min(args.images, cfg.test_dataloader.get('batch_size', 1))
     model, dataloader = predictions.open_classifier(cfg, args.checkpoint)
     meter, seen = attention_rank.RankMeter(args.rtol), 0

@@ -28,10 +28,14 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    cfg = launch.load_config(args.config, args.cfg_options)
-    cfg.work_dir = launch.default_work_dir(cfg, args.config, None)
+    if args.bins < 1:
+        raise launch.LaunchError('--bins must be at least 1')
+    cfg = predictions.load_config(args.config, args.cfg_options)
     result = predictions.predict(*predictions.open_classifier(cfg, args.checkpoint))
-    bins = calibration.reliability(result.scores, result.labels, args.bins)
+    try:
+        bins = calibration.reliability(result.scores, result.labels, args.bins)
+    except ValueError as error:
+        raise launch.LaunchError(str(error)) from error
 
     out = args.out or Path(cfg.work_dir) / 'calibration.csv'
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -4,7 +4,8 @@
     python tools/analysis_tools/quantize.py CONFIG CHECKPOINT [--training-aware] [--out int8.pth]
 
 Without --training-aware the checkpoint is quantised as it is. With it the config's training is run first, from the
-checkpoint, with simulated 8-bit arithmetic; shorten it with --cfg-options, e.g. train_cfg.max_epochs=3.
+checkpoint, with simulated 8-bit arithmetic, in a folder training_aware/ of the work directory; shorten it with
+--cfg-options, e.g. train_cfg.max_epochs=3.
 """
 
 import argparse
@@ -32,8 +33,11 @@ def train_aware(cfg: Config, checkpoint: str):
     """Runs the config's training from the checkpoint with simulated 8-bit arithmetic and returns the model."""
     cfg = copy.deepcopy(cfg)
     cfg.load_from = checkpoint
+    # the work directory itself may hold the checkpoints of the training in fp32
+    cfg.work_dir = str(Path(cfg.work_dir) / 'training_aware')
     # the checkpoint is causal already: no second soft mask
-    hooks = [hook for hook in cfg.get('custom_hooks') or [] if hook['type'] != 'SoftMaskHook']
+    replaced = ('SoftMaskHook', 'QuantizationAwareTrainingHook')
+    hooks = [hook for hook in cfg.get('custom_hooks') or [] if hook['type'] not in replaced]
     cfg.custom_hooks = [*hooks, dict(type='QuantizationAwareTrainingHook')]
     cfg.model.backbone.pop('init_cfg', None)  # the checkpoint has everything
     runner = launch.build_runner(launch.prepare_train(cfg))
@@ -43,8 +47,7 @@ def train_aware(cfg: Config, checkpoint: str):
 
 def main() -> None:
     args = parse_args()
-    cfg = launch.load_config(args.config, args.cfg_options)
-    cfg.work_dir = launch.default_work_dir(cfg, args.config, None)
+    cfg = predictions.load_config(args.config, args.cfg_options)
     out = args.out or Path(cfg.work_dir) / 'int8.pth'
     out.parent.mkdir(parents=True, exist_ok=True)
     mode = 'training-aware' if args.training_aware else 'post-training'

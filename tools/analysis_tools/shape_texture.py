@@ -12,6 +12,7 @@ import argparse
 import csv
 import json
 from pathlib import Path
+from typing import Dict, List, Optional
 
 from mmengine.config import Config, DictAction
 
@@ -30,25 +31,43 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def read_categories(path: Optional[Path]) -> Dict[str, List[int]]:
+    """Categories of a JSON file, by default the 16 of ImageNet."""
+    if path is None:
+        return shape_texture.imagenet_categories()
+    try:
+        categories = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise launch.LaunchError(f'--categories {str(path)!r} cannot be read ({error})') from error
+    lists = categories.values() if isinstance(categories, dict) else [None]
+    if not all(isinstance(item, list) and all(type(index) is int for index in item) for item in lists):
+        raise launch.LaunchError(f'--categories {str(path)!r}: expected {{"category": [class, ...], ...}}')
+    return categories
+
+
 def use_stimuli(cfg: Config, stimuli: str) -> None:
     """Reads the stimuli through the config's own test pipeline."""
+    if not Path(stimuli).is_dir():
+        raise launch.LaunchError(f'the folder of stimuli {stimuli!r} does not exist: check the path')
     pipeline = list(cfg.test_dataloader.dataset.pipeline)
     if not pipeline[0].type.startswith('LoadImage'):
         pipeline.insert(0, dict(type='LoadImageFromFile'))
+        cfg.data_preprocessor.to_rgb = True  # CIFAR's own images are RGB, those of files are BGR
     cfg.test_dataloader.dataset = dict(type='CustomDataset', data_root=stimuli, data_prefix='', pipeline=pipeline)
 
 
 def main() -> None:
     args = parse_args()
-    cfg = launch.load_config(args.config, args.cfg_options)
-    cfg.work_dir = launch.default_work_dir(cfg, args.config, None)
-    categories = json.loads(args.categories.read_text()) if args.categories else shape_texture.imagenet_categories()
+    cfg = predictions.load_config(args.config, args.cfg_options)
+    categories = read_categories(args.categories)
     use_stimuli(cfg, args.stimuli)
     result = predictions.predict(*predictions.open_classifier(cfg, args.checkpoint))
     try:
         bias = shape_texture.shape_bias(result.scores, list(map(shape_texture.cues_of, result.paths)), categories)
     except ValueError as error:
         raise launch.LaunchError(str(error)) from error
+    if not bias.images:
+        raise launch.LaunchError(f'no image in {args.stimuli!r} has conflicting cues: there is nothing to judge')
 
     out = args.out or Path(cfg.work_dir) / 'shape_texture.csv'
     out.parent.mkdir(parents=True, exist_ok=True)
