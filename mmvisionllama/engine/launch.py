@@ -47,6 +47,10 @@ def run_cli(main: Callable[[], Any]) -> None:
         if error.name is None or error.name.startswith('mmvisionllama'):
             raise
         message = missing_library(error.name)
+    except ImportError as error:
+        if "pip install 'mmvisionllama[" not in str(error):  # a broken library, not a missing extra
+            raise
+        message = str(error)
     except ValueError as error:
         if 'need at least one array to concatenate' not in str(error):
             raise

@@ -9,6 +9,8 @@ from mmengine.registry import DATASETS
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from ..data.seg_files import DataError
+
 EXTENSIONS = ('.jpg', '.jpeg', '.png', '.bmp', '.webp')
 
 
@@ -46,12 +48,12 @@ class LabelledImages(Dataset):
         grayscale: One channel instead of three.
 
     Raises:
-        FileNotFoundError: If ``data_root`` has no class folder with images.
+        DataError: If ``data_root`` has no class folder with images.
     """
 
     def __init__(self, data_root: str, size: int = 256, grayscale: bool = False) -> None:
         if not os.path.isdir(data_root):
-            raise FileNotFoundError(f'{data_root!r} is no folder: it should hold one folder of images per class')
+            raise DataError(f'{data_root!r} is no folder: it should hold one folder of images per class')
         self.size = size
         self.grayscale = grayscale
         self.classes = sorted(entry.name for entry in os.scandir(data_root) if entry.is_dir())
@@ -63,7 +65,7 @@ class LabelledImages(Dataset):
             if name.lower().endswith(EXTENSIONS)
         ]
         if not self.samples:
-            raise FileNotFoundError(f'{data_root!r} has no images: it should hold one folder of images per class')
+            raise DataError(f'{data_root!r} has no images: it should hold one folder of images per class')
 
     @property
     def metainfo(self) -> Dict[str, Any]:

@@ -1,6 +1,6 @@
 """The model that mmengine's Runner trains: network, objective, sampler and codec."""
 
-from typing import Any, Dict, List, Optional, Sequence, Union
+from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 
 import torch
 from mmengine.config import Config
@@ -43,7 +43,8 @@ class ImageGenerator(BaseModel):
         init_cfg: As in mmengine.
 
     Raises:
-        ValueError: For an unknown option, and for a sampler that is not for this objective.
+        ValueError: For an unknown option, a size that does not fit, guidance without a null class, and a sampler
+            that is not for this objective.
     """
 
     def __init__(
@@ -69,7 +70,7 @@ class ImageGenerator(BaseModel):
             patch = self.network.patch_size
             image_size = [g * p * self.codec.downsample for g, p in zip(self.network.anchor_grid, patch)]
         self.image_size = to_2tuple(image_size)
-        self.network.token_grid(check_image_size(self.image_size, self.codec.downsample))
+        self.check_sampling(self.image_size, cfg_scale)
         self.cfg_scale = cfg_scale
         self.cfg_channels = checked_choice('cfg_channels', cfg_channels, CFG_CHANNELS)
         self.flip_prob = flip_prob
@@ -108,8 +109,26 @@ class ImageGenerator(BaseModel):
         latent_size = check_image_size(shape, self.codec.downsample)
         return dict(inputs=torch.rand(1, self.network.in_channels, *latent_size, device=device))
 
+    def check_sampling(self, size: Sequence[int], cfg_scale: float) -> Tuple[int, int]:
+        """Latent size of images of ``size`` (height, width).
+
+        Raises:
+            ValueError: For a size that does not fit, or guidance without a null class.
+        """
+        latent_size = check_image_size(size, self.codec.downsample)
+        self.network.token_grid(latent_size)
+        if cfg_scale != 1:
+            _ = self.network.null_label
+        return latent_size
+
     def loss(self, inputs: Optional[Tensor], labels: Tensor, moments: Optional[Tensor] = None) -> Dict[str, Tensor]:
-        """Training losses, averaged over the batch. Everything random in training is drawn here."""
+        """Training losses, averaged over the batch. Everything random in training is drawn here.
+
+        Raises:
+            ValueError: For a class out of range. (The null class has a row of its own, which a data set with one class
+                too many would train in silence.)
+        """
+        check_labels(labels, self.network.num_classes)
         if moments is not None:
             latents = self.codec.sample(moments)
         else:
@@ -154,11 +173,10 @@ class ImageGenerator(BaseModel):
         """
         check_labels(labels, self.network.num_classes)
         size = self.image_size if image_size is None else to_2tuple(image_size)
-        latent_size = check_image_size(size, self.codec.downsample)
-        self.network.token_grid(latent_size)
         sampler = self.sampler if sampler is None else build_sampler(sampler, self.objective)
         cfg_scale = self.cfg_scale if cfg_scale is None else cfg_scale
         cfg_channels = self.cfg_channels if cfg_channels is None else cfg_channels
+        latent_size = self.check_sampling(size, cfg_scale)
         weight = self.network.head.weight
         labels = torch.as_tensor(labels, device=weight.device)
         noise = SampleNoise(

@@ -9,7 +9,9 @@ from mmengine.hooks import EMAHook, Hook
 from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 
+from .data import check_labels
 from .pictures import image_grid, save_picture
+from .samplers import build_sampler
 
 
 @HOOKS.register_module()
@@ -49,9 +51,20 @@ class SampleHook(Hook):
         self.min_side = min_side
 
     def before_train(self, runner) -> None:
-        """Reads the VAE now: a wrong path should not wait for the first picture."""
+        """Reads the VAE and checks the settings now: a wrong one should not wait for the first picture.
+
+        Raises:
+            CheckpointError: If there is no VAE where the model's codec looks for it.
+            ValueError: For a class out of range, a sampler that does not fit, or guidance without a null class.
+        """
+        model = _bare(runner.model)
+        check_labels(self.labels, model.network.num_classes)
+        if self.options['sampler'] is not None:
+            build_sampler(self.options['sampler'], model.objective)
+        if self.options['cfg_scale'] is not None:
+            model.check_sampling(model.image_size, self.options['cfg_scale'])
         if is_main_process():
-            _bare(runner.model).codec.load()
+            model.codec.load()
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
         if not self.every_n_train_iters(runner, self.interval):

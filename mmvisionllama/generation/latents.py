@@ -17,6 +17,9 @@ from mmengine.registry import DATASETS, TASK_UTILS
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
+from ..checkpoints.reading import CheckpointError
+from ..data.seg_files import DataError
+
 META = 'latents.json'
 
 
@@ -74,7 +77,7 @@ class VAECodec:
 
         Raises:
             ImportError: Without diffusers.
-            ValueError: If there is no VAE at ``pretrained``, or it has another downsampling factor.
+            CheckpointError: If there is no VAE at ``pretrained``, or it has another downsampling factor.
         """
         if self._vae is not None:
             return
@@ -89,15 +92,18 @@ class VAECodec:
         folder = Path(self.pretrained, self.subfolder or '')
         is_local = Path(self.pretrained).exists() or self.pretrained.startswith(('.', '/', '~'))
         if (is_local or self.pretrained.count('/') != 1) and not (folder / 'config.json').is_file():
-            raise ValueError(f'no VAE at {str(folder)!r}: {advice}')
+            raise CheckpointError(f'no VAE at {str(folder)!r}: {advice}')
         try:
             vae = AutoencoderKL.from_pretrained(self.pretrained, subfolder=self.subfolder, low_cpu_mem_usage=False)
         except Exception as error:  # diffusers, huggingface_hub and safetensors each raise their own
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise ValueError(f'the VAE {self.pretrained!r} cannot be read ({reason}): {advice}') from error
+            raise CheckpointError(f'the VAE {self.pretrained!r} cannot be read ({reason}): {advice}') from error
         factor = 2 ** (len(vae.config.block_out_channels) - 1)
         if factor != self.downsample:
-            raise ValueError(f'the VAE {self.pretrained!r} downsamples by {factor}, the codec says {self.downsample}')
+            raise CheckpointError(
+                f'the VAE {self.pretrained!r} downsamples by {factor}, the codec says {self.downsample}: '
+                f'set downsample={factor}'
+            )
         self._vae = vae.eval().requires_grad_(False)
 
     def vae(self, device: torch.device) -> torch.nn.Module:
@@ -240,23 +246,22 @@ class LatentShards(Dataset):
         flip: Use the mirrored images too.
 
     Raises:
-        FileNotFoundError: If ``data_root`` holds no latents.
-        ValueError: If shards are missing, or mirrored images were not encoded.
+        DataError: If ``data_root`` holds no latents, shards are missing, or mirrored images were not encoded.
     """
 
     def __init__(self, data_root: str, flip: bool = True) -> None:
         self.root = Path(data_root)
         if not (self.root / META).is_file():
-            raise FileNotFoundError(f'{data_root} holds no latents: write them with tools/generation/encode_latents.py')
+            raise DataError(f'{data_root} holds no latents: write them with tools/generation/encode_latents.py')
         self.meta = json.loads((self.root / META).read_text())
         missing = [s for s in range(self.meta['shards']) if not all(p.exists() for p in _shard_paths(self.root, s))]
         if missing:
-            raise ValueError(
+            raise DataError(
                 f'{data_root} lacks {len(missing)} of {self.meta["shards"]} shards: run '
                 f'tools/generation/encode_latents.py again with the same arguments, it goes on where it stopped'
             )
         if flip and self.meta['views'] < 2:
-            raise ValueError(f'{data_root} was encoded without mirrored images: set flip=False, or encode them too')
+            raise DataError(f'{data_root} was encoded without mirrored images: set flip=False, or encode them too')
         self.views = 2 if flip else 1
         self._shards: Dict[int, Tuple[np.ndarray, np.ndarray]] = {}
 
@@ -267,6 +272,8 @@ class LatentShards(Dataset):
         return dict(self.__dict__, _shards={})  # open files do not travel to loader processes
 
     def __getitem__(self, index: int) -> Dict[str, Any]:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
         view, index = divmod(index, self.meta['images'])
         shard, row = divmod(index, self.meta['shard_size'])
         if shard not in self._shards:

@@ -129,6 +129,21 @@ def test_library_missing_later(capsys):
     assert 'no_such_library is not installed' in capsys.readouterr().err
 
 
+def test_missing_extra(capsys):
+    """Parts that say which extra to install; a library that is there but broken keeps its traceback."""
+
+    def main():
+        raise ImportError(message)
+
+    message = "the VAE needs diffusers: pip install 'mmvisionllama[generation]'"
+    with pytest.raises(SystemExit):
+        launch.run_cli(main)
+    assert capsys.readouterr().err == f'error: {message}\n'
+    message = 'cannot import name'
+    with pytest.raises(ImportError, match=message):
+        launch.run_cli(main)
+
+
 @pytest.mark.parametrize('message, told', [('need at least one array to concatenate', True), ('another', False)])
 def test_data_set_without_samples(capsys, message, told):
     """What mmengine's data sets raise when a filter leaves nothing; other errors keep their traceback."""

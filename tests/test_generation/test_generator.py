@@ -10,6 +10,7 @@ from mmengine.registry import DATASETS, MODELS, TASK_UTILS
 from mmengine.runner import Runner
 from torch.utils.data import Dataset
 
+from mmvisionllama.checkpoints import CheckpointError
 from mmvisionllama.generation import load_generator, sample_set
 from mmvisionllama.generation.metrics import frechet_distance, statistics
 from mmvisionllama.generation.sampling import batches
@@ -183,6 +184,11 @@ def test_errors():
     no_null = build(network=dict(NETWORK, label_drop_prob=0.0))
     with pytest.raises(ValueError, match='no null class'):
         no_null.sample([0], cfg_scale=2.0)
+    with pytest.raises(ValueError, match='no null class'):
+        build(network=dict(NETWORK, label_drop_prob=0.0), cfg_scale=2.0)
+    # label 3 has a row, the null class's
+    with pytest.raises(ValueError, match='class 3 is out of range: the model has 0 ... 2'):
+        model(inputs=torch.rand(2, 1, 4, 4), labels=torch.tensor([0, 3]), mode='loss')
 
 
 def test_average_in_checkpoints_and_pictures(tmp_path):
@@ -217,6 +223,22 @@ def test_average_in_checkpoints_and_pictures(tmp_path):
     images = model.sample([0, 0, 2, 2])
     assert np.array_equal(picture[2:6, 8:12, 0], images[1, 0].numpy())
     assert np.array_equal(picture[8:12, 2:6, 0], images[2, 0].numpy())
+
+
+@pytest.mark.parametrize(
+    'options, error, message',
+    [
+        (dict(classes=(1, 3)), ValueError, 'class 3 is out of range: the model has 0 ... 2'),
+        (dict(classes=(1,), sampler='ode'), ValueError, 'ODESampler samples a LinearInterpolant'),
+        (dict(classes=(1,)), CheckpointError, 'no VAE at .*nowhere'),
+    ],
+)
+def test_wrong_pictures_stop_the_training_at_once(tmp_path, options, error, message):
+    model = dict(DIT, codec=dict(type='VAECodec', pretrained='./nowhere'))
+    run = runner(tmp_path, model, custom_hooks=[dict(type='SampleHook', interval=1000, **options)])
+    with pytest.raises(error, match=message):
+        run.train()
+    assert run.iter == 0
 
 
 @pytest.mark.parametrize('cfg', [DIT, SIT])
@@ -280,8 +302,6 @@ def test_learns_and_evaluates(tmp_path):
 
 
 def test_load_generator_errors(tmp_path):
-    from mmvisionllama.checkpoints import CheckpointError
-
     torch.save(dict(state_dict=build().state_dict()), tmp_path / 'weights.pth')
     wrong = dict(DIT, network=dict(NETWORK, num_classes=4))
     with pytest.raises(CheckpointError, match='does not fit the config.*label_embed'):

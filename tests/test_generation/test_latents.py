@@ -2,11 +2,14 @@
 
 import copy
 import json
+import sys
 
 import numpy as np
 import pytest
 import torch
 
+from mmvisionllama.checkpoints import CheckpointError
+from mmvisionllama.data.seg_files import DataError
 from mmvisionllama.generation import ClassLabels, LabelledImages, LatentShards, PixelCodec, VAECodec
 from mmvisionllama.generation.data import center_crop
 from mmvisionllama.generation.latents import META, check_image_size, encode_dataset
@@ -68,15 +71,18 @@ def test_vae_is_not_copied(codec):
     assert copy.deepcopy(codec) is codec
 
 
-def test_vae_errors(vae_folder, tmp_path):
+def test_vae_errors(vae_folder, tmp_path, monkeypatch):
     for path in (tmp_path / 'nothing', tmp_path, 'a/b/c'):
-        with pytest.raises(ValueError, match='no VAE at .*give a folder with config.json'):
+        with pytest.raises(CheckpointError, match='no VAE at .*give a folder with config.json'):
             VAECodec(path).load()
-    with pytest.raises(ValueError, match='downsamples by 2, the codec says 8'):
+    with pytest.raises(CheckpointError, match='downsamples by 2, the codec says 8: set downsample=2'):
         VAECodec(vae_folder).load()
     (tmp_path / 'config.json').write_text('{}')
-    with pytest.raises(ValueError, match='cannot be read'):
+    with pytest.raises(CheckpointError, match='cannot be read'):
         VAECodec(tmp_path).load()
+    monkeypatch.setitem(sys.modules, 'diffusers', None)
+    with pytest.raises(ImportError, match=r"the VAE needs diffusers: pip install 'mmvisionllama\[generation\]'"):
+        VAECodec(vae_folder, downsample=2).load()
     with pytest.raises(ValueError, match='image size 100x64 is no multiple of 8'):
         check_image_size((100, 64), 8)
 
@@ -105,7 +111,7 @@ def test_shards(codec, images, tmp_path):
             stored = data[index]
             assert stored['labels'] == item['labels']
             assert torch.allclose(stored['moments'], codec.moments(image[None])[0], atol=1e-5)
-    assert len(LatentShards(str(root), flip=False)) == 5
+    assert len(list(LatentShards(str(root), flip=False))) == 5
     loader = torch.utils.data.DataLoader(data, batch_size=5, num_workers=1)
     assert next(iter(loader))['moments'].shape == (5, 8, 4, 4)
 
@@ -115,7 +121,7 @@ def test_encoding_goes_on_where_it_stopped(codec, images, tmp_path):
     encode(codec, images, root)
     kept = (root / 'moments_00000.npy').stat().st_mtime_ns
     (root / 'moments_00001.npy').unlink()
-    with pytest.raises(ValueError, match='lacks 1 of 3 shards'):
+    with pytest.raises(DataError, match='lacks 1 of 3 shards'):
         LatentShards(str(root))
     assert len(encode(codec, images, root)) == 1
     assert len(LatentShards(str(root))) == 10
@@ -136,11 +142,11 @@ def test_two_processes_share_the_shards(codec, images, tmp_path):
 
 
 def test_shard_errors(codec, images, tmp_path):
-    with pytest.raises(FileNotFoundError, match='encode_latents.py'):
+    with pytest.raises(DataError, match='encode_latents.py'):
         LatentShards(str(tmp_path))
     encode(codec, images, tmp_path / 'plain', flip=False)
     assert json.loads((tmp_path / 'plain' / META).read_text())['views'] == 1
-    with pytest.raises(ValueError, match='without mirrored images'):
+    with pytest.raises(DataError, match='without mirrored images'):
         LatentShards(str(tmp_path / 'plain'))
 
 
@@ -150,9 +156,9 @@ def test_labelled_images(images):
     item = images[0]
     assert item['inputs'].shape == (3, 8, 8) and item['inputs'].dtype == torch.float32
     assert item['inputs'].min() >= -1 and item['inputs'].max() <= 1
-    with pytest.raises(FileNotFoundError, match='has no images'):
+    with pytest.raises(DataError, match='has no images'):
         LabelledImages(images.samples[0][0].rsplit('/', 1)[0])
-    with pytest.raises(FileNotFoundError, match='is no folder'):
+    with pytest.raises(DataError, match='is no folder'):
         LabelledImages('/nowhere')
 
 

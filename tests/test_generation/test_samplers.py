@@ -1,6 +1,7 @@
 """Samplers against closed forms, and the noise streams."""
 
 import math
+import sys
 
 import pytest
 import torch
@@ -155,7 +156,7 @@ def test_noise_of_many_samples_is_disjoint():
     assert abs(torch.corrcoef(draws.T)[0, 1].item()) < 0.15
 
 
-def test_errors():
+def test_errors(monkeypatch):
     interpolant = LinearInterpolant()
     with pytest.raises(ValueError, match='DDPMSampler samples a GaussianDiffusion'):
         DDPMSampler(interpolant)
@@ -173,3 +174,6 @@ def test_errors():
         SDESampler(interpolant, 'heun', diffusion='constant', last_step='none')
     with pytest.raises(ValueError, match='eta'):
         DDIMSampler(FIXED, eta=-1)
+    monkeypatch.setitem(sys.modules, 'torchdiffeq', None)
+    with pytest.raises(ImportError, match=r"needs torchdiffeq: pip install 'mmvisionllama\[generation\]'"):
+        build_sampler('ode', interpolant)

@@ -86,34 +86,70 @@ def test_sample(trained, tmp_path, monkeypatch):
     'args, message',
     [
         (['--grid', 'x.png', '--classes', 4], 'class 4 is out of range: the model has 0 ... 3'),
-        (['--grid', 'x.png', '--size', 5], 'does not divide the latent size 5x5'),
-        (['--grid', 'x.png', '--sampler', 'ddpm'], 'DDPMSampler samples a GaussianDiffusion'),
+        (['--npz', 'x.npz', '--size', 5], 'does not divide the latent size 5x5'),
+        (['--npz', 'x.npz', '--size', 2, 4, 6], '--size takes one side, or height and width'),
+        (['--npz', 'x.npz', '--num', 0], 'must be at least 1'),
+        (['--npz', 'x.npz', '--sampler', 'ddpm'], 'DDPMSampler samples a GaussianDiffusion'),
         (['--grid', 'x.png', '--sampler', 'ode', '--steps', 5], 'dopri5 chooses its own steps'),
         (['--npz', 'x.npy'], '.npz file'),
         ([], 'nothing to write'),
     ],
 )
-def test_sample_errors(trained, args, message, monkeypatch, capsys):
+def test_sample_errors(trained, args, message, tmp_path, monkeypatch, capsys):
+    """One line, and no file is left behind."""
     _, config, weights = trained
+    (tmp_path / 'here').mkdir()
+    monkeypatch.chdir(tmp_path / 'here')
     assert run('sample', config, weights, *args, '--device', 'cpu', monkeypatch=monkeypatch) == 1
     error = capsys.readouterr().err
     assert message in error and len(error.splitlines()) == 1
+    assert not list((tmp_path / 'here').iterdir())
+
+
+def test_missing_extra(trained, monkeypatch, capsys):
+    _, config, weights = trained
+    monkeypatch.setitem(sys.modules, 'torchdiffeq', None)
+    args = ['--grid', 'x.png', '--sampler', 'ode', '--device', 'cpu']
+    assert run('sample', config, weights, *args, monkeypatch=monkeypatch) == 1
+    error = capsys.readouterr().err
+    assert "pip install 'mmvisionllama[generation]'" in error and len(error.splitlines()) == 1
+
+
+def test_sampler_arguments():
+    """The clipping of the config's sampler stays, steps replace its own."""
+    from argparse import Namespace
+
+    from mmengine.config import Config
+
+    sampler_of = tool('sample').sampler_of
+    cfg = Config(dict(model=dict(sampler=dict(type='DDPMSampler', num_steps=250, clip=True))))
+    assert sampler_of(Namespace(sampler=None, steps=None), cfg) == cfg.model.sampler
+    assert sampler_of(Namespace(sampler='ddim', steps=7), cfg) == dict(type='DDIMSampler', num_steps=7, clip=True)
+    cfg.model.sampler = 'sde'
+    assert sampler_of(Namespace(sampler=None, steps=9), cfg) == dict(type='SDESampler', num_steps=9)
+    assert tool('sample').SAMPLERS['sde'] == dict(type='SDESampler')  # the table is not changed
 
 
 def test_two_processes_sample_the_set_of_one(trained, tmp_path, monkeypatch):
     _, config, weights = trained
-    args = [config, weights, '--num', 7, '--batch-size', 2, '--device', 'cpu']
-    assert run('sample', *args, '--npz', tmp_path / 'one.npz', monkeypatch=monkeypatch) == 0
+    args = [config, weights, '--num', 7, '--batch-size', 2, '--device', 'cpu', '--cfg-scale', 1.5, '--seed', 5]
+    one = ['--npz', tmp_path / 'one.npz', '--grid', tmp_path / 'one.png']
+    assert run('sample', *args, *one, monkeypatch=monkeypatch) == 0
     with socket.socket() as free:
         free.bind(('127.0.0.1', 0))
         port = free.getsockname()[1]
-    command = [sys.executable, ROOT / 'tools' / 'generation' / 'sample.py', *args, '--npz', tmp_path / 'two.npz']
+    two = ['--npz', tmp_path / 'two.npz', '--grid', tmp_path / 'two.png']
+    command = [sys.executable, ROOT / 'tools' / 'generation' / 'sample.py', *args, *two]
     processes = []
     for rank in range(2):
         env = dict(os.environ, RANK=str(rank), WORLD_SIZE='2', MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port))
         processes.append(subprocess.Popen(list(map(str, command)), env=env, cwd=ROOT))
     assert [process.wait(timeout=240) for process in processes] == [0, 0]
-    assert np.array_equal(np.load(tmp_path / 'one.npz')['arr_0'], np.load(tmp_path / 'two.npz')['arr_0'])
+    samples = np.load(tmp_path / 'two.npz')['arr_0']
+    assert np.array_equal(np.load(tmp_path / 'one.npz')['arr_0'], samples)
+    assert samples.dtype == np.uint8 and len(np.unique(samples, axis=0)) == 7  # none twice, none left out
+    assert (tmp_path / 'one.png').read_bytes() == (tmp_path / 'two.png').read_bytes()
+    assert not list(tmp_path.glob('*partial*'))
 
 
 def test_encode_latents(tmp_path, monkeypatch, capsys):

@@ -19,7 +19,7 @@ from mmvisionllama.generation import load_generator, sample_set
 from mmvisionllama.generation.data import ClassLabels
 from mmvisionllama.generation.dit_llama import CFG_CHANNELS
 from mmvisionllama.generation.pictures import SampleFile, image_grid, save_picture
-from mmvisionllama.generation.samplers import SAMPLERS
+from mmvisionllama.generation.samplers import ADAPTIVE, SAMPLERS, build_sampler
 
 
 def parse_args() -> argparse.Namespace:
@@ -65,14 +65,17 @@ def barrier(world_size: int) -> None:
         torch.distributed.barrier()
 
 
-def sampler_of(args, cfg):
-    """The sampler that the arguments ask for, or None for the config's."""
-    if not args.sampler and args.steps is None:
-        return None
-    sampler = dict(SAMPLERS[args.sampler]) if args.sampler else dict(cfg.model.sampler)
+def sampler_of(args, cfg) -> dict:
+    """Config of the sampler that the arguments ask for, or of the config's own."""
+    own = cfg.model.sampler
+    own = dict(SAMPLERS[own] if isinstance(own, str) else own)
+    sampler = dict(SAMPLERS[args.sampler]) if args.sampler else own
+    if sampler['type'] in ('DDPMSampler', 'DDIMSampler') and 'clip' in own:
+        sampler['clip'] = own['clip']  # a property of the data
     if args.steps is not None:
-        if sampler['type'] == 'ODESampler' and sampler.get('method', 'dopri5') == 'dopri5':
-            raise launch.LaunchError('dopri5 chooses its own steps: leave --steps out, or take --sampler ode-heun')
+        method = sampler.get('method', 'dopri5')
+        if sampler['type'] == 'ODESampler' and method in ADAPTIVE:
+            raise launch.LaunchError(f'{method} chooses its own steps: leave --steps out, or take --sampler ode-heun')
         sampler['num_steps'] = args.steps
     return sampler
 
@@ -81,6 +84,10 @@ def main() -> None:
     args = parse_args()
     if not args.grid and not args.npz:
         raise launch.LaunchError('nothing to write: give --grid FILE.png, --npz FILE.npz or both')
+    if args.size is not None and len(args.size) > 2:
+        raise launch.LaunchError('--size takes one side, or height and width')
+    if args.batch_size < 1 or (args.num is not None and args.num < 1):
+        raise launch.LaunchError('--batch-size and --num must be at least 1')
     cfg = launch.load_config(args.config, args.cfg_options)
     if args.vae:
         cfg.model.codec.pretrained = args.vae
@@ -88,9 +95,13 @@ def main() -> None:
     try:
         model = load_generator(cfg, args.checkpoint, device)
         model.codec.load()
+        model.sampler = build_sampler(sampler_of(args, cfg), model.objective)
+        if args.cfg_scale is not None:
+            model.cfg_scale = args.cfg_scale
         num = args.num or (8 * len(args.classes) if args.classes else 64)
         labels = ClassLabels(num, model.network.num_classes, args.classes, args.seed).labels
         size = model.image_size if args.size is None else (args.size[0], args.size[-1])
+        model.check_sampling(size, model.cfg_scale)
         target = None
         if args.npz and rank == 0:
             target = SampleFile(args.npz, (num, *size, 3))
@@ -110,20 +121,8 @@ def main() -> None:
             done = min(num, indices[-1] + 1 + (world_size - 1) * args.batch_size)
             print(f'{done} of {num} samples, {time.time() - start:.0f} s', flush=True)
 
-    options = dict(cfg_scale=args.cfg_scale, cfg_channels=args.cfg_channels, seed=args.seed, image_size=size)
-    try:
-        sample_set(
-            model,
-            labels,
-            write,
-            batch_size=args.batch_size,
-            rank=rank,
-            world_size=world_size,
-            sampler=sampler_of(args, cfg),
-            **options,
-        )
-    except ValueError as error:
-        raise launch.LaunchError(str(error)) from error
+    options = dict(cfg_channels=args.cfg_channels, seed=args.seed, image_size=size)
+    sample_set(model, labels, write, batch_size=args.batch_size, rank=rank, world_size=world_size, **options)
 
     if target:
         target.flush()
