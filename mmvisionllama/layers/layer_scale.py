@@ -49,7 +49,9 @@ def scaled_linear(linear: nn.Module, x: Tensor, scale: Optional[Tensor] = None) 
     """
     if scale is None:
         return linear(x)
-    if type(linear) is nn.Linear and x.shape[:-1].numel() > linear.in_features and _compute_dtype(x) != torch.float16:
+    # torchao keeps the module and makes its weight a tensor of another type
+    plain = type(linear) is nn.Linear and type(linear.weight) is nn.Parameter
+    if plain and x.shape[:-1].numel() > linear.in_features and _compute_dtype(x) != torch.float16:
         bias = None if linear.bias is None else linear.bias * scale
         return F.linear(x, linear.weight * scale[:, None], bias)
     return linear(x) * scale

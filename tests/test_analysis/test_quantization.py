@@ -128,6 +128,22 @@ def test_every_attention_and_feed_forward_layer_of_the_other_backbones_is_found(
     assert len(q8.quantised_layers(pyramid)) == 9 * 5 + 9 * 6
 
 
+def test_models_with_layer_scale():
+    """LayerScale multiplies into plain weights where gradients are wanted, and not into 8-bit ones."""
+    arch = dict(embed_dims=32, num_layers=1, num_heads=2, feedforward_channels=32)
+    model = VisionLLaMA(arch, layer_scale_init_value=0.5).eval()
+    image = torch.rand(2, 3, 128, 128)
+    simulated = q8.simulate_int8(copy.deepcopy(model))
+    quantised = q8.quantise(copy.deepcopy(model))
+    with torch.no_grad():
+        expected, rounded = model(image)[0], simulated(image)[0]
+    error = (rounded - expected).abs().mean()
+    assert error > 0
+    for other in (simulated, quantised):
+        torch.testing.assert_close(other(image)[0], rounded, rtol=0, atol=0.01)  # with gradients
+    assert (simulated(image)[0] - rounded).abs().mean() < 0.1 * error, 'the same rounding in training'
+
+
 def test_a_quantised_model_survives_its_file(tmp_path):
     model = q8.quantise(Classifier())
     path = str(tmp_path / 'int8.pth')
