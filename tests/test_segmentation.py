@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.optim import build_optim_wrapper
-from mmengine.registry import MODELS
+from mmengine.registry import MODELS, init_default_scope
 
 from mmvisionllama.engine import launch
 
@@ -39,6 +39,55 @@ def test_positions_at_other_sizes(path):
             x, y = model.rotary_positions(grid, dtype=torch.float64)[-1].tolist()
             scale_y, scale_x = (1, 1) if released else (14 / grid[0], 14 / grid[1])
             assert (x, y) == (pytest.approx((grid[1] - 1) * scale_x), pytest.approx((grid[0] - 1) * scale_y))
+
+
+@pytest.mark.parametrize('mode, sizes', [('slide', [(128, 128)] * 6), ('whole', [(160, 224)])])
+@pytest.mark.parametrize('kind', ['pyramid_vision_llama', 'mae_vision_llama'])
+def test_positions_in_both_modes(kind, mode, sizes):
+    """While predicting: a window is placed onto the grid of the weights like a picture, in every stage, key for key."""
+    pytest.importorskip('mmseg')
+    cfg = launch.load_config(str(next(path for path in CONFIGS if path.parent.name == kind))).model
+    init_default_scope('mmseg')
+    cfg.test_cfg = dict(mode=mode, crop_size=(128, 128), stride=(85, 85))
+    norm_cfg = dict(type='BN')
+    pyramid = kind == 'pyramid_vision_llama'
+    dims = (8, 8, 16, 16) if pyramid else (16,) * 4
+    if pyramid:
+        cfg.backbone.arch = dict(embed_dims=dims, depths=(2, 2, 2, 2), num_heads=(2, 2, 2, 2))
+    else:
+        cfg.backbone.arch = dict(embed_dims=16, num_layers=12, num_heads=2)
+        cfg.neck.update(embed_dim=16, norm_cfg=norm_cfg)
+    cfg.decode_head.update(in_channels=dims, channels=8, num_classes=3, norm_cfg=norm_cfg)
+    cfg.auxiliary_head = cfg.backbone.init_cfg = None
+    model = MODELS.build(cfg).eval()
+    found = []
+    rotaries = (
+        [(c.rotary, c.key_rotary) for c in model.backbone.calibrations] if pyramid else [(model.backbone.rotary,)]
+    )
+    for stage, pair in enumerate(rotaries):
+        for role, rotary in enumerate(pair):
+            rotary.register_forward_pre_hook(lambda _, args, key=(stage, role): found.append((*key, args[0])))
+    metas = [dict(ori_shape=(160, 224), img_shape=(160, 224), pad_shape=(160, 224))]
+    with torch.no_grad():
+        model.inference(torch.randn(1, 3, 160, 224), metas)
+
+    expected = []
+    for height, width in sizes:
+        for stage, anchor in enumerate((56, 28, 14, 7) if pyramid else (14,)):
+            rows, cols = (side // (4 * 2**stage if pyramid else 16) for side in (height, width))
+            own = [(j, i) for i in range(rows) for j in range(cols)]
+            ratio = (8, 4, 2, 1)[stage]
+            cells = {}
+            for x, y in own:
+                cells.setdefault((y // ratio, x // ratio), []).append((x, y))
+            keys = [torch.tensor(cells[cell], dtype=torch.float64).mean(dim=0).tolist() for cell in sorted(cells)]
+            scale = torch.tensor([anchor / cols, anchor / rows], dtype=torch.float64)
+            expected.append((stage, 0, torch.tensor(own, dtype=torch.float64) * scale))
+            if pyramid and ratio > 1:  # with ratio 1 the keys are the queries' tokens
+                expected.append((stage, 1, torch.tensor(keys, dtype=torch.float64) * scale))
+    assert [item[:2] for item in found] == [item[:2] for item in expected]
+    for (*_, positions), (*_, wanted) in zip(found, expected):
+        torch.testing.assert_close(positions.double(), wanted, atol=1e-5, rtol=1e-5)
 
 
 def test_released_config_is_the_release(golden):

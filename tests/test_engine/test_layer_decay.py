@@ -224,6 +224,23 @@ def test_backbone_that_cannot_say_depths(wrapped):
         build(model)
 
 
+@pytest.mark.parametrize('library', ['mmseg', 'mmdet'])
+def test_stock_backbone_that_cannot_say_depths(library):
+    """A ResNet in another library's model: the message names it and what to do."""
+    pytest.importorskip(f'{library}.models', exc_type=ImportError)
+    init_default_scope(library)
+    resnet = dict(type='ResNet', depth=18, out_indices=(3,), norm_cfg=dict(type='BN'))
+    if library == 'mmseg':
+        head = dict(type='FCNHead', in_channels=512, in_index=0, channels=8, num_classes=3)
+        cfg = dict(type='EncoderDecoder', backbone=resnet, decode_head=head)
+    else:
+        cfg = dict(type='YOLOF', backbone=resnet, bbox_head=dict(type='YOLOFHead', num_classes=3, in_channels=8))
+        neck = dict(type='DilatedEncoder', in_channels=512, out_channels=8, block_mid_channels=8, num_residual_blocks=1)
+        cfg['neck'] = dict(neck, block_dilations=[2])
+    with pytest.raises(ValueError, match='ResNet does not: take a backbone of mmvisionllama or mmpretrain'):
+        build(MODELS.build(cfg))
+
+
 def test_wrong_depth_is_named():
     class Wrong(nn.Linear):
         def get_layer_depth(self, param_name, prefix=''):

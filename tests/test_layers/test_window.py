@@ -45,6 +45,55 @@ def test_equals_full_attention_with_a_block_diagonal_mask(grid, kind):
     torch.testing.assert_close(windowed(x, window_context(rotary, grid, WINDOW)), expected, atol=1e-5, rtol=0)
 
 
+def slow_attention(x, module, rope_base=10000.0):
+    """Token by token in float64, from the weights alone: a token sees the tokens of its own window, none is padded.
+
+    Args:
+        x: ``(H, W, C)``.
+        module: Holds ``qkv`` (rows q, k, v, each head-major), ``proj`` and ``num_heads``.
+    """
+    height, width, dims = x.shape
+    heads, dim = module.num_heads, dims // module.num_heads
+    weight, bias = module.qkv.weight.double(), module.qkv.bias.double()
+
+    def turned(vector, row, col):
+        pairs = torch.view_as_complex(vector.reshape(-1, 2))
+        angles = [place * rope_base ** (-4 * k / dim) for k in range(dim // 4) for place in (col, row)]
+        turns = torch.polar(torch.ones(dim // 2, dtype=torch.float64), torch.tensor(angles, dtype=torch.float64))
+        return torch.view_as_real(pairs * turns).flatten()
+
+    out = torch.zeros(height, width, dims, dtype=torch.float64)
+    for row in range(height):
+        for col in range(width):
+            top, left = row // WINDOW * WINDOW, col // WINDOW * WINDOW
+            mates = [
+                (i, j) for i in range(top, min(top + WINDOW, height)) for j in range(left, min(left + WINDOW, width))
+            ]
+            for head in range(heads):
+
+                def projected(part, i, j, head=head):
+                    own = slice(part * dims + head * dim, part * dims + (head + 1) * dim)
+                    return weight[own] @ x[i, j].double() + bias[own]
+
+                query = turned(projected(0, row, col), row - top, col - left)
+                keys = torch.stack([turned(projected(1, i, j), i - top, j - left) for i, j in mates])
+                values = torch.stack([projected(2, i, j) for i, j in mates])
+                scores = (keys @ query / dim**0.5).exp()
+                out[row, col, head * dim : (head + 1) * dim] = scores @ values / scores.sum()
+    return out @ module.proj.weight.double().T + module.proj.bias.double()
+
+
+@pytest.mark.parametrize('grid', [(6, 3), (4, 5), (2, 2)])
+def test_equals_the_sum_over_a_window(grid):
+    """Against loops that share no code with the layers; partial windows and one smaller than a window included."""
+    windowed, _, rotary = make_attention()
+    x = torch.randn(1, *grid, 16)
+    with torch.no_grad():
+        out = windowed(x.flatten(1, 2), window_context(rotary, grid, WINDOW)).view(*grid, 16)
+        expected = slow_attention(x[0], windowed)
+    torch.testing.assert_close(out.double(), expected, atol=1e-5, rtol=1e-5)
+
+
 def test_padding_does_not_leak():
     windowed, full, rotary = make_attention()
     grid = (4, 4)  # the last row and column fill windows of their own
