@@ -50,6 +50,9 @@ def test_forward_and_guidance(golden, family):
     fixture.assert_close(network(x['x'], x['t'], x['y']), out['model_out'])
     fixture.assert_close(doubled(network, x['cfg_y'])(x['cfg_x'], x['cfg_t']), out['cfg_out'])
     fixture.assert_close(network.time_embed(x['t']), out['mid.t_emb'])
+    fixture.assert_close(network.label_embed(x['y']), out['mid.y_emb'])
+    half = network.forward_with_cfg(x['cfg_x'][:2], x['cfg_t'][:2], x['cfg_y'][:2], 1.5, 'released')
+    fixture.assert_close(half, out['cfg_out'][:2])
     all_guided = network.forward_with_cfg(x['cfg_x'][:2], x['cfg_t'][:2], x['cfg_y'][:2], 1.5)
     assert (all_guided - out['cfg_out'][:2]).abs()[:, 3].max() > 0.1  # our default guides the fourth channel too
 
@@ -95,6 +98,13 @@ def test_dit_loop(dit):
     assert torch.equal(sampler.process.timestep_map, out['schedule_loop.timestep_map'])
     sample = sampler(doubled(model.network, x['cfg_y']), lambda: next(noise))
     fixture.assert_close(sample, out['loop.sample'], tol=2e-5)
+    # as the generator calls it: without the second half, which the released guidance ignores
+    noise = iter([x['cfg_x'][:2], *x['loop_noise'][:, :2]])
+    own = sampler(
+        lambda noisy, t: model.network.forward_with_cfg(noisy, t, x['cfg_y'][:2], 1.5, model.cfg_channels),
+        lambda: next(noise),
+    )
+    fixture.assert_close(own, out['loop.sample'][:2], tol=2e-5)
 
 
 @torch.no_grad()
@@ -139,6 +149,11 @@ def test_sit_ode(sit):
     fixture.assert_close(ODESampler(interpolant, 'euler', 4)(field, lambda: x['z']), out['ode_euler.final'])
     guided = doubled(model.network, x['cfg_y'])
     assert (tight(guided, lambda: x['cfg_x']) - out['ode_cfg_tight.final']).abs().max() < 3e-4
+    half = tight(
+        lambda noisy, t: model.network.forward_with_cfg(noisy, t, x['cfg_y'][:2], 1.5, model.cfg_channels),
+        lambda: x['cfg_x'][:2],
+    )
+    assert (half - out['ode_cfg_tight.final'][:2]).abs().max() < 3e-4
     assert (ODESampler(interpolant)(guided, lambda: x['cfg_x']) - out['ode_cfg.final']).abs().max() < 1e-2
 
 

@@ -1,6 +1,7 @@
 """Diffusion formulas against float64 versions written from the papers, without the library's tables."""
 
 import math
+from fractions import Fraction
 
 import pytest
 import torch
@@ -112,6 +113,8 @@ def test_losses(diffusion):
     losses = diffusion.losses(lambda x, steps: seen.append(steps) or output, x0, t, noise)
     assert torch.equal(seen[0], t)
     assert torch.allclose(losses['loss_mse'], (output[:, :2] - noise).square().mean((1, 2, 3)))
+    bound = diffusion.variational_bound(output, x0, diffusion.add_noise(x0, t, noise), t)
+    assert torch.equal(losses['loss_vb'], bound)  # no factor: see test_variational_bound for the value
     (grad,) = torch.autograd.grad(losses['loss_vb'].sum(), output, retain_graph=True)
     assert not grad[:, :2].any() and grad[:, 2:].any()
     (grad,) = torch.autograd.grad(losses['loss_mse'].sum(), output)
@@ -143,13 +146,20 @@ def test_draws_cover_all_steps(diffusion):
 @pytest.mark.parametrize('steps', [1, 2, 5, 50, 250, 1000])
 def test_respacing(diffusion, reference, steps):
     respaced = diffusion.respace(steps)
-    stride = 999 / (steps - 1) if steps > 1 else 0
+    stride = Fraction(999, max(steps - 1, 1))
     kept = respaced.timestep_map.tolist()
-    assert kept == [round(i * stride) for i in range(steps)]
+    assert kept[0] == 0 and kept[-1] == (999 if steps > 1 else 0) and len(set(kept)) == steps
+    assert all(abs(index - i * stride) <= Fraction(1, 2) for i, index in enumerate(kept))  # the nearest step
     product = 1.0
     for index, beta in zip(kept, respaced.betas.tolist()):
         product *= 1 - beta
         assert product == pytest.approx(reference.bar[index], rel=1e-9)  # the same noise level at the kept steps
+    written_out = Reference(respaced.betas.tolist())
+    for step in range(steps if steps > 1 else 0):
+        assert respaced.posterior_log_variance[step].item() == pytest.approx(written_out.log_variance(step), rel=1e-9)
+        assert respaced.posterior_mean(
+            torch.ones(1, 1).double(), -torch.ones(1, 1).double(), torch.tensor([step])
+        ).item() == pytest.approx(written_out.posterior(1.0, -1.0, step)[0], rel=1e-9, abs=1e-9)
     assert respaced.posterior_log_variance.isfinite().all()
 
 
