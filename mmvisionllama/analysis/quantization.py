@@ -24,6 +24,11 @@ def _torchao() -> Any:
     return torchao.quantization
 
 
+def check_available() -> None:
+    """Raises an ImportError that says what to install if torchao is missing."""
+    _torchao()
+
+
 def is_quantised_layer(module: nn.Module, name: str) -> bool:
     """Whether this linear layer of a model is quantised."""
     return isinstance(module, nn.Linear) and any(part in name.split('.') for part in PARTS)

@@ -22,12 +22,27 @@ def read_scalars(work_dir: str) -> List[dict]:
 def curves(records: List[dict], metric: str) -> Tuple[Curve, Curve]:
     """Training loss per iteration, and ``metric`` per evaluation.
 
+    A later run in the same folder takes the place of what earlier ones logged from its first step on: a resumed
+    training continues the curve, a repeated one starts it anew.
+
     Returns:
         tuple: ``(iterations, losses)`` and ``(epochs or iterations, values)``.
     """
     losses = [(r['step'], r['loss']) for r in records if 'loss' in r and 'lr' in r]
     values = [(r['step'], r[metric]) for r in records if metric in r]
-    return tuple(([x for x, _ in points], [y for _, y in points]) for points in (losses, values))
+    return tuple(_newest(points) for points in (losses, values))
+
+
+def _newest(points: List[Tuple[int, float]]) -> Curve:
+    steps: List[int] = []
+    values: List[float] = []
+    for step, value in points:
+        while steps and steps[-1] >= step:
+            steps.pop()
+            values.pop()
+        steps.append(step)
+        values.append(value)
+    return steps, values
 
 
 def plot_learning_curves(

@@ -227,6 +227,12 @@ def test_what_does_not_fit_is_refused(classifier, tmp_path, monkeypatch, tool):
         run(monkeypatch, *arguments(tool, config, 'other.pth'))
 
 
+def test_quantisation_without_its_library(classifier, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'torchao.quantization', None)
+    with pytest.raises(launch.LaunchError, match=r"pip install 'mmvisionllama\[quantization\]'"):
+        run(monkeypatch, 'quantize.py', *classifier)
+
+
 def test_bad_options_are_refused(classifier, tmp_path, monkeypatch):
     (tmp_path / 'stimuli').mkdir()
     wrong = tmp_path / 'wrong.json'

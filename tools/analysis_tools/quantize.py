@@ -47,6 +47,10 @@ def train_aware(cfg: Config, checkpoint: str):
 
 def main() -> None:
     args = parse_args()
+    try:
+        quantization.check_available()
+    except ImportError as error:
+        raise launch.LaunchError(str(error)) from error
     cfg = predictions.load_config(args.config, args.cfg_options)
     out = args.out or Path(cfg.work_dir) / 'int8.pth'
     out.parent.mkdir(parents=True, exist_ok=True)

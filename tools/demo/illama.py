@@ -11,7 +11,6 @@ import argparse
 import csv
 import sys
 import time
-from importlib.util import find_spec
 from pathlib import Path
 
 from digits import CONFIGS, last_checkpoint, run, say
@@ -25,7 +24,16 @@ MODELS = {
     'causal, no soft mask': 'illama_digits_no_soft_mask.py',
     'causal, class token first': 'illama_digits_cls_first_no_soft_mask.py',
 }
+#: analysis -> tool, lines of its output to show, flags, settings of the config
+ANALYSES = {
+    'quantize': ('quantize.py', r'top-1', [], []),
+    'quantize_training_aware': ('quantize.py', r'top-1', ['--training-aware'], ['train_cfg.max_epochs=2']),
+    'calibration': ('calibration.py', r'calibration error', [], []),
+    'attention_rank': ('attention_rank.py', r'^ +\d', [], []),
+}
 GOAL = 95.0
+#: points of accuracy that 8 bits may cost
+QUANTISATION_GOAL = 2.0
 
 
 def main() -> None:
@@ -47,20 +55,13 @@ def main() -> None:
 
     name, config = next(iter(MODELS.items()))
     checkpoint = last_checkpoint(folders[name])
-    for tool, keep in (
-        ('quantize.py', r'top-1'),
-        ('calibration.py', r'calibration error'),
-        ('attention_rank.py', r'^ +\d'),
-    ):
-        if tool == 'quantize.py' and find_spec('torchao') is None:
-            print("\n==> Analysis: quantize.py left out, it needs torchao (pip install 'mmvisionllama[quantization]')")
-            continue
-        say(f'Analysis: {tool}')
-        out = root / f'{Path(tool).stem}{".pth" if tool == "quantize.py" else ".csv"}'
-        command = [f'tools/analysis_tools/{tool}', CONFIGS / config, checkpoint, '--out', out]
-        run(command, root / f'{Path(tool).stem}.log', keep)
+    for analysis, (tool, keep, flags, settings) in ANALYSES.items():
+        say(' '.join(['Analysis:', tool, *flags]))
+        out = root / f'{analysis}{".pth" if tool == "quantize.py" else ".csv"}'
+        command = [f'tools/analysis_tools/{tool}', CONFIGS / config, checkpoint, '--out', out, *flags]
+        run([*command, '--cfg-options', f'work_dir={root / analysis}', *settings], root / f'{analysis}.log', keep)
 
-    # epoch -> accuracy, of the last run where a folder holds several
+    # epoch -> accuracy
     final = {name: dict(zip(*curves(read_scalars(folder), 'accuracy/top1')[1])) for name, folder in folders.items()}
     with open(root / 'learning_curve.csv', 'w', newline='') as file:
         rows = [(epoch, *(f'{values[epoch]:.2f}' for values in final.values())) for epoch in next(iter(final.values()))]
@@ -68,6 +69,10 @@ def main() -> None:
     say(f'Results after {time.time() - start:.0f} s')
     for name, values in final.items():
         print(f'    {name:<34} top-1 on {counts[1]} held-out digits: {values[max(values)]:.1f} %')
+    quantised = [list(csv.DictReader((root / f'{name}.csv').open())) for name in ANALYSES if 'quantize' in name]
+    print('\n    8 bits:')
+    for row in (quantised[0][0], *(int8 for _, int8 in quantised)):
+        print(f'    {row["model"]:<34} top-1 {float(row["top1"]):.1f} %, {int(row["bytes"]) / 2**20:.2f} MiB on disk')
     print('\n    pictures:')
     for picture in ('learning_curve.png', 'calibration.png', 'attention_rank.png'):
         print(f'      {root / picture}')
@@ -75,6 +80,9 @@ def main() -> None:
     top1 = values[max(values)]
     if top1 < GOAL:
         sys.exit(f'ERROR: {top1:.1f} % of the held-out digits are right, at least {GOAL} % were expected')
+    for fp32, int8 in quantised:
+        if float(fp32['top1']) - float(int8['top1']) > QUANTISATION_GOAL:
+            sys.exit(f'ERROR: {int8["model"]} is more than {QUANTISATION_GOAL} points below fp32: {int8["top1"]} %')
 
 
 if __name__ == '__main__':

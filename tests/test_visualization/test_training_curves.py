@@ -1,0 +1,50 @@
+"""Learning curves from mmengine's logs: one run, a resumed one, a repeated one."""
+
+import json
+
+import numpy as np
+import pytest
+
+from mmvisionllama.visualization.training import curves, plot_learning_curves, read_scalars
+
+
+def write(folder, run, steps, offset=0.0):
+    """A log of mmengine: losses at every step, an evaluation at every second one."""
+    file = folder / run / 'vis_data' / 'scalars.json'
+    file.parent.mkdir(parents=True)
+    lines = []
+    for step in steps:
+        lines.append(dict(lr=0.1, loss=offset + 1 / step, step=step))
+        if step % 2 == 0:
+            lines.append({'accuracy/top1': offset + step, 'step': step})
+    file.write_text('\n'.join(map(json.dumps, lines)) + '\n')
+
+
+def test_one_run(tmp_path):
+    write(tmp_path, '20260101_000000', range(1, 5))
+    assert curves(read_scalars(tmp_path), 'accuracy/top1') == (
+        ([1, 2, 3, 4], [1, 1 / 2, 1 / 3, 1 / 4]),
+        ([2, 4], [2, 4]),
+    )
+
+
+def test_a_resumed_run_continues_and_a_repeated_one_starts_anew(tmp_path):
+    write(tmp_path, '20260101_000000', range(1, 6))
+    write(tmp_path, '20260101_000001', range(4, 7), offset=10.0)
+    (steps, losses), evaluations = curves(read_scalars(tmp_path), 'accuracy/top1')
+    assert steps == [1, 2, 3, 4, 5, 6] and losses[2] < 1 and losses[3] > 10
+    assert evaluations == ([2, 4, 6], [2, 14, 16])
+    write(tmp_path, '20260101_000002', range(1, 5), offset=20.0)
+    assert curves(read_scalars(tmp_path), 'accuracy/top1')[1] == ([2, 4], [22, 24])
+
+
+def test_the_picture_has_every_curve(tmp_path):
+    from PIL import Image
+
+    for name in 'ab':
+        write(tmp_path / name, '20260101_000000', range(1, 5))
+    plot_learning_curves({'first': tmp_path / 'a', 'second': tmp_path / 'b'}, 'accuracy/top1', tmp_path / 'p.png')
+    with Image.open(tmp_path / 'p.png') as picture:
+        assert np.asarray(picture.convert('L')).std() > 5  # not blank
+    with pytest.raises(FileNotFoundError, match='was a model trained there'):
+        read_scalars(tmp_path / 'c')
