@@ -81,7 +81,7 @@ class MAEReconstructionHook(Hook):
         with preserved_random_state():
             random.seed(self.seed)
             np.random.seed(self.seed)
-            torch.manual_seed(self.seed)
+            torch.default_generator.manual_seed(self.seed)  # torch.manual_seed would reseed the GPUs, which draw masks
             samples = [dataset[i] for i in range(min(self.num_images, len(dataset)))]
         inputs = torch.stack([sample['inputs'] for sample in samples])
         batch = model.data_preprocessor(dict(inputs=inputs, data_samples=[s['data_samples'] for s in samples]), False)

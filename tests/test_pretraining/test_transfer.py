@@ -1,6 +1,7 @@
 """From pre-training into fine-tuning, linear probing and dense tasks."""
 
 import logging
+import re
 from pathlib import Path
 
 import pytest
@@ -129,20 +130,22 @@ def test_layer_decay_of_the_fine_tuning_configs(pattern, layers):
 
 @pytest.mark.parametrize(
     'pattern, rate, drop_path',
-    [('*-base-*-ft-100e_in1k_released.py', 2e-3, 0.1), ('*-large-*-ft-50e_in1k_released.py', 4e-3, 0.2)],
+    [
+        ('*-base-*-800e-*-ft-100e_in1k_released.py', 2e-3, 0.1),
+        ('*-base-*-1600e-*-ft-100e_in1k_released.py', 2e-3, 0.1),
+        ('*-large-*-ft-50e_in1k_released.py', 4e-3, 0.2),
+    ],
 )
 def test_released_fine_tuning(pattern, rate, drop_path):
     cfg = config(pattern)
+    assert cfg.model.backbone.init_cfg.checkpoint.split('/')[1].endswith('_released')
     with torch.device('meta'):
         model = classifier(cfg)
     assert model.backbone.layers[-1].drop_path.drop_prob == drop_path
     assert model.backbone.layers[0].ffn.up.bias is not None
     wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
     assert max(group['lr'] for group in wrapper.optimizer.param_groups) == rate
-    for name, erasing in (
-        (pattern, True),
-        (pattern.replace('_released', '').replace('*-base-*', '*-base-*-800e-*'), False),
-    ):
+    for name, erasing in ((pattern, True), (pattern.replace('_released', ''), False)):
         steps = [step.type for step in config(name).train_dataloader.dataset.pipeline]
         assert ('RandomErasing' in steps) == erasing and steps[-1] == 'PackInputs'
 
@@ -177,3 +180,22 @@ def test_linear_probing_trains_the_head_alone(pattern, layers):
     assert changed == running | {'head.fc.weight', 'head.fc.bias'}
     kept = {key for key in before if 'running' in key or 'tracked' in key}
     assert kept == running, "running statistics in the neck's norm alone"
+
+
+@pytest.mark.parametrize('pattern', ['*-base-*-800e-*-lp-90e', '*-base-*-1600e-*-lp-90e', '*-large-*-lp-90e'])
+def test_released_probing_scales_the_bias_too(pattern):
+    cfg = config(f'{pattern}_in1k_released.py')
+    assert cfg.model.backbone.init_cfg.checkpoint.split('/')[1].endswith('_released')
+    with torch.device('meta'):
+        model = classifier(cfg)
+    assert model.backbone.layers[0].ffn.up.bias is not None
+    groups = build_optim_wrapper(model, cfg.optim_wrapper).optimizer.param_groups
+    assert [group.get('lars_exclude', False) for group in groups] == [False, False]
+
+
+@pytest.mark.parametrize('path', sorted(CONFIGS.glob('*_in1k.py')), ids=lambda path: path.stem)
+def test_every_config_has_its_released_twin(path):
+    """Named in its head; the batch may differ."""
+    assert '..._released.py' in path.read_text()
+    twins = CONFIGS.glob(re.sub(r'_8xb\d+', '_8xb*', path.stem) + '_released.py')
+    assert len(list(twins)) == 1

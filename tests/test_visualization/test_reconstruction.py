@@ -153,10 +153,21 @@ def train(tmp_path, hook):
     return {key: value.clone() for key, value in runner.model.state_dict().items()}
 
 
-def test_hook_draws_and_leaves_the_training_alone(tmp_path):
+def test_hook_draws_and_leaves_the_training_alone(tmp_path, monkeypatch):
     from PIL import Image
 
+    from mmvisionllama.pretraining import MAEReconstructionHook
+
     folder(tmp_path / 'images')
+    write = MAEReconstructionHook.write
+
+    def watched(self, runner, step):
+        """Seeding the GPUs, whose generators nothing puts back, is an error while the hook draws."""
+        with monkeypatch.context() as patch:
+            patch.setattr(torch.cuda, 'manual_seed_all', lambda seed: pytest.fail('the GPUs are seeded'))
+            write(self, runner, step)
+
+    monkeypatch.setattr(MAEReconstructionHook, 'write', watched)
     with_hook, without = train(tmp_path, True), train(tmp_path, False)
     pictures = sorted((tmp_path / 'with').glob('*/vis_data/vis_image/reconstruction_*.png'))
     assert [path.name for path in pictures] == ['reconstruction_2.png', 'reconstruction_3.png']
@@ -205,6 +216,14 @@ def test_tool_says_what_is_wrong(tool, tmp_path):
     assert code == 1 and "nowhere.png' does not exist" in text and 'Traceback' not in text
     code, text = tool(tmp_path / 'config.py', tmp_path / 'other.pth', tmp_path / 'images')
     assert code == 1 and "other.pth' does not exist" in text
+    given = (tmp_path / 'config.py', tmp_path / 'weights.pth', tmp_path / 'images')
+    for option, value, words in (
+        ('--mask-ratio', 1, '--mask-ratio must be in [0, 1)'),
+        ('--mask-ratio', 0.99, 'hides all 16 patches'),
+        ('--max-images', 0, '--max-images must be at least 1'),
+    ):
+        code, text = tool(*given, '--device', 'cpu', option, value)
+        assert code == 1 and words in text and 'Traceback' not in text
     torch.save(dict(state_dict=dict(weight=torch.zeros(1))), tmp_path / 'other.pth')
     code, text = tool(tmp_path / 'config.py', tmp_path / 'other.pth', tmp_path / 'images')
     assert code == 1 and 'does not fit' in text and 'Traceback' not in text

@@ -96,11 +96,18 @@ def main() -> None:
     args = parse_args()
     from PIL import Image
 
+    if args.mask_ratio is not None and not 0 <= args.mask_ratio < 1:
+        raise LaunchError(f'--mask-ratio must be in [0, 1), got {args.mask_ratio:g}')
+    if args.max_images < 1:
+        raise LaunchError('--max-images must be at least 1')
     paths = find_images(args.images)[: args.max_images]
     model = build_model(args.config, args.checkpoint, args.device)
     if args.mask_ratio is not None:
         model.backbone.mask_ratio = args.mask_ratio
-    picture = reconstruction_picture(model, read_images(model, paths), args.seed)
+    try:
+        picture = reconstruction_picture(model, read_images(model, paths), args.seed)
+    except ValueError as error:  # a ratio that hides all patches
+        raise LaunchError(str(error)) from error
     Path(args.out).parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(picture).save(args.out)
     print(f'{args.out}: {len(paths)} images')
