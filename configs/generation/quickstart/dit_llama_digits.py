@@ -44,5 +44,5 @@ default_hooks = dict(
 # a short training: the average spans some 200 iterations
 custom_hooks = [
     dict(type='EMAHook', ema_type='ExponentialMovingAverage', momentum=5e-3),
-    dict(type='SampleHook', interval=500, classes=tuple(range(10)), sampler='ddim'),
+    dict(type='SampleHook', interval=500, classes=tuple(range(10)), sampler=dict(type='DDIMSampler', clip=True)),
 ]
