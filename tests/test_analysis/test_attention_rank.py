@@ -88,6 +88,17 @@ def test_windowed_and_sub_sampled_attention_is_recorded():
 
 
 @torch.no_grad()
+def test_mmpretrain_s_own_vit_is_recorded():
+    vit = pytest.importorskip('mmpretrain.models').VisionTransformer(TINY, img_size=32)
+    vit.eval()
+    maps = []
+    with AttentionRecorder(maps.append):
+        vit(torch.rand(2, 3, 32, 32))
+    assert [m.shape for m in maps] == [(2, 2, 5, 5)] * 2
+    torch.testing.assert_close(maps[0].sum(-1), torch.ones(2, 2, 5))
+
+
+@torch.no_grad()
 def test_weights_that_are_written_out_are_recorded_once():
     image = torch.rand(1, 3, 32, 32)
     fused, eager = [], []

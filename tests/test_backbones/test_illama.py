@@ -286,7 +286,13 @@ def test_weights_of_another_size_are_resampled_when_loaded(tmp_path):
 @pytest.mark.parametrize(
     'step',
     [
-        dict(ffn_cfg=dict(type='gelu'), norm_cfg=dict(type='LN', eps=1e-6), mask_mode='none', with_rope=False),
+        dict(
+            ffn_cfg=dict(type='gelu'),
+            norm_cfg=dict(type='LN', eps=1e-6),
+            mask_mode='none',
+            cls_token_position='first',
+            with_rope=False,
+        ),
         dict(norm_cfg=dict(type='LN', eps=1e-6), mask_mode='none', cls_token_position='first', with_rope=False),
         dict(mask_mode='none', cls_token_position='first', with_rope=False),
         dict(cls_token_position='first', with_rope=False),
@@ -302,8 +308,41 @@ def test_every_step_of_the_design_trains(step):
     assert model.layers[0].ffn.up.out_features == (64 if is_vit else 256)
     assert (model.rotary is None) == (step.get('with_rope') is False)
     assert (model.pos_embed is None) == (step.get('abs_pos_embed') is False)
-    model(torch.rand(2, 3, 32, 32))[0].sum().backward()
-    assert model.layers[0].attn.qkv.weight.grad is not None
+    norm = nn.LayerNorm if 'norm_cfg' in step else nn.RMSNorm
+    assert {type(m) for m in (model.layers[0].ln1, model.layers[0].ln2, model.ln1)} == {norm}
+    model(torch.rand(2, 3, 32, 32))[0].square().sum().backward()
+    unused = {name for name, param in model.named_parameters() if param.grad is None or not param.grad.any()}
+    if step.get('cls_token_position') == 'first' and 'mask_mode' not in step:  # collapsed: blind to every patch
+        assert 'patch_embed.projection.weight' in unused
+    else:
+        assert not unused
+
+
+@torch.no_grad()
+def test_the_first_step_of_the_design_is_mmpretrain_s_vit():
+    """The road starts at a ViT: the same weights give the same features."""
+    vit = pytest.importorskip('mmpretrain.models').VisionTransformer
+    arch = dict(TINY, feedforward_channels=128)
+    theirs = vit(arch, img_size=64, out_type='cls_token')
+    theirs.eval()  # its train() returns nothing
+    ours = iLLaMA(
+        arch,
+        img_size=64,
+        ffn_cfg=dict(type='gelu'),
+        norm_cfg=dict(type='LN', eps=1e-6),
+        mask_mode='none',
+        cls_token_position='first',
+        with_rope=False,
+    ).eval()
+    for param in theirs.parameters():
+        param.copy_(torch.randn_like(param) * 0.2)
+    renamed = {
+        key.replace('ffn.layers.0.0.', 'ffn.up.').replace('ffn.layers.1.', 'ffn.down.'): value
+        for key, value in theirs.state_dict().items()
+    }
+    ours.load_state_dict(renamed)
+    image = torch.randn(2, 3, 64, 64)
+    torch.testing.assert_close(ours(image)[0], theirs(image)[0], rtol=1e-4, atol=1e-4)
 
 
 @torch.no_grad()
