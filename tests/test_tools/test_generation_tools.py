@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from mmengine.registry import MODELS
+from mmengine.registry import MODELS, TASK_UTILS
 
 ROOT = Path(__file__).parents[2]
 CONFIG = """
@@ -152,6 +152,41 @@ def test_two_processes_sample_the_set_of_one(trained, tmp_path, monkeypatch):
     assert not list(tmp_path.glob('*partial*'))
 
 
+TEST = """
+default_scope = 'mmengine'
+test_dataloader = dict(
+    batch_size=2,
+    num_workers=0,
+    sampler=dict(type='DefaultSampler', shuffle=False),
+    collate_fn=dict(type='default_collate'),
+    dataset=dict(type='ClassLabels', num_samples=9, num_classes=4),
+)
+test_evaluator = dict(type='GenerationMetric', reference=REFERENCE, extractor=dict(type='ToolColours'))
+test_cfg = dict()
+"""
+
+
+def test_test_tool_makes_the_same_set(trained, tmp_path, monkeypatch):
+    """tools/test.py draws and evaluates in one go what sample.py and evaluate.py do in two."""
+    _, config, weights = trained
+    reference = np.random.default_rng(0).integers(0, 256, (12, 4, 4, 3), dtype=np.uint8)
+    np.savez(tmp_path / 'reference.npz', arr_0=reference)
+    config.write_text(CONFIG + TEST.replace('REFERENCE', repr(str(tmp_path / 'reference.npz'))))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
+    npz, out = tmp_path / 'set.npz', tmp_path / 'out.json'
+    assert run('sample', config, weights, '--num', 9, '--batch-size', 2, '--npz', npz, monkeypatch=monkeypatch) == 0
+    monkeypatch.setitem(sys.modules, 'features_of_mine', sys.modules[__name__])
+    args = ['--reference', tmp_path / 'reference.npz', '--extractor', 'features_of_mine:Colours', '--out', out]
+    assert run('evaluate', npz, *args, monkeypatch=monkeypatch) == 0
+    monkeypatch.setattr(sys, 'argv', ['test', str(config), str(weights), '--out', str(tmp_path / 'test.json')])
+    tool('../test').main()
+    results = json.loads((tmp_path / 'test.json').read_text())
+    for name, value in json.loads(out.read_text()).items():
+        if name in ('FID', 'precision', 'recall'):
+            assert results[f'generation/{name}'] == pytest.approx(value, rel=1e-6)
+
+
 def test_encode_latents(tmp_path, monkeypatch, capsys):
     diffusers = pytest.importorskip('diffusers')
     from PIL import Image
@@ -171,6 +206,7 @@ def test_encode_latents(tmp_path, monkeypatch, capsys):
     assert 'no VAE at' in capsys.readouterr().err
 
 
+@TASK_UTILS.register_module('ToolColours')
 class Colours:
     """Features of one's own."""
 
