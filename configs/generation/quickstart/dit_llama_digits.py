@@ -1,7 +1,7 @@
 # DiT-LLaMA on handwritten digits in pixel space: no VAE, no download, no GPU.
 # Data:     python -m mmvisionllama.data.digits data/digits   (1,437 training and 360 test scans of 8 x 8)
 # Model:    embed_dims 96, 4 blocks, 4 heads, patch 2 on 8 x 8 (4 x 4 tokens)
-# Schedule: 1,500 iterations x batch 128
+# Schedule: 2,000 iterations x batch 64
 #
 #     python tools/train.py configs/generation/quickstart/dit_llama_digits.py
 _base_ = ['../../_base_/generation_runtime.py']
@@ -25,7 +25,7 @@ model = dict(
 )
 
 train_dataloader = dict(
-    batch_size=128,
+    batch_size=64,
     num_workers=1,
     persistent_workers=True,
     collate_fn=dict(type='default_collate'),
@@ -33,16 +33,21 @@ train_dataloader = dict(
     dataset=dict(type='LabelledImages', data_root='data/digits/train', size=8, grayscale=True),
 )
 
-optim_wrapper = dict(type='OptimWrapper', optimizer=dict(type='AdamW', lr=1e-3, weight_decay=0.0))
+# the labels' embedding starts at 0.02 and is learned last: in a short training its rate decides what the classes get
+optim_wrapper = dict(
+    type='OptimWrapper',
+    optimizer=dict(type='AdamW', lr=2e-3, weight_decay=0.0),
+    paramwise_cfg=dict(custom_keys={'label_embed': dict(lr_mult=10.0)}),
+)
 param_scheduler = []
-train_cfg = dict(type='IterBasedTrainLoop', max_iters=1500)
+train_cfg = dict(type='IterBasedTrainLoop', max_iters=2000)
 
 default_hooks = dict(
     logger=dict(interval=50),
     checkpoint=dict(interval=500, max_keep_ckpts=2),
 )
-# a short training: the average spans some 200 iterations
+# a short training: the average spans some 100 iterations
 custom_hooks = [
-    dict(type='EMAHook', ema_type='ExponentialMovingAverage', momentum=5e-3),
+    dict(type='EMAHook', ema_type='ExponentialMovingAverage', momentum=1e-2),
     dict(type='SampleHook', interval=500, classes=tuple(range(10)), sampler=dict(type='DDIMSampler', clip=True)),
 ]

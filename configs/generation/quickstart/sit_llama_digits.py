@@ -10,6 +10,6 @@ model = dict(
     sampler=dict(_delete_=True, type='ODESampler'),
 )
 custom_hooks = [
-    dict(type='EMAHook', ema_type='ExponentialMovingAverage', momentum=5e-3),
+    dict(type='EMAHook', ema_type='ExponentialMovingAverage', momentum=1e-2),
     dict(type='SampleHook', interval=500, classes=tuple(range(10)), sampler='ode-heun'),
 ]
