@@ -3,13 +3,15 @@
 #   make demo-mae, demo-gen, demo-illama, demo-seg, demo-det: the same for the other tasks
 #   make test   completes the same environment and runs the tests       (first time: 10-15 minutes of compiling)
 # VENV is the environment's folder; WHEELS keeps the compiled mmcv between environments.
+# LINE=openmmlab uses OpenMMLab's own packages, in an environment of their own, where the default is the maintained line.
 
 PYTHON ?= python3
-VENV   ?= .venv
+LINE   ?= onedl
+VENV   ?= $(if $(filter openmmlab,$(LINE)),.venv-openmmlab,.venv)
 WHEELS ?= $(if $(XDG_CACHE_HOME),$(XDG_CACHE_HOME),$(HOME)/.cache)/mmvisionllama/wheels
 WORK   ?= work_dirs/demo
 TESTS  ?= tests
-export PYTHON VENV WHEELS
+export PYTHON VENV WHEELS LINE
 
 PY = $(VENV)/bin/python
 

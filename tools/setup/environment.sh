@@ -3,13 +3,16 @@
 #   VENV    folder of the environment            (default .venv)
 #   WHEELS  folder that keeps compiled mmcv      (default ~/.cache/mmvisionllama/wheels)
 #   PYTHON  interpreter to start from            (default python3)
+#   LINE    onedl (default) or openmmlab: whose mmengine, mmcv, mmpretrain, mmdet and mmseg; a file in requirements/LINE
+#           goes before the file of that name in requirements
 # Every finished step leaves a stamp named after the hash of its requirement file, so repeating is cheap.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
 stage=${1:-demo}
 case $stage in demo | generation | segmentation | test) ;; *) echo "unknown stage $stage" >&2; exit 2 ;; esac
-VENV=${VENV:-.venv}
+LINE=${LINE:-onedl}
+case $LINE in onedl) VENV=${VENV:-.venv} ;; openmmlab) VENV=${VENV:-.venv-openmmlab} ;; *) echo "unknown LINE $LINE: onedl or openmmlab" >&2; exit 2 ;; esac
 PYTHON=${PYTHON:-python3}
 WHEELS=${WHEELS:-${XDG_CACHE_HOME:-$HOME/.cache}/mmvisionllama/wheels}
 
@@ -36,21 +39,23 @@ python=$VENV/bin/python
 version=$("$python" -c 'import sys; print("%d%d" % sys.version_info[:2])')
 
 pip_install() { "$python" -m pip install --disable-pip-version-check --quiet --progress-bar off "$@"; }
-stamp() { echo "$VENV/.stamp-$1-$(sha256sum "requirements/$1.txt" | cut -c1-12)"; }
-step() { # step NAME MESSAGE ARGS...: installs requirements/NAME.txt once
-    local name=$1 message=$2 file
+list() { if [ -e "requirements/$LINE/$1.txt" ]; then echo "requirements/$LINE/$1.txt"; else echo "requirements/$1.txt"; fi; }
+step() { # step NAME MESSAGE ARGS...: installs the requirement file NAME once
+    local name=$1 message=$2 file stamp
     shift 2
-    file=$(stamp "$name")
-    [ -e "$file" ] && return
+    file=$(list "$name")
+    stamp=$VENV/.stamp-$name-$(sha256sum "$file" | cut -c1-12)
+    [ -e "$stamp" ] && return
     say "$message"
-    pip_install "$@" -r "requirements/$name.txt" || die "installing requirements/$name.txt failed: see pip's message above"
-    touch "$file"
+    # torch's pins hold: no other list may bring another torch
+    pip_install "$@" -r "$file" -c "$(list torch)" || die "installing $file failed: see pip's message above"
+    touch "$stamp"
 }
 has_mmcv() { "$python" -c 'import mmcv, sys; sys.exit(not sys.argv[1].endswith("==" + mmcv.__version__))' "$mmcv_pin" 2>/dev/null; }
 has_operators() { "$python" -c 'import mmcv.ops' 2>/dev/null; }
 
-mmcv_pin=$(grep -v '^#' requirements/mmcv.txt)
-torch_pin=$(grep '^torch==' requirements/torch.txt | cut -d= -f3)
+mmcv_pin=$(grep -v '^#' "$(list mmcv)")
+torch_pin=$(grep '^torch==' "$(list torch)" | cut -d= -f3)
 
 step torch "Installing PyTorch $torch_pin (several GB to fetch: one to five minutes)"
 step demo "Installing mmengine, mmpretrain and the rest of the demo (about 20 seconds)"
@@ -58,7 +63,7 @@ step demo "Installing mmengine, mmpretrain and the rest of the demo (about 20 se
 wheel_folder=$WHEELS/$mmcv_pin-torch$torch_pin-py$version
 if [ "$stage" != test ] && ! has_mmcv; then
     say "Installing mmcv without compiled operators (seconds; make test adds them)"
-    pip_install --no-cache-dir --no-deps -r requirements/mmcv.txt || die "installing $mmcv_pin failed: see pip's message above"
+    pip_install --no-cache-dir --no-deps -r "$(list mmcv)" || die "installing $mmcv_pin failed: see pip's message above"
 fi
 
 case $stage in
@@ -96,7 +101,7 @@ fi
 
 if ! "$python" -c 'import cv2' 2>/dev/null; then
     # another package brought the OpenCV build that needs libGL
-    pip_install --force-reinstall --no-deps "$(grep '^opencv-python-headless==' requirements/demo.txt)"
+    pip_install --force-reinstall --no-deps "$(grep '^opencv-python-headless==' "$(list demo)")"
     "$python" -c 'import cv2' || die "OpenCV does not import: see its message above"
 fi
 
