@@ -51,6 +51,11 @@ def run_cli(main: Callable[[], Any]) -> None:
         if "pip install 'mmvisionllama[" not in str(error):  # a broken library, not a missing extra
             raise
         message = str(error)
+    except AssertionError as error:  # mmcv's LoadImageFromFile
+        if 'failed to load image: ' not in str(error):
+            raise
+        path = str(error).rstrip().splitlines()[-1].split('failed to load image: ')[-1]
+        message = f'picture {path} cannot be read: replace the file'
     except ValueError as error:
         if 'need at least one array to concatenate' not in str(error):
             raise

@@ -156,6 +156,23 @@ def test_data_set_without_samples(capsys, message, told):
     assert ('error: a data set of the config has no samples' in capsys.readouterr().err) == told
 
 
+@pytest.mark.parametrize('workers', [0, 1])
+def test_picture_that_cannot_be_read(tmp_path, capsys, workers):
+    """What mmcv says, in this process or in a loader's worker, becomes one line that names the file."""
+    transforms = pytest.importorskip('mmcv.transforms')
+    from torch.utils.data import DataLoader
+
+    (tmp_path / 'a.jpg').write_text('<html>not found</html>')
+    dataset = [dict(img_path=str(tmp_path / 'a.jpg'))]
+
+    def main():
+        next(iter(DataLoader(dataset, collate_fn=lambda x: transforms.LoadImageFromFile()(x[0]), num_workers=workers)))
+
+    with pytest.raises(SystemExit):
+        launch.run_cli(main)
+    assert capsys.readouterr().err.endswith(f'error: picture {tmp_path}/a.jpg cannot be read: replace the file\n')
+
+
 def test_checkpoints(data, tmp_path):
     """Missing, truncated, more than weights, good."""
     cfg = config(data)
