@@ -9,6 +9,7 @@ configs/mmpretrain/quickstart/.
 
 import argparse
 import csv
+import os
 import pickle
 import re
 import subprocess
@@ -56,7 +57,7 @@ def tail(log: Path, lines: int = 15) -> str:
 
 
 def last_checkpoint(folder: Path) -> Path:
-    return Path((folder / 'last_checkpoint').read_text().strip())
+    return Path(os.path.relpath((folder / 'last_checkpoint').read_text().strip()))
 
 
 def main() -> None:
