@@ -73,7 +73,7 @@ def main() -> None:
             samples = archive['arr_0'][..., 0]
         read = classifier.predict(samples.reshape(len(samples), -1) / 255)
         recognised = 100 * float(np.mean(read == np.arange(len(samples)) % 10))
-        rows.append((name, len(samples), f'{recognised:.1f}', f'{time.time() - began:.0f}', stem.with_suffix('.png')))
+        rows.append((name, len(samples), f'{recognised:.1f}', f'{time.time() - began:.0f}', stem.with_suffix('.png').name))
         print(f'    {recognised:.1f} % of {len(samples)} samples are read as their class')
 
     with open(root / 'results.csv', 'w', newline='') as file:
@@ -81,7 +81,7 @@ def main() -> None:
     say(f'Results after {time.time() - start:.0f} s (all with guidance 2 unless the name says otherwise)')
     print(f'    {"real, held out":<40}{accuracy:>8.1f} % recognised')
     for name, _, recognised, _, picture in rows:
-        print(f'    {name:<40}{recognised:>8} % recognised   {picture}')
+        print(f'    {name:<40}{recognised:>8} % recognised   {root / picture}')
     low = [name for name, _, recognised, *_ in rows if 'unguided' not in name and float(recognised) < GOAL]
     if low:
         sys.exit(f'ERROR: fewer than {GOAL:.0f} % of the samples are recognised: {", ".join(low)}')
