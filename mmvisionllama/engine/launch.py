@@ -174,6 +174,14 @@ def coco_classes(dataset: dict) -> Sequence[str]:
     return list_from_file(classes) if isinstance(classes, str) else classes
 
 
+def check_names(images: Sequence[str]) -> None:
+    """Raises a LaunchError for two pictures of one name: what is written about them would be one file."""
+    names = [Path(image).stem for image in images]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise LaunchError(f'several pictures are named {", ".join(twice)}: run once for each, with an --out of its own')
+
+
 def check_checkpoint(path: str) -> None:
     """Raises a CheckpointError for a file that is missing, truncated or holds more than weights.
 

@@ -79,5 +79,6 @@ def test_errors(detect, checkpoint, tmp_path):
     out = ('--out', tmp_path / 'out')
     assert 'text.png cannot be read' in detect(CONFIG, checkpoint, tmp_path / 'text.png', *out, fails=True)
     assert "checkpoint 'nowhere.pth' does not exist" in detect(CONFIG, 'nowhere.pth', 'a.png', *out, fails=True)
+    assert 'several pictures are named a:' in detect(CONFIG, checkpoint, 'x/a.png', 'a.jpg', 'b.png', *out, fails=True)
     other = ROOT / 'configs/mmpretrain/quickstart/vision_llama_digits.py'
     assert 'no config of a detection model' in detect(other, checkpoint, 'a.png', *out, fails=True)

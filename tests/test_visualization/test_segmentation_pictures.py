@@ -73,3 +73,6 @@ def test_own_pictures(tmp_path, monkeypatch, capsys):
         segment(monkeypatch, tmp_path / 'weights.pth', tmp_path / 'b.png', '--out', tmp_path / 'out')
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith(f'error: picture {tmp_path}/b.png cannot be read')
+    with pytest.raises(SystemExit):
+        segment(monkeypatch, tmp_path / 'weights.pth', 'x/a.png', 'a.jpg', '--out', tmp_path / 'out')
+    assert 'several pictures are named a:' in capsys.readouterr().err

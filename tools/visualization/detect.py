@@ -47,6 +47,7 @@ def main() -> None:
     if cfg.get('default_scope') != 'mmdet':
         raise launch.LaunchError(f'{args.config} is no config of a detection model')
     launch.check_checkpoint(args.checkpoint)
+    launch.check_names(args.images)
     for image in args.images:
         read(image, 'picture')
     from mmdet.apis import DetInferencer

@@ -37,6 +37,7 @@ def main() -> None:
     if args.mode:
         cfg.model.test_cfg.mode = args.mode
     launch.check_checkpoint(args.checkpoint)
+    launch.check_names(args.images)
     for image in args.images:
         read(image, 'picture')
     from mmseg.apis import MMSegInferencer
