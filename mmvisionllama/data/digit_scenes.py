@@ -10,6 +10,9 @@ One folder holds ADE20K's layout (a label per pixel) and COCO's (a box and a mas
     root/annotations/instances_{train,val}.json         categories 1 ... 10 are the digits 0 ... 9
 
 Every scene has a size of its own. Validation scenes are larger and show scans that no training scene shows.
+
+A second folder holds crops with one digit each in ImageNet's layout, to pre-train a backbone for the scenes as ImageNet
+does for ADE20K and COCO: ``root/{train,val}/DIGIT/00000.jpg``.
 """
 
 import argparse
@@ -33,7 +36,7 @@ def ground(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     """A textured ground: soft colour patches, a grating and grain; ``(height, width, 3)``, float, 0 ... 255."""
     from PIL import Image
 
-    base = rng.uniform(40, 215, 3)
+    base = rng.uniform(20, 120, 3)
     patches = np.clip(base + rng.normal(0, 22, (5, 5, 3)), 0, 255).astype('uint8')
     soft = np.asarray(Image.fromarray(patches).resize((width, height), Image.Resampling.BICUBIC), dtype=float)
     y, x = np.mgrid[:height, :width]
@@ -43,11 +46,11 @@ def ground(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
 
 
 def ink_colour(rng: np.random.Generator, behind: np.ndarray) -> np.ndarray:
-    """A colour that stands out in brightness from the pixels ``behind`` it."""
-    mean = behind.mean()
+    """A colour brighter than the pixels ``behind`` it."""
+    darkest = behind.mean() + 70
     while True:
-        colour = rng.uniform(0, 255, 3)
-        if abs(colour.mean() - mean) > 60:
+        colour = rng.uniform(60, 255, 3)
+        if colour.mean() > darkest:
             return colour
 
 
@@ -150,6 +153,15 @@ def write_split(root: Path, folder: str, short: str, scenes) -> None:
     (root / 'annotations' / f'instances_{short}.json').write_text(json.dumps(coco))
 
 
+def is_written(root: Path, settings: dict) -> bool:
+    """Whether ``root`` is complete and made with these settings; its marker is taken away if not."""
+    marker = root / MARKER
+    if marker.exists() and json.loads(marker.read_text()) == settings:
+        return True
+    marker.unlink(missing_ok=True)  # an interrupted writing leaves no marker
+    return False
+
+
 def write_scenes(
     root: str,
     counts: Sequence[int] = (600, 80),
@@ -187,10 +199,8 @@ def write_scenes(
         max_digits=list(max_digits),
         seed=seed,
     )
-    marker = root / MARKER
-    if marker.exists() and json.loads(marker.read_text()) == settings:
+    if is_written(root, settings):
         return tuple(counts)
-    marker.unlink(missing_ok=True)  # an interrupted writing leaves no marker
     scans, labels, *indices = split_digits()
     for i, (folder, short) in enumerate(SPLITS):
         rng = np.random.default_rng([seed, i])
@@ -198,7 +208,49 @@ def write_scenes(
         own = indices[i]
         scenes = (make_scene(rng, scans[own], labels[own], sides, digit_sides, max_digits[i]) for _ in range(counts[i]))
         write_split(root, folder, short, scenes)
-    marker.write_text(json.dumps(settings) + '\n')
+    (root / MARKER).write_text(json.dumps(settings) + '\n')
+    return tuple(counts)
+
+
+def write_crops(
+    root: str,
+    counts: Sequence[int] = (8000, 800),
+    side: int = 64,
+    digit_sides: Sequence[int] = (32, 64),
+    seed: int = 0,
+) -> Tuple[int, int]:
+    """Writes square crops with one digit each in ImageNet's layout; validation crops show other scans.
+
+    Args:
+        root: Folder to write. A complete one with the same settings is left as it is.
+        counts: Number of training and of validation crops.
+        side: Side of a crop, pixels.
+        digit_sides: Range of the side of a digit's frame, pixels.
+        seed: Seed of everything.
+
+    Returns:
+        tuple: Number of training and of validation crops.
+
+    Raises:
+        ImportError: Without scikit-learn.
+    """
+    from PIL import Image
+
+    root = Path(root)
+    settings = dict(counts=list(counts), side=side, digit_sides=list(digit_sides), seed=seed)
+    if is_written(root, settings):
+        return tuple(counts)
+    scans, labels, *indices = split_digits()
+    for i, folder in enumerate(('train', 'val')):
+        shutil.rmtree(root / folder, ignore_errors=True)
+        for digit in range(10):
+            (root / folder / str(digit)).mkdir(parents=True)
+        rng = np.random.default_rng([seed, 2 + i])
+        own = indices[i]
+        for number in range(counts[i]):
+            image, (instance,) = make_scene(rng, scans[own], labels[own], (side, side), digit_sides, 1)
+            Image.fromarray(image).save(root / folder / str(instance['digit']) / f'{number:05d}.jpg', quality=95)
+    (root / MARKER).write_text(json.dumps(settings) + '\n')
     return tuple(counts)
 
 
@@ -207,6 +259,7 @@ if __name__ == '__main__':
     parser.add_argument(
         'root', nargs='?', default='data/digit_scenes', help='folder to write (default: data/digit_scenes)'
     )
+    parser.add_argument('--crops', action='store_true', help='write crops of one digit each, for pre-training')
     args = parser.parse_args()
-    written = write_scenes(args.root)
-    print(f'{args.root}: {written[0]} training and {written[1]} validation scenes')
+    written = (write_crops if args.crops else write_scenes)(args.root)
+    print(f'{args.root}: {written[0]} training and {written[1]} validation {"crops" if args.crops else "scenes"}')

@@ -66,6 +66,32 @@ def test_seed_and_marker(tmp_path):
     assert pixels(tmp_path / 'a') == pixels(tmp_path / 'b')
 
 
+def test_crops_of_single_digits(tmp_path):
+    """ImageNet's layout; the folder is the digit that is drawn, brighter than the ground."""
+    settings = dict(counts=(40, 12), side=32, digit_sides=(24, 32))
+    assert digit_scenes.write_crops(tmp_path, **settings) == (40, 12)
+    for folder, count in (('train', 40), ('val', 12)):
+        assert sorted(path.name for path in (tmp_path / folder).iterdir()) == [str(digit) for digit in range(10)]
+        crops = sorted((tmp_path / folder).glob('*/*.jpg'), key=lambda path: path.stem)
+        assert [path.stem for path in crops] == [f'{number:05d}' for number in range(count)]
+        assert all(Image.open(path).size == (32, 32) for path in crops)
+    # the same draws again: the labels of the scenes decide the folders
+    scans, labels, train, _ = digit_scenes.split_digits()
+    rng = np.random.default_rng([0, 2])
+    for number in range(40):
+        image, (drawn,) = digit_scenes.make_scene(rng, scans[train], labels[train], (32, 32), (24, 32), 1)
+        written = np.asarray(Image.open(tmp_path / 'train' / str(drawn['digit']) / f'{number:05d}.jpg'), dtype=float)
+        assert np.abs(written - image).mean() < 12  # JPEG
+        assert image[drawn['mask']].mean() > image[~drawn['mask']].mean() + 25
+    first = crops[0].read_bytes()
+    crops[1].unlink()
+    digit_scenes.write_crops(tmp_path, **settings)
+    assert not crops[1].exists(), 'a finished folder stays'
+    digit_scenes.write_crops(tmp_path, **settings, seed=1)
+    assert len(list((tmp_path / 'val').glob('*/*.jpg'))) == 12
+    assert not crops[0].exists() or crops[0].read_bytes() != first
+
+
 def test_run_lengths():
     """Zeros first, down the columns."""
     assert digit_scenes.run_lengths(np.array([[0, 1], [1, 1]], dtype=bool)) == [1, 3]

@@ -73,7 +73,9 @@ def main() -> None:
             samples = archive['arr_0'][..., 0]
         read = classifier.predict(samples.reshape(len(samples), -1) / 255)
         recognised = 100 * float(np.mean(read == np.arange(len(samples)) % 10))
-        rows.append((name, len(samples), f'{recognised:.1f}', f'{time.time() - began:.0f}', stem.with_suffix('.png').name))
+        rows.append(
+            (name, len(samples), f'{recognised:.1f}', f'{time.time() - began:.0f}', stem.with_suffix('.png').name)
+        )
         print(f'    {recognised:.1f} % of {len(samples)} samples are read as their class')
 
     with open(root / 'results.csv', 'w', newline='') as file:

@@ -3,7 +3,10 @@
 Data:     python -m mmvisionllama.data.digit_scenes data/digit_scenes   (600 training, 80 larger validation scenes)
 Model:    4 stages of 24, 48, 96, 96 channels (those of the segmentation quickstart), levels of 48 channels
 Schedule: 12 epochs x 75 iterations x batch 8
-Command:  python tools/train.py configs/mmdet/quickstart/pyramid_vision_llama_digit_scenes.py
+Command:  python tools/train.py configs/mmdet/quickstart/pyramid_vision_llama_digit_scenes.py --cfg-options \\
+              model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.prefix=backbone. \\
+              model.backbone.init_cfg.checkpoint=work_dirs/pyramid_vision_llama_digit_crops/epoch_5.pth
+          without the options it trains from scratch, which takes many more epochs
 """
 
 _base_ = ['../../_base_/models/mask_rcnn.py', '../../_base_/mmdet_runtime.py']
@@ -27,7 +30,7 @@ model = dict(
             feedforward_channels=(64, 128, 256, 256),
         ),
         img_size=160,
-        anchor=160,  # trained from scratch at about this size
+        anchor=64,  # where configs/mmpretrain/quickstart/pyramid_vision_llama_digit_crops.py trains its backbone
         out_indices=(0, 1, 2, 3),
         layer_scale_init_value=0.0,
     ),

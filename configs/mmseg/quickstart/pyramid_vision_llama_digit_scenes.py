@@ -2,8 +2,11 @@
 
 Data:     python -m mmvisionllama.data.digit_scenes data/digit_scenes   (600 training, 80 larger validation scenes)
 Model:    4 stages of 24, 48, 96, 96 channels; trained on crops of 128 x 128, tested on whole scenes of any size
-Schedule: 1,000 iterations x batch 16
-Command:  python tools/train.py configs/mmseg/quickstart/pyramid_vision_llama_digit_scenes.py
+Schedule: 1,400 iterations x batch 12
+Command:  python tools/train.py configs/mmseg/quickstart/pyramid_vision_llama_digit_scenes.py --cfg-options \\
+              model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.prefix=backbone. \\
+              model.backbone.init_cfg.checkpoint=work_dirs/pyramid_vision_llama_digit_crops/epoch_5.pth
+          without the options it trains from scratch, which takes many more iterations
 """
 
 _base_ = ['../../_base_/mmseg_runtime.py']
@@ -40,7 +43,7 @@ model = dict(
             feedforward_channels=(64, 128, 256, 256),
         ),
         img_size=crop,
-        anchor=crop,  # trained from scratch at this size
+        anchor=64,  # where configs/mmpretrain/quickstart/pyramid_vision_llama_digit_crops.py trains its backbone
         out_indices=(0, 1, 2, 3),
         layer_scale_init_value=0.0,
     ),
@@ -55,6 +58,8 @@ model = dict(
         norm_cfg=norm_cfg,
         align_corners=False,
         loss_decode=dict(type='CrossEntropyLoss'),
+        # mmsegmentation's 0.01 is meant for long schedules
+        init_cfg=dict(type='Normal', std=0.1, override=dict(name='conv_seg')),
     ),
     train_cfg=dict(),
     test_cfg=dict(mode='whole', crop_size=(crop, crop), stride=(85, 85)),
@@ -78,7 +83,7 @@ dataset = dict(
     reduce_zero_label=True,  # 0 is unlabelled
 )
 train_dataloader = dict(
-    batch_size=16,
+    batch_size=12,
     num_workers=1,
     persistent_workers=True,
     sampler=dict(type='InfiniteSampler', shuffle=True),
@@ -104,20 +109,21 @@ val_evaluator = dict(type='IoUMetric', iou_metrics=['mIoU'])
 test_evaluator = val_evaluator
 
 optim_wrapper = dict(
-    optimizer=dict(type='AdamW', lr=2e-3, weight_decay=0.05),
-    paramwise_cfg=dict(flat_decay_mult=0.0),
+    optimizer=dict(type='AdamW', lr=1e-3, weight_decay=0.05),
+    # the head is new, the backbone is not
+    paramwise_cfg=dict(flat_decay_mult=0.0, custom_keys={'decode_head': dict(lr_mult=3.0)}),
     clip_grad=dict(max_norm=1.0),
 )
-iterations = 1000
+iterations = 1400
 param_scheduler = [
-    dict(type='LinearLR', start_factor=0.01, by_epoch=False, end=100),
-    dict(type='CosineAnnealingLR', eta_min=1e-5, by_epoch=False, begin=100, end=iterations),
+    dict(type='LinearLR', start_factor=0.01, by_epoch=False, end=50),
+    dict(type='CosineAnnealingLR', eta_min=1e-5, by_epoch=False, begin=50, end=iterations),
 ]
-train_cfg = dict(type='IterBasedTrainLoop', max_iters=iterations, val_interval=250)
+train_cfg = dict(type='IterBasedTrainLoop', max_iters=iterations, val_interval=350)
 val_cfg = dict()
 test_cfg = dict()
 
 default_hooks = dict(
     logger=dict(interval=50),
-    checkpoint=dict(interval=250, max_keep_ckpts=1),
+    checkpoint=dict(interval=350, max_keep_ckpts=1),
 )
