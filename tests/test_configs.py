@@ -238,6 +238,8 @@ def test_trains_a_step(path, tmp_path, monkeypatch):
     """Loads, builds, trains one step that reaches every parameter, evaluates."""
     monkeypatch.setattr(Config, 'pretty_text', property(str))  # formatting takes longer than training
     pytest.importorskip(Config.fromfile(path).default_scope)
+    if 'qat' in path.stem:
+        pytest.importorskip('torchao')
     cfg = launch.prepare_train(shrink(launch.load_config(str(path)), path, tmp_path))
     runner = Runner.from_cfg(cfg)
     assert sum(p.numel() for p in runner.model.parameters()) < 1e6

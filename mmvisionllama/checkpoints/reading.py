@@ -1,11 +1,12 @@
 """Reading checkpoint files: weights-only, with one clear error for each way a file can be wrong."""
 
 import contextlib
+import functools
 import os
 import pickle
 import re
 from collections import OrderedDict
-from typing import Any, Dict, Optional
+from typing import Any, Callable, Dict, Optional
 from urllib.parse import urlparse
 
 import torch
@@ -16,13 +17,30 @@ class CheckpointError(RuntimeError):
     """A checkpoint cannot be read or does not fit; the message says what to do."""
 
 
+def _renamed(function: Callable, module: str) -> Callable:
+    """``function`` as if it came from ``module``."""
+
+    @functools.wraps(function)
+    def wrapper(*args):
+        return function(*args)
+
+    wrapper.__module__ = module
+    return wrapper
+
+
 def _safe_globals():
     """Numpy and mmengine types that mmengine's own checkpoints store next to the weights."""
     import numpy as np
     from mmengine.logging.history_buffer import HistoryBuffer
 
-    core = np._core if hasattr(np, '_core') else np.core
-    types = [HistoryBuffer, np.ndarray, np.dtype, core.multiarray._reconstruct, core.multiarray.scalar]
+    try:
+        from numpy._core import multiarray
+    except ImportError:  # numpy 1
+        from numpy.core import multiarray
+    types = [HistoryBuffer, np.ndarray, np.dtype]
+    for function in (multiarray._reconstruct, multiarray.scalar):
+        # numpy 1 and 2 write the same functions under different names; files of either are read under either
+        types += [function, _renamed(function, 'numpy.core.multiarray'), _renamed(function, 'numpy._core.multiarray')]
     types += [type(np.dtype(name)) for name in ('float64', 'float32', 'int64', 'int32', 'uint32', 'bool')]
     # a HistoryBuffer names its methods through getattr; the unpickler calls only what stands in this list
     return types + [getattr, slice]

@@ -3,6 +3,8 @@
 import argparse
 import copy
 import logging
+import re
+import zipfile
 
 import pytest
 import torch
@@ -45,6 +47,22 @@ class TestRead:
         assert checkpoint['meta']['seed'] == 1
         for key, value in find_state_dict(checkpoint).items():
             assert torch.equal(value, source.state_dict()[key])
+
+    @pytest.mark.parametrize('module', [b'numpy.core.multiarray', b'numpy._core.multiarray'])
+    def test_numpy_of_either_version(self, tmp_path, save, module):
+        """numpy 1 and 2 give their functions different names in a file."""
+        import numpy as np
+
+        path, renamed = save(dict(seed=np.float64(2.5), order=np.arange(3))), str(tmp_path / 'renamed.pth')
+        with zipfile.ZipFile(path) as old, zipfile.ZipFile(renamed, 'w') as new:
+            for name in old.namelist():
+                content = old.read(name)
+                if name.endswith('data.pkl'):
+                    content, changed = re.subn(rb'numpy\.(_?core)\.multiarray', module, content)
+                    assert changed >= 2
+                new.writestr(name, content)
+        checkpoint = read_checkpoint(renamed)
+        assert checkpoint['seed'] == 2.5 and checkpoint['order'].tolist() == [0, 1, 2]
 
     def test_safetensors(self, tmp_path, source):
         safetensors = pytest.importorskip('safetensors.torch')
