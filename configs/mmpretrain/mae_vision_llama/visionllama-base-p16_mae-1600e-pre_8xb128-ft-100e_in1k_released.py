@@ -6,30 +6,12 @@
 # Weights: init_cfg.checkpoint; others with --cfg-options model.backbone.init_cfg.checkpoint=FILE
 #
 #     tools/dist_train.sh configs/mmpretrain/mae_vision_llama/visionllama-base-p16_mae-1600e-pre_8xb128-ft-100e_in1k_released.py 8
-_base_ = ['visionllama-base-p16_mae-1600e-pre_8xb128-ft-100e_in1k.py']
+_base_ = ['visionllama-base-p16_mae-800e-pre_8xb128-ft-100e_in1k_released.py']
 
 model = dict(
     backbone=dict(
-        arch='base-wide',
         init_cfg=dict(
             checkpoint='work_dirs/mae_visionllama-base-p16_8xb512-amp-1600e_in1k_released/epoch_1600.pth',
         ),
     ),
 )
-
-train_pipeline = _base_.train_pipeline
-train_pipeline.insert(
-    -1,
-    dict(
-        type='RandomErasing',
-        erase_prob=0.25,
-        mode='rand',
-        min_area_ratio=0.02,
-        max_area_ratio=1 / 3,
-        fill_color=[103.53, 116.28, 123.675],
-        fill_std=[57.375, 57.12, 58.395],
-    ),
-)
-train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
-
-optim_wrapper = dict(optimizer=dict(lr=2e-3))

@@ -6,15 +6,12 @@
 # Weights: init_cfg.checkpoint; others with --cfg-options model.backbone.init_cfg.checkpoint=FILE
 #
 #     tools/dist_train.sh configs/mmpretrain/mae_vision_llama/visionllama-base-p16_mae-1600e-pre_8xb2048-lp-90e_in1k_released.py 8
-_base_ = ['visionllama-base-p16_mae-1600e-pre_8xb2048-lp-90e_in1k.py']
+_base_ = ['visionllama-base-p16_mae-800e-pre_8xb2048-lp-90e_in1k_released.py']
 
 model = dict(
     backbone=dict(
-        arch='base-wide',
         init_cfg=dict(
             checkpoint='work_dirs/mae_visionllama-base-p16_8xb512-amp-1600e_in1k_released/epoch_1600.pth',
         ),
     ),
 )
-
-optim_wrapper = dict(paramwise_cfg=dict(custom_keys=dict(bias=dict(lars_exclude=False))))
