@@ -70,7 +70,7 @@ def main() -> None:
     print(f'    {DATA}: {counts[0]} training scenes and {counts[1]} larger ones, of other scans, to validate')
 
     init = pretrain(root)
-    say('Training: Mask R-CNN with the pyramid (seven minutes on two cores)')
+    say('Training: Mask R-CNN with the pyramid (nine minutes on two cores)')
     folder = root / CONFIG.stem
     keep = r'Epoch\(val\).*segm_mAP:|Epoch\(train\).*\[(25|50|75)/75\]'
     command = ['tools/train.py', CONFIG, '--work-dir', folder, '--cfg-options', *init]
@@ -101,7 +101,8 @@ def main() -> None:
     title = 'Digit scenes: held-out mask AP50'
     plot_learning_curves({'pyramid': folder}, 'coco/segm_mAP_50', root / 'learning_curve.png', title, factor=100)
     with open(root / 'results.csv', 'w', newline='') as file:
-        csv.writer(file).writerows([('positions', *METRICS), *table])
+        rows = [(name, *(f'{value:.1f}' for value in values)) for name, *values in table]
+        csv.writer(file).writerows([('positions', *METRICS), *rows])
 
     say(f'Results after {time.time() - start:.0f} s')
     print(f'    {counts[1]} held-out scenes of 176 ... 272 pixels a side; trained on scenes of 128 ... 192')
