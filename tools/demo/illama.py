@@ -28,7 +28,13 @@ MODELS = {
 #: analysis -> tool, lines of its output to show, flags, settings of the config
 ANALYSES = {
     'quantize': ('quantize.py', r'top-1', [], []),
-    'quantize_training_aware': ('quantize.py', r'top-1', ['--training-aware'], ['train_cfg.max_epochs=2']),
+    # a trained model needs a fraction of the rate it was trained with
+    'quantize_training_aware': (
+        'quantize.py',
+        r'top-1',
+        ['--training-aware'],
+        ['train_cfg.max_epochs=2', 'optim_wrapper.optimizer.lr=2e-4'],
+    ),
     'calibration': ('calibration.py', r'calibration error', [], []),
     'attention_rank': ('attention_rank.py', r'^ +\d', [], []),
 }
