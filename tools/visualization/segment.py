@@ -43,7 +43,8 @@ def main() -> None:
     from mmseg.apis import MMSegInferencer
     from PIL import Image
 
-    inferencer = MMSegInferencer(cfg, args.checkpoint, device=args.device, show_progress=False)
+    inferencer = MMSegInferencer(cfg, args.checkpoint, device=args.device)
+    inferencer.show_progress = False  # mmsegmentation 1.2 has no argument for it
     args.out.mkdir(parents=True, exist_ok=True)
     for image in args.images:
         result = inferencer(image, return_vis=True, opacity=args.opacity)
