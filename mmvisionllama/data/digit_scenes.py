@@ -19,13 +19,15 @@ import argparse
 import json
 import shutil
 from pathlib import Path
-from typing import Dict, List, Sequence, Tuple
+from typing import Any, Dict, List, Sequence, Tuple
 
 import numpy as np
 
 from .digits import split_digits
 
 MARKER = 'digit_scenes.json'
+#: goes up when the drawing changes, so that folders drawn otherwise are written again
+DRAWING = 2
 #: classes of the label maps, label 1 first; the digits are the categories of the instances as well
 CLASSES = ('ground', *map(str, range(10)))
 #: (folder, name in COCO's file names)
@@ -191,13 +193,14 @@ def write_scenes(
         ImportError: Without scikit-learn.
     """
     root = Path(root)
-    settings: Dict[str, list] = dict(
+    settings: Dict[str, Any] = dict(
         counts=list(counts),
         train_sides=list(train_sides),
         val_sides=list(val_sides),
         digit_sides=list(digit_sides),
         max_digits=list(max_digits),
         seed=seed,
+        drawing=DRAWING,
     )
     if is_written(root, settings):
         return tuple(counts)
@@ -237,7 +240,7 @@ def write_crops(
     from PIL import Image
 
     root = Path(root)
-    settings = dict(counts=list(counts), side=side, digit_sides=list(digit_sides), seed=seed)
+    settings = dict(counts=list(counts), side=side, digit_sides=list(digit_sides), seed=seed, drawing=DRAWING)
     if is_written(root, settings):
         return tuple(counts)
     scans, labels, *indices = split_digits()

@@ -48,7 +48,7 @@ def test_both_layouts_agree(tmp_path):
     assert len(shapes) > 2, 'every scene has a size of its own'
 
 
-def test_seed_and_marker(tmp_path):
+def test_seed_and_marker(tmp_path, monkeypatch):
     """The seed decides; a finished folder stays, an unfinished one is written again."""
 
     def pixels(root):
@@ -64,6 +64,10 @@ def test_seed_and_marker(tmp_path):
     (tmp_path / 'a' / digit_scenes.MARKER).unlink()
     digit_scenes.write_scenes(tmp_path / 'a', **SMALL)
     assert pixels(tmp_path / 'a') == pixels(tmp_path / 'b')
+    image.unlink()
+    monkeypatch.setattr(digit_scenes, 'DRAWING', digit_scenes.DRAWING + 1)
+    digit_scenes.write_scenes(tmp_path / 'a', **SMALL)
+    assert image.exists(), 'scenes that an older version drew are written again'
 
 
 def test_crops_of_single_digits(tmp_path):

@@ -6,7 +6,7 @@ Schedule: 12 epochs x 75 iterations x batch 8
 Command:  python tools/train.py configs/mmdet/quickstart/pyramid_vision_llama_digit_scenes.py --cfg-options \\
               model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.prefix=backbone. \\
               model.backbone.init_cfg.checkpoint=work_dirs/pyramid_vision_llama_digit_crops/epoch_5.pth
-          without the options it trains from scratch, which takes many more epochs
+          without the options it trains from scratch; the schedule is meant for a pre-trained backbone
 """
 
 _base_ = ['../../_base_/models/mask_rcnn.py', '../../_base_/mmdet_runtime.py']

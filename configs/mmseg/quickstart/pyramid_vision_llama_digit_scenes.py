@@ -6,7 +6,7 @@ Schedule: 1,400 iterations x batch 12
 Command:  python tools/train.py configs/mmseg/quickstart/pyramid_vision_llama_digit_scenes.py --cfg-options \\
               model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.prefix=backbone. \\
               model.backbone.init_cfg.checkpoint=work_dirs/pyramid_vision_llama_digit_crops/epoch_5.pth
-          without the options it trains from scratch, which takes many more iterations
+          without the options it trains from scratch; the schedule is meant for a pre-trained backbone
 """
 
 _base_ = ['../../_base_/mmseg_runtime.py']
