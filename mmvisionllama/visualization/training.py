@@ -33,6 +33,11 @@ def curves(records: List[dict], metric: str) -> Tuple[Curve, Curve]:
     return tuple(_newest(points) for points in (losses, values))
 
 
+def evaluation_unit(records: List[dict]) -> str:
+    """What the evaluations are counted in, ``'epoch'`` or ``'iteration'``: only trainings by epoch log their epoch."""
+    return 'epoch' if any('epoch' in record for record in records) else 'iteration'
+
+
 def _newest(points: List[Tuple[int, float]]) -> Curve:
     steps: List[int] = []
     values: List[float] = []
@@ -64,12 +69,13 @@ def plot_learning_curves(
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout='constrained')
     for label, work_dir in work_dirs.items():
-        loss, (steps, values) = curves(read_scalars(work_dir), metric)
+        records = read_scalars(work_dir)
+        loss, (steps, values) = curves(records, metric)
         values = [factor * value for value in values]
         left.plot(*loss, label=label)
         right.plot(steps, values, marker='o', label=f'{label}: {values[-1]:.1f}' if values else label)
     left.set(xlabel='iteration', ylabel='training loss')
-    right.set(xlabel='epoch', ylabel=metric)
+    right.set(xlabel=evaluation_unit(records), ylabel=metric)
     for axes in (left, right):
         axes.grid(alpha=0.3)
         axes.legend()

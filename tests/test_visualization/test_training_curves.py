@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from mmvisionllama.visualization.training import curves, plot_learning_curves, read_scalars
+from mmvisionllama.visualization.training import curves, evaluation_unit, plot_learning_curves, read_scalars
 
 
 def write(folder, run, steps, offset=0.0):
@@ -48,3 +48,9 @@ def test_the_picture_has_every_curve(tmp_path):
         assert np.asarray(picture.convert('L')).std() > 5  # not blank
     with pytest.raises(FileNotFoundError, match='was a model trained there'):
         read_scalars(tmp_path / 'c')
+
+
+def test_unit_of_the_evaluations():
+    evaluation = {'mIoU': 8.0, 'step': 350}
+    assert evaluation_unit([{'loss': 1.0, 'lr': 0.1, 'iter': 50, 'step': 50}, evaluation]) == 'iteration'
+    assert evaluation_unit([{'loss': 1.0, 'lr': 0.1, 'epoch': 1, 'iter': 50, 'step': 50}, evaluation]) == 'epoch'
