@@ -24,7 +24,8 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import Runner
 
-from mmvisionllama.engine import flops, launch
+from mmvisionllama import launch
+from mmvisionllama.analysis import flops
 
 ROOT = Path(__file__).parents[1]
 
