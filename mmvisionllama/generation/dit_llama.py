@@ -22,6 +22,7 @@ from ..layers import (
     sincos_embedding,
     sinusoid,
 )
+from ..layers.attention import NO_CONTEXT
 from ..layers.options import checked_choice, to_2tuple
 
 POSITIONS = ('rope', 'sincos')
@@ -287,14 +288,14 @@ class DiTLLaMA(BaseBackbone):
         grid = self.token_grid(x.shape[-2:])
         x, _ = self.patch_embed(x)  # [B, N, C]
         cond = F.silu(self.time_embed(t) + self.label_embed(y))  # [B, C]
-        rope = None
+        context = NO_CONTEXT
         if self.position == 'rope':
-            rope = self.rotary(self.rotary.positions(grid, self.anchor_grid, x.device))
+            context = AttentionContext(self.rotary(self.rotary.positions(grid, self.anchor_grid, x.device)))
         else:
             positions = grid_positions(grid, self.anchor_grid, self.rotary.scale, x.device)
             x = x + sincos_embedding(positions, self.embed_dims).to(x.dtype)
         for layer in self.layers:
-            x = layer(x, rope, cond)
+            x = layer(x, context, cond)
         shift, scale = self.head_ada(cond).chunk(2, dim=1)
         x = self.head(modulate(x, shift, scale))  # [B, N, P * P * head_channels]
         return self.unpatchify(x, grid)
