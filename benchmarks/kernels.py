@@ -1,7 +1,7 @@
 """The autograd functions of layers/kernels.py against their formulas: a training step's time and peak memory.
 
-Contenders are the formulas alone, the rotation's functions alone, the gate's alone, and both. Memory is the growth of the
-largest resident size of a process of its own during one step (gradients are there before).
+Contenders are the formulas alone, the rotation's functions alone, the gate's alone, and both. Memory is the growth
+of the largest resident size of a process of its own during one step (gradients are there before).
 """
 
 import subprocess
