@@ -130,3 +130,9 @@ def test_settings(path):
         assert type(model.sampler).__name__ == 'SDESampler' and model.sampler.num_steps == 250
         assert not model.network.return_sigma
     assert (model.cfg_channels == 'released') == path.stem.endswith('_released')
+
+
+def test_waiting_for_the_first_process():
+    """Metrics of 50,000 images and a VAE's download take longer than the ten minutes that NCCL waits by default."""
+    for path in CONFIGS:
+        assert Config.fromfile(path).env_cfg.dist_cfg.timeout >= 3600, path

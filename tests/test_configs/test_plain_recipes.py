@@ -45,7 +45,7 @@ def test_first_stage(size, suffix, drop_path, lr, weight_decay, resolution, edge
     optimizer = cfg.optim_wrapper.optimizer
     assert (optimizer.type, optimizer.lr, optimizer.weight_decay) == ('Lamb', lr, weight_decay)
     assert (cfg.optim_wrapper.clip_grad is None) == released
-    assert loss.type == ('BinarizedCrossEntropyLoss' if released else 'CrossEntropyLoss')
+    assert loss == dict(type='BinarizedCrossEntropyLoss')
     assert backbone.get('cls_position', 'origin') == ('released' if released else 'origin')
     assert cfg.train_dataloader.sampler.type == 'RepeatAugSampler'
     steps = [step.type for step in cfg.train_dataloader.dataset.pipeline]
@@ -122,7 +122,7 @@ def test_what_decays():
 
 
 def test_loss_is_a_mean():
-    """mmpretrain sums the binary cross entropy over the classes; the weight in the config makes it a mean."""
+    """Over samples and classes, of targets that are all present or absent."""
     pytest.importorskip('mmpretrain.models')
     from mmengine.registry import MODELS, init_default_scope
     from mmpretrain.structures import DataSample
@@ -132,7 +132,25 @@ def test_loss_is_a_mean():
     head = MODELS.build(cfg.model.head)
     head.init_weights()
     assert 0.015 < head.layers.head.weight.std() < 0.025
-    feats, targets = torch.randn(3, 384), torch.rand(3, 1000)
+    feats, targets = torch.randn(3, 384), torch.rand(3, 1000) * (torch.rand(3, 1000) < 0.5)
     loss = head.loss((feats,), [DataSample().set_gt_score(target) for target in targets])['loss']
-    expected = torch.nn.functional.binary_cross_entropy_with_logits(head((feats,)), targets)
+    expected = torch.nn.functional.binary_cross_entropy_with_logits(head((feats,)), targets.sign())
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_mixing_ratios_as_targets():
+    """The switch of the first stage, a mean as well: the gradient of a mixed image's minor class changes its sign."""
+    pytest.importorskip('mmpretrain.models')
+    from mmengine.registry import MODELS, init_default_scope
+
+    init_default_scope('mmpretrain')
+    cfg = load(STAGE1, 'small-p16', '')
+    soft = dict(type='CrossEntropyLoss', use_sigmoid=True, loss_weight=1 / 1000)
+    targets = torch.zeros(1, 1000)
+    targets[0, 3], targets[0, 7] = 0.7, 0.3
+    gradients = []
+    for loss in (cfg.model.head.loss, soft):
+        scores = torch.zeros(1, 1000, requires_grad=True)
+        MODELS.build(loss)(scores, targets, avg_factor=1).backward()
+        gradients.append((1000 * scores.grad[0, [3, 7, 0]]).tolist())
+    assert gradients == [pytest.approx([-0.5, -0.5, 0.5]), pytest.approx([-0.2, 0.2, 0.5])]

@@ -107,16 +107,6 @@ def test_colour_label_map(pair):
         check()(pair)
 
 
-def test_each_file_once(pair, monkeypatch):
-    """What was found right is not decoded again."""
-    transform = check()
-    transform(pair)
-    cut(pair['img_path'])
-    assert transform(pair) is pair
-    with pytest.raises(DataError):
-        check()(pair)
-
-
 def test_folder_without_pictures(tmp_path):
     """mmsegmentation would make an empty data set of pictures with another suffix."""
     with pytest.raises(DataError, match="has no picture that ends with '.jpg', it is empty") as error:
