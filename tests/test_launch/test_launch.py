@@ -12,7 +12,7 @@ from mmengine.config import Config
 
 from mmvisionllama import launch
 from mmvisionllama.checkpoints import CheckpointError
-from mmvisionllama.launch import LaunchError
+from mmvisionllama.launch import LaunchError, testing
 
 ROOT = Path(__file__).parents[2]
 
@@ -314,7 +314,7 @@ def test_tta(data, scope):
     """Flips unless the config says otherwise; the model is wrapped."""
     cfg = config(data, scope)
     launch.use_tta(cfg)
-    assert cfg.model.type == launch.DEFAULT_TTA[scope]['type'] and cfg.model.module.type == 'Model'
+    assert cfg.model.type == testing.DEFAULT_TTA[scope]['type'] and cfg.model.module.type == 'Model'
     flips, pack = cfg.test_dataloader.dataset.pipeline[-1].transforms
     assert [flip.prob for flip in flips] == [1.0, 0.0] and pack[0].type == 'Pack'
     own = config(data, scope, tta_model=dict(type='Mine'), tta_pipeline=[dict(type='Own')])
