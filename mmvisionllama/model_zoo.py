@@ -1,11 +1,12 @@
 """The configs that the package carries, by name, from any folder and from a wheel as from a checkout.
 
 ``.mim`` holds them and the model index, where mmengine and mim look. Importing this module tells mmengine the package's
-name, so that ``mmengine.hub.get_config('mmvisionllama::...')`` finds them (with mmengine 0.10.7 not in an editable install:
-it looks beside the package's metadata). Inheriting by name, ``_base_ = ['mmvisionllama::...']``, is of no use: mmengine then
-builds the model in the scope of this package, which has no classifiers, segmentors and detectors of its own.
+name, so that ``mmengine.hub.get_config('mmvisionllama::...')`` finds them (but for mmengine 0.10.7 and an editable install:
+it looks beside the package's metadata). Inheriting by name, ``_base_ = ['mmvisionllama::...']``, is of no use: mmengine
+then builds the model in the scope of this package, which has no classifiers, segmentors or detectors of its own.
 """
 
+import difflib
 import fnmatch
 from pathlib import Path
 from typing import List
@@ -45,6 +46,6 @@ def config_path(name: str) -> str:
     """
     path = CONFIGS / name
     if not path.is_file():
-        similar = ', '.join(list_configs(f'*{Path(name).stem.split("_")[0]}*')[:3]) or 'see list_configs()'
-        raise FileNotFoundError(f'no config {name} in {CONFIGS}: {similar}')
+        similar = difflib.get_close_matches(name, list_configs(), n=3, cutoff=0.5)
+        raise FileNotFoundError(f'no config {name}: {", ".join(similar) or "list_configs() has the names"}')
     return str(path)

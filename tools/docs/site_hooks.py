@@ -1,7 +1,7 @@
 """Hooks of mkdocs: links written for a repository's pages also work on the site.
 
-A page in ``docs/`` may link to files elsewhere in the repository and to folders. Linked files become part of the site, and
-a linked folder becomes a page that lists its files.
+A page in ``docs/`` may link to files elsewhere in the repository and to folders. Linked files become part of the site,
+and a linked folder becomes a page that lists its files.
 """
 
 import posixpath
