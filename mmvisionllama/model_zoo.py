@@ -1,9 +1,9 @@
 """The configs that the package carries, by name, from any folder and from a wheel as from a checkout.
 
 ``.mim`` holds them and the model index, where mmengine and mim look. Importing this module tells mmengine the package's
-name, so that ``mmengine.hub.get_config('mmvisionllama::...')`` finds them (mmengine 0.10.7 finds them in a wheel only, not
-in an editable install). Inheriting by name, ``_base_ = ['mmvisionllama::...']``, is of no use: mmengine
-then builds the model in the scope of this package, which has no classifiers, segmentors or detectors of its own.
+name, so that ``mmengine.hub.get_config('mmvisionllama::...')`` finds them (mmengine 0.10.7: in a wheel, not in an
+editable install). Inheriting by name, ``_base_ = ['mmvisionllama::...']``, is of no use: mmengine then builds the model
+in the scope of this package, which has no classifiers, segmentors or detectors of its own.
 """
 
 import difflib
