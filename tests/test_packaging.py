@@ -108,7 +108,9 @@ class TestNames:
 class TestExtras:
     def test_every_extra_that_a_message_or_a_page_names_exists(self, metadata):
         texts = [*(ROOT / 'mmvisionllama').glob('**/*.py'), *(ROOT / 'docs').glob('*.md'), ROOT / 'README.md']
-        named = {name for path in texts for name in re.findall(r'(?:mmvisionllama|PACKAGE})\[([a-z]+)\]', path.read_text())}
+        named = {
+            name for path in texts for name in re.findall(r'(?:mmvisionllama|PACKAGE})\[([a-z]+)\]', path.read_text())
+        }
         assert {'onedl', 'openmmlab', 'generation'} <= named
         assert named <= set(metadata.get_all('Provides-Extra'))
 
