@@ -1,7 +1,7 @@
 """The README and the guides: their Python runs, their configs load, and what they point at exists.
 
-A Python block that cannot run says so in its first line, ``# not run by the tests: ...``. A block of assignments only is
-a config; every other block is a program.
+A Python block that cannot run says so in its first line, ``# not run by the tests: ...``. A block of assignments only
+is a config; every other block is a program.
 """
 
 import ast
