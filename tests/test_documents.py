@@ -144,6 +144,11 @@ def test_tests_that_the_pages_name_exist():
     assert not missing, f'pages name tests that are not there: {sorted(missing)}'
 
 
+def test_every_guide_is_in_the_navigation_of_the_site():
+    nav = (ROOT / 'mkdocs.yml').read_text().partition('\nnav:')[2].partition('\nvalidation:')[0]
+    assert set(re.findall(r'- (\S+\.md)', nav)) == {path.name for path in (ROOT / 'docs').glob('*.md')}
+
+
 def test_the_speed_table_repeats_its_measurements():
     """The two rows against literal code, from the CSV."""
     import csv

@@ -27,7 +27,7 @@ from mmengine.runner import Runner
 from mmvisionllama import launch
 from mmvisionllama.analysis import flops
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 DIM = 32
 #: backbone -> the tiny arch

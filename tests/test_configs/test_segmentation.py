@@ -9,7 +9,7 @@ from mmengine.registry import MODELS, init_default_scope
 
 from mmvisionllama import launch
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 CONFIGS = sorted((ROOT / 'configs' / 'mmseg').glob('*_vision_llama/*.py'))
 
 
@@ -96,7 +96,7 @@ def test_released_config_is_the_release(golden):
 
     pytest.importorskip('mmseg')
     fixture = golden('pyramid_seg')
-    converted = convert_released(fixture.weights, num_heads=fixture.info['config']['model']['num_heads'])
+    converted = convert_released(fixture.weights, num_heads=fixture.model['num_heads'])
     (path,) = (path for path in CONFIGS if path.stem.startswith('pyramid-visionllama-base') and 'released' in path.stem)
     cfg = launch.load_config(str(path)).model.backbone
     cfg.pop('init_cfg')
