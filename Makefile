@@ -57,7 +57,8 @@ check: $(LINT_VENV)/.stamp
 	@$(LINT_VENV)/bin/ruff check . && $(LINT_VENV)/bin/ruff format --check . && $(LINT_VENV)/bin/codespell
 
 docs: $(DOCS_VENV)/.stamp
-	@NO_MKDOCS_2_WARNING=1 $(DOCS_VENV)/bin/mkdocs build --quiet --strict && echo "built: site/index.html"
+	@NO_MKDOCS_2_WARNING=1 $(DOCS_VENV)/bin/mkdocs build --strict >$(DOCS_VENV)/log 2>&1 || { grep -v '^INFO' $(DOCS_VENV)/log; exit 1; }
+	@echo "site/index.html: $$(tail -n 1 $(DOCS_VENV)/log | sed 's/INFO *- *//')"
 
 $(LINT_VENV)/.stamp: requirements/test.txt
 	@$(PYTHON) -m venv $(LINT_VENV)

@@ -27,7 +27,10 @@ def on_files(files, config):
             if uri in known or not (ROOT / target).exists():
                 continue  # a broken link is mkdocs' to report
             known.add(uri)
-            content = _listing(target) if (ROOT / target).is_dir() else (ROOT / target).read_bytes()
+            if (ROOT / target).is_dir():
+                target, content = f'{target}/index.md', _listing(target)
+            else:
+                content = (ROOT / target).read_bytes()
             files.append(File.generated(config, uri, content=content))
             if uri.endswith('.md'):
                 waiting.append((target, content if isinstance(content, str) else content.decode()))
