@@ -10,7 +10,8 @@ import pytest
 from mmengine.config import ConfigDict
 
 from mmvisionllama import launch
-from mmvisionllama.datasets.transforms.check_seg_files import CheckSegFiles, DataError, check_pictures
+from mmvisionllama.datasets import CheckSegFiles, DataError
+from mmvisionllama.datasets.checks import check_pictures
 
 Image = pytest.importorskip('PIL.Image')
 ROOT = Path(__file__).parents[3]
