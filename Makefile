@@ -1,6 +1,7 @@
 # Two commands set everything up by themselves on a fresh machine (Python >= 3.10; make test also wants a C++ compiler):
 #   make demo   trains on real digits, shows the resolution study       (about 5 minutes of computing)
 #   make demo-mae, demo-gen, demo-illama, demo-seg, demo-det: the same for the other tasks
+#   make docs   builds the documentation into site/               (about a minute, in an environment of its own)
 #   make test   completes the same environment and runs the tests       (first time: 10-15 minutes of compiling)
 # VENV is the environment's folder; WHEELS keeps the compiled mmcv between environments.
 # LINE=openmmlab uses OpenMMLab's own packages, in an environment of their own, where the default is the maintained line.
@@ -11,14 +12,17 @@ VENV   ?= $(if $(filter openmmlab,$(LINE)),.venv-openmmlab,.venv)
 WHEELS ?= $(if $(XDG_CACHE_HOME),$(XDG_CACHE_HOME),$(HOME)/.cache)/mmvisionllama/wheels
 WORK   ?= work_dirs/demo
 TESTS  ?= tests
+# small environments that need no torch
+DOCS_VENV ?= .venv-docs
+LINT_VENV ?= .venv-lint
 export PYTHON VENV WHEELS LINE
 
 PY = $(VENV)/bin/python
 
-.PHONY: help demo demo-mae demo-gen demo-illama demo-seg demo-det test lint doctor clean env-%
+.PHONY: help demo demo-mae demo-gen demo-illama demo-seg demo-det test lint check docs doctor clean env-%
 
 help:
-	@sed -n '2,4s/^# //p' Makefile
+	@sed -n '2,5s/^# //p' Makefile
 
 env-%:
 	@tools/setup/environment.sh $*
@@ -48,8 +52,26 @@ test: env-test
 lint: env-test
 	@$(VENV)/bin/ruff check --fix . ; $(VENV)/bin/ruff format . ; $(VENV)/bin/codespell
 
+# what test checks before the tests, in seconds and on a bare machine
+check: $(LINT_VENV)/.stamp
+	@$(LINT_VENV)/bin/ruff check . && $(LINT_VENV)/bin/ruff format --check . && $(LINT_VENV)/bin/codespell
+
+docs: $(DOCS_VENV)/.stamp
+	@NO_MKDOCS_2_WARNING=1 $(DOCS_VENV)/bin/mkdocs build --strict >$(DOCS_VENV)/log 2>&1 || { grep -v '^INFO' $(DOCS_VENV)/log; exit 1; }
+	@echo "site/index.html: $$(tail -n 1 $(DOCS_VENV)/log | sed 's/INFO *- *//')"
+
+$(LINT_VENV)/.stamp: requirements/test.txt
+	@$(PYTHON) -m venv $(LINT_VENV)
+	@$(LINT_VENV)/bin/pip install --quiet --disable-pip-version-check $$(grep -E '^(ruff|codespell)==' $<)
+	@touch $@
+
+$(DOCS_VENV)/.stamp: requirements/docs.txt
+	@$(PYTHON) -m venv $(DOCS_VENV)
+	@$(DOCS_VENV)/bin/pip install --quiet --disable-pip-version-check -r $<
+	@touch $@
+
 doctor:
 	@$(PY) -m mmvisionllama.doctor
 
 clean:
-	rm -rf $(VENV) work_dirs .pytest_cache .ruff_cache mmvisionllama.egg-info
+	rm -rf $(VENV) $(DOCS_VENV) $(LINT_VENV) site work_dirs .pytest_cache .ruff_cache mmvisionllama.egg-info

@@ -11,4 +11,4 @@ __all__ = ['__version__']
 
 moved.install()
 if requirements.met():
-    from . import backbones, checkpoints, datasets, engine, generation, losses, necks, pretraining  # noqa: F401
+    from . import backbones, checkpoints, datasets, engine, generation, losses, model_zoo, necks, pretraining  # noqa: F401

@@ -10,7 +10,7 @@ FILES = sorted(PACKAGE.rglob('*.py'))
 
 #: floors of the house, the ground first; a folder imports from its own floor's folders never, from lower ones freely
 FLOORS = (
-    {'errors', 'moved', 'requirements', 'version'},
+    {'errors', 'model_zoo', 'moved', 'requirements', 'version'},
     {'layers'},
     {'checkpoints'},
     {'backbones', 'datasets', 'losses', 'quantization'},
