@@ -14,8 +14,8 @@ _base_ = ['../../_base_/mmseg_runtime.py']
 data_root = 'data/digit_scenes'
 classes = ('ground', *map(str, range(10)))
 palette = [
-    [60, 60, 60], [230, 25, 75], [60, 180, 75], [255, 225, 25], [0, 130, 200], [245, 130, 48],
-    [145, 30, 180], [70, 240, 240], [240, 50, 230], [210, 245, 60], [250, 190, 212],
+    [40, 40, 40], [214, 30, 50], [0, 150, 80], [255, 220, 40], [0, 100, 220], [255, 140, 0],
+    [150, 50, 200], [110, 225, 255], [255, 130, 200], [140, 85, 40], [255, 255, 255],
 ]  # fmt: skip
 crop = 128
 
@@ -28,9 +28,10 @@ model = dict(
         mean=[127.5, 127.5, 127.5],
         std=[64.0, 64.0, 64.0],
         bgr_to_rgb=True,
-        pad_val=0,
+        pad_val=(73 - 127.5) / 64,  # 73 is the ground's mean; 0 would be as bright as ink, and be taken for it
         seg_pad_val=255,
         size=(crop, crop),
+        test_cfg=dict(size_divisor=32),  # whole grids in every stage, as the crops of training have
     ),
     backbone=dict(
         type='PyramidVisionLLaMA',
