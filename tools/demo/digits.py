@@ -89,14 +89,15 @@ def plot_table(table: list, path: Path) -> None:
     matplotlib.use('Agg')
     import matplotlib.pyplot as plt
 
-    styles = {'as2d': '-', '2d': '-', 'ntk:2': '--', '1d': ':'}  # NTK lies on 2D
+    styles = {'as2d': ('AS2DRoPE', '-'), '2d': ('2D RoPE', '-'), 'ntk:2': ('NTK-aware', '--'), '1d': ('1D RoPE', ':')}
     figure, axes = plt.subplots(1, 2, figsize=(10, 4), sharey=True, layout='constrained')
     for ax, family in zip(axes, ('plain', 'pyramid')):
         lines = dict.fromkeys((name, variant) for name, variant, _, _ in table if name.startswith(family))
         for name, variant in lines:
             points = [(size, value) for model, v, size, value in table if (model, v) == (name, variant)]
-            ax.plot(*zip(*points), marker='o', label=variant, linestyle=styles[variant])
-        ax.set(title=family, xlabel='evaluation size (pixels)', xticks=SIZES)
+            label, style = styles[variant]  # NTK lies on 2D, hence its dashes
+            ax.plot(*zip(*points), marker='o', label=label, linestyle=style)
+        ax.set(title=family, xlabel='evaluation size (pixels)', xticks=SIZES, ylim=(0, 102))
         ax.grid(alpha=0.3)
         ax.legend()
     axes[0].set_ylabel('top-1 on held-out digits (%)')
