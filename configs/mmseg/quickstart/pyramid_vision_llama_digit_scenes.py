@@ -28,10 +28,9 @@ model = dict(
         mean=[127.5, 127.5, 127.5],
         std=[64.0, 64.0, 64.0],
         bgr_to_rgb=True,
-        pad_val=(73 - 127.5) / 64,  # 73 is the ground's mean; 0 would be as bright as ink, and be taken for it
+        pad_val=0,
         seg_pad_val=255,
         size=(crop, crop),
-        test_cfg=dict(size_divisor=32),  # whole grids in every stage, as the crops of training have
     ),
     backbone=dict(
         type='PyramidVisionLLaMA',
@@ -75,7 +74,14 @@ train_pipeline = [
     dict(type='RandomCrop', crop_size=(crop, crop)),
     dict(type='PackSegInputs'),
 ]
-test_pipeline = [check_files, dict(type='LoadImageFromFile'), dict(type='LoadAnnotations'), dict(type='PackSegInputs')]
+test_pipeline = [
+    check_files,
+    dict(type='LoadImageFromFile'),
+    # whole grids in all stages, as in training: what padding fills up is easily taken for ink. Labels stay as they are.
+    dict(type='ResizeToMultiple', size_divisor=32),
+    dict(type='LoadAnnotations'),
+    dict(type='PackSegInputs'),
+]
 
 dataset = dict(
     type='BaseSegDataset',
