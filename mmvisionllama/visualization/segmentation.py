@@ -64,7 +64,7 @@ def plot_segmentations(
         titles = f'{width} x {height}', 'labels', f'prediction: {right:.1f} % of the pixels right'
         for ax, pixels, text in zip(line, shown, titles):
             ax.imshow(pixels, interpolation='nearest')
-            ax.set_title(text, fontsize=11)
+            ax.set_title(text, fontsize=10)
             ax.axis('off')
     patches = [
         Patch(facecolor=np.asarray(colour) / 255, edgecolor='black', linewidth=0.5, label=name)
@@ -81,5 +81,5 @@ def plot_segmentations(
         columnspacing=1.1,
     )
     figure.suptitle(title, fontsize=13)
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=90)
     plt.close(figure)
