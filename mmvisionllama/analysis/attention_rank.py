@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from ..layers import attention
+from ..moved import moved
 
 
 class AttentionRecorder(TorchFunctionMode):
@@ -20,9 +21,12 @@ class AttentionRecorder(TorchFunctionMode):
         callback: Called with the weights ``(B, h, N, M)``.
 
     Examples:
+        >>> from mmvisionllama.layers import RotaryAttention
         >>> maps = []
         >>> with torch.no_grad(), AttentionRecorder(maps.append):
-        ...     model(images)
+        ...     _ = RotaryAttention(16, 2)(torch.rand(1, 9, 16))
+        >>> maps[0].shape
+        torch.Size([1, 2, 9, 9])
     """
 
     def __init__(self, callback: Callable[[Tensor], Any]) -> None:
@@ -110,12 +114,14 @@ class RankMeter:
         rtol: See :func:`numerical_rank`.
 
     Examples:
-        >>> meter = RankMeter()
+        >>> from mmvisionllama.layers import RotaryAttention
+        >>> model, meter = RotaryAttention(16, 2), RankMeter()
         >>> with torch.no_grad():
-        ...     for images in batches:
+        ...     for tokens in torch.rand(3, 1, 9, 16):
         ...         with meter.record():
-        ...             model(images)
-        >>> meter.result()[0].effective_rank
+        ...             _ = model(tokens)
+        >>> 1 <= meter.result()[0].effective_rank <= 9
+        True
     """
 
     def __init__(self, rtol: float = 1e-2) -> None:
@@ -157,20 +163,7 @@ class RankMeter:
         ]
 
 
-def draw_ranks(layers: List[LayerRank], path: str, title: str = '') -> None:
-    """Writes the cumulative singular values of every layer into one picture."""
-    import matplotlib
-
-    matplotlib.use('Agg')
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(6, 4), layout='constrained')
-    colors = plt.get_cmap('viridis')
-    for layer in layers:
-        k = torch.arange(1, len(layer.cumulative) + 1) / len(layer.cumulative)
-        label = f'layer {layer.layer}: effective rank {layer.effective_rank:.1f}'
-        axes.plot(k, layer.cumulative, color=colors(layer.layer / max(len(layers) - 1, 1)), label=label)
-    axes.set(xlabel='largest singular values, part of all', ylabel='part of their sum', title=title, ylim=(0, 1.02))
-    axes.legend(fontsize='x-small')
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
+__getattr__ = moved(
+    __name__,
+    draw_ranks='visualization.analyses',
+)

@@ -11,7 +11,7 @@ from mmengine.model import BaseModule
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from ..layers.rotary import at_least_fp32
+from ..layers.options import at_least_fp32
 
 
 @MODELS.register_module(name='VisionLLaMALN2d')
@@ -53,6 +53,7 @@ class SimpleFPN(BaseModule):
         ValueError: For fewer than 4 levels or channels that 4 does not divide.
 
     Examples:
+        >>> import torch
         >>> neck = SimpleFPN(768)
         >>> [tuple(level.shape[2:]) for level in neck((torch.rand(1, 768, 50, 84),))]
         [(200, 336), (100, 168), (50, 84), (25, 42), (13, 21)]

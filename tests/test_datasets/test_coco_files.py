@@ -1,0 +1,77 @@
+"""Checks of annotation files in COCO's format."""
+
+import json
+
+import pytest
+from mmengine.config import ConfigDict
+
+from mmvisionllama import launch
+from mmvisionllama.datasets import DataError
+from mmvisionllama.datasets.coco_files import check_categories, read_categories
+
+
+def write(path, names, first=False, indent=None):
+    """An annotation file with the categories at its end, where COCO has them, or at its start."""
+    categories = dict(categories=[dict(id=3 * i + 1, name=name) for i, name in enumerate(names)])
+    rest = dict(info=dict(description='no "categories" here'), images=[dict(id=1, file_name='é.jpg')], annotations=[])
+    coco = {**categories, **rest} if first else {**rest, **categories}
+    path.write_text(json.dumps(coco, indent=indent, ensure_ascii=False))
+    return str(path)
+
+
+@pytest.mark.parametrize('first', [False, True])
+@pytest.mark.parametrize('indent', [None, 2])
+def test_names_in_the_files_order(tmp_path, first, indent):
+    assert read_categories(write(tmp_path / 'a.json', ['dog', 'cat', 'bär'], first, indent)) == ['dog', 'cat', 'bär']
+
+
+def test_a_word_like_the_key(tmp_path):
+    """The last place that reads like the key is no list: the whole file is parsed."""
+    coco = dict(categories=[dict(id=1, name='dog')], images=[], note='"categories"')
+    (tmp_path / 'a.json').write_text(json.dumps(coco).replace('\\"categories\\"', 'x", "y": "categories'))
+    assert read_categories(str(tmp_path / 'a.json')) == ['dog']
+
+
+@pytest.mark.parametrize('text', ['no json', '{}', '{"categories": [1]}', '[]', '{"categories": "cat'])
+def test_no_annotation_file(tmp_path, text):
+    (tmp_path / 'a.json').write_text(text)
+    with pytest.raises(DataError, match=r"a\.json' is no annotation file"):
+        read_categories(str(tmp_path / 'a.json'))
+
+
+def test_more_categories_than_classes_are_fine(tmp_path):
+    check_categories(write(tmp_path / 'a.json', ['cow', 'dog', 'cat']), ('dog', 'cat'))
+
+
+def test_missing_category(tmp_path):
+    path = write(tmp_path / 'a.json', ['dog'])
+    with pytest.raises(DataError, match=r"lacks 1 of the 2 categories.*\('cat'\); it has 'dog'.*metainfo"):
+        check_categories(path, ('dog', 'cat'))
+
+
+def test_other_order(tmp_path):
+    path = write(tmp_path / 'a.json', ['dog', 'cow', 'cat'])
+    with pytest.raises(DataError, match=r"another order.*classes=\('dog', 'cat'\)"):
+        check_categories(path, ('cat', 'dog'))
+
+
+def config(root, **dataset):
+    dataset = dict(type='CocoDataset', data_root=str(root), ann_file='a.json', **dataset)
+    return ConfigDict(train_dataloader=dict(dataset=dict(type='RepeatDataset', times=2, dataset=dataset)))
+
+
+def test_before_a_training(tmp_path):
+    pytest.importorskip('mmdet.datasets', exc_type=ImportError)
+    write(tmp_path / 'a.json', ['dog', 'cat'])
+    launch.check_data(config(tmp_path, metainfo=dict(classes=('dog', 'cat'))))
+    (tmp_path / 'names.txt').write_text('dog\nbird\n')
+    with pytest.raises(DataError, match="'bird'"):
+        launch.check_data(config(tmp_path, metainfo=dict(classes=str(tmp_path / 'names.txt'))))
+    with pytest.raises(DataError, match="lacks 78 of the 80 categories.*'person'"):
+        launch.check_data(config(tmp_path))
+
+
+def test_the_evaluators_file(tmp_path):
+    cfg = ConfigDict(val_evaluator=[dict(type='CocoMetric', ann_file=str(tmp_path / 'b.json'))])
+    with pytest.raises(launch.LaunchError, match=r'val_evaluator\.ann_file=FILE'):
+        launch.check_data(cfg)

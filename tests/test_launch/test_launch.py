@@ -1,0 +1,337 @@
+"""The options of the scripts on the configs of every library, and one clear line for each thing that can be wrong."""
+
+import runpy
+import socket
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+
+from mmvisionllama import launch
+from mmvisionllama.checkpoints import CheckpointError
+from mmvisionllama.launch import LaunchError
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def data(tmp_path):
+    """A data folder with the splits of ImageNet."""
+    for split in ('train', 'val'):
+        (tmp_path / 'data' / split).mkdir(parents=True)
+    return tmp_path / 'data'
+
+
+def config(root, scope='mmpretrain', **kwargs):
+    """The parts of a config that the options touch."""
+    loader = dict(batch_size=1, dataset=dict(type='CustomDataset', data_root=str(root), pipeline=[dict(type='Pack')]))
+    train = dict(loader, dataset=dict(type='Wrapper', dataset=dict(loader['dataset'], data_prefix='train')))
+    hooks = dict(visualization=dict(type='VisualizationHook'))
+    return Config(
+        dict(
+            default_scope=scope,
+            work_dir=str(Path(root).parent / 'work'),
+            model=dict(type='Model'),
+            train_dataloader=train,
+            val_dataloader=loader,
+            test_dataloader=loader,
+            test_evaluator=dict(type='Metric'),
+            test_cfg=dict(),
+            optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1)),
+            default_hooks=hooks,
+            visualizer=dict(type='Visualizer'),
+            **kwargs,
+        )
+    )
+
+
+def run(monkeypatch, capsys, script, *args):
+    """Standard error of a script that ends with a message."""
+    monkeypatch.setattr(sys, 'argv', [script, *map(str, args)])
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_path(str(ROOT / 'tools' / script), run_name='__main__')
+    assert stop.value.code == 1
+    return capsys.readouterr().err
+
+
+@pytest.mark.parametrize('script', ['train.py', 'test.py', 'analysis_tools/get_flops.py'])
+def test_missing_config(monkeypatch, capsys, script):
+    """One line, no traceback."""
+    args = ('nowhere.py', 'model.pth') if script == 'test.py' else ('nowhere.py',)
+    error = run(monkeypatch, capsys, script, *args)
+    assert error.startswith("error: config 'nowhere.py' does not exist") and error.count('\n') == 1
+
+
+def test_other_ranks_are_silent(monkeypatch, capsys):
+    monkeypatch.setenv('RANK', '1')
+    assert run(monkeypatch, capsys, 'train.py', 'nowhere.py') == ''
+
+
+def test_missing_data_folder(monkeypatch, capsys, tmp_path):
+    path = tmp_path / 'c.py'
+    path.write_text("train_dataloader = dict(dataset=dict(type='A', data_root='no/such/folder'))\n")
+    error = run(monkeypatch, capsys, 'train.py', path, '--work-dir', tmp_path)
+    assert "data folder 'no/such/folder' does not exist" in error and error.count('\n') == 1
+    assert 'train_dataloader.dataset.data_root' in error
+
+
+@pytest.mark.parametrize(
+    'part, where',
+    [(dict(data_prefix='trian'), 'trian'), (dict(ann_file='a.json'), 'a.json'), (dict(data_prefix=dict(img='x')), 'x')],
+)
+def test_missing_part_of_the_data(data, part, where):
+    """Folders and lists inside the data folder; wrapped data sets are looked into."""
+    cfg = config(data)
+    cfg.train_dataloader.dataset.dataset.update(part)
+    with pytest.raises(LaunchError, match=f'{where}.*train_dataloader.dataset.dataset'):
+        launch.check_data(cfg)
+
+
+def test_imagenet_layouts(data):
+    """A folder per split, or a list in meta/ over images side by side."""
+    cfg = config(data)
+    cfg.val_dataloader.dataset.update(type='ImageNet', split='test')
+    with pytest.raises(LaunchError, match='test'):
+        launch.check_data(cfg)
+    (data / 'meta').mkdir()
+    (data / 'meta' / 'test.txt').touch()
+    launch.check_data(cfg)
+
+
+def test_a_split_that_is_no_folder(tmp_path, monkeypatch):
+    """CIFAR's training and test images lie in the same folder; it is fetched into an empty one."""
+    monkeypatch.chdir(tmp_path)
+    cfg = Config.fromfile(ROOT / 'configs/mmpretrain/illama/illama-tiny-p16_in1k-pre_8xb128-300e_cifar10.py')
+    with pytest.raises(LaunchError, match='data/cifar10.* does not exist'):
+        launch.check_data(cfg)
+    (tmp_path / 'data/cifar10').mkdir(parents=True)
+    launch.check_data(cfg)
+
+
+def test_library_not_installed(monkeypatch, tmp_path):
+    path = tmp_path / 'c.py'
+    path.write_text("default_scope = 'mmseg'\n")
+    monkeypatch.setitem(sys.modules, 'mmseg', None)
+    with pytest.raises(LaunchError, match=r"needs mmseg.*pip install 'mmvisionllama\[onedl\]'"):
+        launch.load_config(str(path))
+
+
+def test_library_missing_later(capsys):
+    """The same for a library that a part of a model needs."""
+
+    def main():
+        import no_such_library  # noqa: F401
+
+    with pytest.raises(SystemExit):
+        launch.run_cli(main)
+    assert 'no_such_library is not installed' in capsys.readouterr().err
+
+
+def test_missing_extra(capsys):
+    """Parts that say which extra to install; a library that is there but broken keeps its traceback."""
+
+    def main():
+        raise ImportError(message)
+
+    message = "the VAE needs diffusers: pip install 'mmvisionllama[generation]'"
+    with pytest.raises(SystemExit):
+        launch.run_cli(main)
+    assert capsys.readouterr().err == f'error: {message}\n'
+    message = 'cannot import name'
+    with pytest.raises(ImportError, match=message):
+        launch.run_cli(main)
+
+
+@pytest.mark.parametrize('message, told', [('need at least one array to concatenate', True), ('another', False)])
+def test_data_set_without_samples(capsys, message, told):
+    """What mmengine's data sets raise when a filter leaves nothing; other errors keep their traceback."""
+
+    def main():
+        raise ValueError(message)
+
+    with pytest.raises(SystemExit if told else ValueError):
+        launch.run_cli(main)
+    assert ('error: a data set of the config has no samples' in capsys.readouterr().err) == told
+
+
+@pytest.mark.parametrize('workers', [0, 1])
+def test_picture_that_cannot_be_read(tmp_path, capsys, workers):
+    """What mmcv says, in this process or in a loader's worker, becomes one line that names the file."""
+    transforms = pytest.importorskip('mmcv.transforms')
+    from torch.utils.data import DataLoader
+
+    (tmp_path / 'a.jpg').write_text('<html>not found</html>')
+    dataset = [dict(img_path=str(tmp_path / 'a.jpg'))]
+
+    def main():
+        next(iter(DataLoader(dataset, collate_fn=lambda x: transforms.LoadImageFromFile()(x[0]), num_workers=workers)))
+
+    with pytest.raises(SystemExit):
+        launch.run_cli(main)
+    assert capsys.readouterr().err.endswith(f'error: picture {tmp_path}/a.jpg cannot be read: replace the file\n')
+
+
+def test_checkpoints(data, tmp_path):
+    """Missing, truncated, more than weights, good."""
+    cfg = config(data)
+    with pytest.raises(CheckpointError, match='does not exist'):
+        launch.prepare_test(cfg, 'nowhere.pth')
+    good, bad, pickled = (str(tmp_path / f'{name}.pth') for name in ('good', 'bad', 'pickled'))
+    torch.save(dict(state_dict=dict(weight=torch.zeros(1000))), good)
+    Path(bad).write_bytes(Path(good).read_bytes()[:2000])
+    torch.save(dict(state_dict={}, args=Path('x')), pickled)
+    with pytest.raises(CheckpointError, match='truncated'):
+        launch.prepare_test(cfg, bad)
+    with pytest.raises(CheckpointError, match='more than weights'):
+        launch.prepare_test(cfg, pickled)
+    assert launch.prepare_test(cfg, good).load_from == good
+    with pytest.raises(CheckpointError, match='truncated'):
+        launch.prepare_train(cfg, resume=bad)
+
+
+def test_resume(data):
+    """From a path, or from the newest checkpoint of the work directory, which may be none yet."""
+    cfg = launch.prepare_train(config(data), resume='auto')
+    assert cfg.resume and cfg.load_from is None
+    work = Path(cfg.work_dir)
+    work.mkdir()
+    (work / 'last_checkpoint').write_text(str(work / 'epoch_3.pth'))
+    with pytest.raises(CheckpointError, match='epoch_3.pth'):
+        launch.prepare_train(config(data), resume='auto')
+    torch.save(dict(weight=torch.zeros(1)), work / 'epoch_3.pth')
+    launch.prepare_train(config(data), resume='auto')
+    cfg = launch.prepare_train(config(data), resume=str(work / 'epoch_3.pth'))
+    assert cfg.resume and cfg.load_from == str(work / 'epoch_3.pth')
+
+
+def test_auto_scale_lr(data):
+    assert launch.prepare_train(
+        config(data, auto_scale_lr=dict(base_batch_size=8)), auto_scale_lr=True
+    ).auto_scale_lr.enable
+    with pytest.raises(LaunchError, match='base_batch_size'):
+        launch.prepare_train(config(data), auto_scale_lr=True)
+
+
+def test_amp(data, monkeypatch):
+    """float16 with loss scaling on a GPU, bfloat16 without one; a wrapper that it cannot replace is an error."""
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    cfg = launch.prepare_train(config(data), amp=True)
+    assert cfg.optim_wrapper.type == 'AmpOptimWrapper' and cfg.optim_wrapper.loss_scale == 'dynamic'
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
+    launch.use_amp(cfg)
+    assert cfg.optim_wrapper.type == 'AutocastOptimWrapper' and 'loss_scale' not in cfg.optim_wrapper
+    before = cfg.optim_wrapper.copy()
+    launch.use_amp(cfg)
+    assert cfg.optim_wrapper == before, 'mixed precision already'
+    cfg.optim_wrapper.type = 'SomeOtherWrapper'
+    with pytest.raises(LaunchError, match='SomeOtherWrapper'):
+        launch.use_amp(cfg)
+
+
+def test_no_validate(data):
+    assert launch.prepare_train(config(data), validate=False).val_dataloader is None
+
+
+def test_default_work_dir():
+    """Option, config, name of the config."""
+    assert launch.default_work_dir(Config(dict(work_dir='own')), 'a/b.py', 'given') == 'given'
+    assert launch.default_work_dir(Config(dict(work_dir='own')), 'a/b.py', None) == 'own'
+    assert launch.default_work_dir(Config({}), 'a/b.py', None) == 'work_dirs/b'
+
+
+@pytest.mark.parametrize(
+    'scope, where',
+    [('mmpretrain', 'hook.out_dir'), ('mmdet', 'hook.test_out_dir'), ('mmseg', 'visualizer.save_dir')],
+)
+def test_show_dir(data, scope, where):
+    """Each library's own way of painting predictions."""
+    cfg = config(data, scope)
+    launch.show_predictions(cfg, 'pictures', False, 3)
+    hook = cfg.default_hooks.visualization
+    assert hook.get('enable') or hook.get('draw')
+    owner, key = where.split('.')
+    assert (hook if owner == 'hook' else cfg.visualizer)[key] == str(Path('pictures').absolute())
+    assert hook.interval == 3
+    cfg.default_hooks = {}
+    with pytest.raises(LaunchError, match='visualization hook'):
+        launch.show_predictions(cfg, 'pictures', False, 1)
+
+
+@pytest.mark.parametrize('scope', ['mmpretrain', 'mmdet'])
+def test_tta(data, scope):
+    """Flips unless the config says otherwise; the model is wrapped."""
+    cfg = config(data, scope)
+    launch.use_tta(cfg)
+    assert cfg.model.type == launch.DEFAULT_TTA[scope]['type'] and cfg.model.module.type == 'Model'
+    flips, pack = cfg.test_dataloader.dataset.pipeline[-1].transforms
+    assert [flip.prob for flip in flips] == [1.0, 0.0] and pack[0].type == 'Pack'
+    own = config(data, scope, tta_model=dict(type='Mine'), tta_pipeline=[dict(type='Own')])
+    launch.use_tta(own)
+    assert own.model.type == 'Mine' and own.test_dataloader.dataset.pipeline[0].type == 'Own'
+
+
+def test_tta_that_the_config_must_define(data):
+    for scope in ('mmseg', 'mmengine'):
+        with pytest.raises(LaunchError, match='tta'):
+            launch.use_tta(config(data, scope))
+
+
+def test_out(data):
+    """Segmentation writes label maps into a folder; other endings are refused."""
+    with pytest.raises(LaunchError, match=r'\.pkl.*\.json'):
+        launch.test(config(data), out='result.txt')
+    with pytest.raises(LaunchError, match=r'\.pkl.*\.json'):
+        launch.test(config(data), out='folder')
+
+
+def test_mmpretrain_batches_are_stacked(data):
+    """As mmpretrain's own scripts do; other libraries keep their own."""
+    cfg = config(data)
+    launch.prepare_dataloaders(cfg)
+    assert cfg.train_dataloader.collate_fn.type == 'default_collate'
+    cfg = config(data, 'mmdet')
+    launch.prepare_dataloaders(cfg)
+    assert 'collate_fn' not in cfg.train_dataloader
+
+
+def test_gloo_under_slurm(monkeypatch, tmp_path):
+    """Without a GPU the launcher starts gloo itself, from Slurm's variables."""
+    scontrol = tmp_path / 'scontrol'
+    scontrol.write_text('#!/bin/sh\necho localhost\necho other\n')
+    scontrol.chmod(0o755)
+    monkeypatch.setenv('PATH', str(tmp_path), prepend=':')
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        monkeypatch.setenv('MASTER_PORT', str(free.getsockname()[1]))
+    for key in ('MASTER_ADDR', 'RANK', 'WORLD_SIZE', 'LOCAL_RANK'):
+        monkeypatch.setenv(key, 'none')  # so that what the launcher sets is undone
+        if key == 'MASTER_ADDR':
+            monkeypatch.delenv(key)
+    for key, value in dict(NODELIST='a[0-1]', PROCID=0, NTASKS=1, LOCALID=0).items():
+        monkeypatch.setenv(f'SLURM_{key}', str(value))
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
+    assert not launch.init_cpu_group('none')
+    assert launch.init_cpu_group('slurm')
+    try:
+        assert torch.distributed.get_backend() == 'gloo' and torch.distributed.get_world_size() == 1
+        assert not launch.init_cpu_group('slurm'), 'started once'
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def test_no_gloo_with_a_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    assert not launch.init_cpu_group('pytorch')
+
+
+def test_missing_pretrained_weights():
+    """Names the option, also inside a list and a part of the model; weights on the web are left to the loader."""
+    missing = dict(type='Pretrained', checkpoint='no/such.pth')
+    with pytest.raises(launch.LaunchError, match=r"'no/such.pth' do not .* model.backbone.init_cfg.checkpoint=FILE"):
+        launch.check_pretrained(dict(backbone=dict(init_cfg=missing)))
+    with pytest.raises(launch.LaunchError, match=r'model.init_cfg.checkpoint'):
+        launch.check_pretrained(dict(init_cfg=[dict(type='TruncNormal', layer='Linear'), missing]))
+    web = dict(init_cfg=dict(type='Pretrained', checkpoint='https://example.org/a.pth'))
+    assert launch.check_pretrained(dict(backbone=web, neck=None, init_cfg=dict(type='Normal'))) is None
