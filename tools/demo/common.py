@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 from typing import List, Tuple
 
-from mmvisionllama.data.digit_scenes import write_crops, write_scenes
-from mmvisionllama.data.digits import write_digits
+from mmvisionllama.datasets.digit_scenes import write_crops, write_scenes
+from mmvisionllama.datasets.digits import write_digits
 
 #: configs of the classifiers
 CONFIGS = Path('configs/mmpretrain/quickstart')

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from common import CONFIGS, last_checkpoint, make_digits, parse_work_dir, run, say
 
-from mmvisionllama.visualization.predictions import plot_predictions
+from mmvisionllama.visualization.prediction_grid import plot_predictions
 from mmvisionllama.visualization.training import curves, plot_learning_curves, read_scalars
 
 SIZES = (32, 48, 64)

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from common import last_checkpoint, make_digits, parse_work_dir, run, say
 
-from mmvisionllama.data.digits import split_digits
+from mmvisionllama.datasets.digits import split_digits
 
 CONFIGS = Path('configs/generation/quickstart')
 PER_CLASS = 20

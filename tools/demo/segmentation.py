@@ -18,8 +18,8 @@ import numpy as np
 from common import SCENES, last_checkpoint, make_scenes, parse_work_dir, pretrain, run, say
 from PIL import Image
 
-from mmvisionllama.data.digit_scenes import CLASSES
-from mmvisionllama.engine import launch
+from mmvisionllama import launch
+from mmvisionllama.datasets.digit_scenes import CLASSES
 from mmvisionllama.visualization.segmentation import plot_segmentations
 from mmvisionllama.visualization.training import plot_learning_curves
 
