@@ -21,10 +21,19 @@ class Objects(NamedTuple):
     scores: Optional[Sequence[float]] = None
 
 
+#: told apart at a glance, 0 ... 255; those of the digits in the segmentation quickstart
+DISTINCT = (
+    (214, 30, 50), (0, 150, 80), (255, 220, 40), (0, 100, 220), (255, 140, 0),
+    (150, 50, 200), (110, 225, 255), (255, 130, 200), (140, 85, 40), (255, 255, 255),
+)  # fmt: skip
+
+
 def colours(count: int) -> np.ndarray:
-    """Distinct colours, ``(count, 3)`` in 0 ... 1: hues around the circle."""
+    """Distinct colours, ``(count, 3)`` in 0 ... 1: a table of ten, or for more classes hues around the circle."""
     from matplotlib.colors import hsv_to_rgb
 
+    if count <= len(DISTINCT):
+        return np.array(DISTINCT[:count]) / 255
     return hsv_to_rgb([(i / count, 0.9, 1.0) for i in range(count)])
 
 
@@ -44,9 +53,7 @@ def plot_detections(
     matplotlib.use('Agg')
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(
-        3, len(rows), figsize=(2.6 * len(rows), 8), squeeze=False, gridspec_kw=dict(hspace=0.05, wspace=0.05)
-    )
+    figure, axes = plt.subplots(3, len(rows), figsize=(2.6 * len(rows), 8), squeeze=False, layout='constrained')
     palette = colours(len(classes))
     for column, (image, truth, found) in zip(axes.T, rows):
         for ax, objects in zip(column, (None, truth, found)):
@@ -57,7 +64,7 @@ def plot_detections(
     for ax, name in zip(axes[:, 0], ('image', 'truth', 'predicted')):
         ax.set_ylabel(name, fontsize=12)
     figure.suptitle(title)
-    figure.savefig(path, dpi=110, bbox_inches='tight')
+    figure.savefig(path, dpi=110)
     plt.close(figure)
 
 
@@ -71,6 +78,8 @@ def paint(ax, size: Sequence[int], objects: Objects, classes: Sequence[str], pal
         left, top, right, bottom = box
         ax.plot([left, right, right, left, left], [top, top, bottom, bottom, top], color=colour, linewidth=1.2)
         captions.append(classes[label] if objects.scores is None else f'{classes[label]} {objects.scores[i]:.2f}')
-        ax.text(left, top, captions[-1], fontsize=7, va='bottom', bbox=dict(facecolor=colour, pad=0.8, linewidth=0))
+        ink = 'black' if np.dot(colour, (0.3, 0.6, 0.1)) > 0.45 else 'white'
+        frame = dict(facecolor=colour, pad=0.8, linewidth=0)
+        ax.text(left, top, captions[-1], fontsize=7, color=ink, va='bottom', bbox=frame)
     ax.imshow(overlay)
     return captions

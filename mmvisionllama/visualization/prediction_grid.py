@@ -42,7 +42,7 @@ def plot_predictions(
         ax.imshow(plt.imread(image), cmap='gray')
         text = f'{name(guess)} ({score:.2f})' + ('' if right else f'\nis {name(truth)}')
         ax.set_title(text, fontsize=8, color='black' if right else 'red')
-    figure.suptitle(f'{len(rows) - wrong} of {len(rows)} right; least certain first', fontsize=10)
+    figure.suptitle(f'{len(rows) - wrong} of {len(rows)} right; wrong ones first, then the least certain', fontsize=10)
     figure.tight_layout()
     figure.savefig(path, dpi=120)
     plt.close(figure)

@@ -1,4 +1,4 @@
-"""Label maps painted over pictures."""
+"""Label maps as pictures, and painted over pictures."""
 
 from typing import Sequence, Tuple
 
@@ -40,6 +40,8 @@ def plot_segmentations(
 ) -> None:
     """Draws pictures, their labels and what was predicted, side by side, over a legend.
 
+    Label maps are painted flat, so that each class has the one colour of the legend; unlabelled pixels are white.
+
     Args:
         rows: Picture ``(H, W, 3)`` uint8, labels ``(H, W)`` and predicted labels ``(H, W)`` of each row.
         classes: Names of the classes.
@@ -55,16 +57,29 @@ def plot_segmentations(
 
     figure, axes = plt.subplots(len(rows), 3, figsize=(9, 2.9 * len(rows)), squeeze=False, layout='constrained')
     for line, (image, truth, prediction) in zip(axes, rows):
-        shown = image, overlay(image, truth, palette), overlay(image, prediction, palette)
+        blank = np.full_like(image, 255)
+        shown = image, *(overlay(blank, labels, palette, opacity=1.0) for labels in (truth, prediction))
         right = 100 * (truth == prediction).mean()
         height, width = truth.shape
         titles = f'{width} x {height}', 'labels', f'prediction: {right:.1f} % of the pixels right'
         for ax, pixels, text in zip(line, shown, titles):
-            ax.imshow(pixels)
-            ax.set_title(text, fontsize=9)
+            ax.imshow(pixels, interpolation='nearest')
+            ax.set_title(text, fontsize=10)
             ax.axis('off')
-    patches = [Patch(color=np.asarray(colour) / 255, label=name) for name, colour in zip(classes, palette)]
-    figure.legend(handles=patches, loc='outside lower center', ncols=min(len(patches), 11), fontsize=8)
-    figure.suptitle(title, fontsize=11)
-    figure.savefig(path, dpi=110)
+    patches = [
+        Patch(facecolor=np.asarray(colour) / 255, edgecolor='black', linewidth=0.5, label=name)
+        for name, colour in zip(classes, palette)
+    ]
+    figure.legend(
+        handles=patches,
+        loc='outside lower center',
+        ncols=min(len(patches), 11),
+        fontsize=11,
+        handlelength=1.2,
+        handleheight=1.2,
+        handletextpad=0.4,
+        columnspacing=1.1,
+    )
+    figure.suptitle(title, fontsize=13)
+    figure.savefig(path, dpi=90)
     plt.close(figure)

@@ -77,6 +77,7 @@ def plot_learning_curves(
     left.set(xlabel='iteration', ylabel='training loss')
     right.set(xlabel=evaluation_unit(records), ylabel=metric)
     for axes in (left, right):
+        axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
         axes.grid(alpha=0.3)
         axes.legend()
     figure.suptitle(title)

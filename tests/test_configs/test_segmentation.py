@@ -123,3 +123,19 @@ def test_released_plain_recipe():
         )
         expected = (1e-4 * 0.65**13, 1e-4 * 0.65, 1e-4) if suffix else (6e-5,) * 3
         assert (embedding, block, head) == pytest.approx(expected)
+
+
+def test_held_out_scenes_of_the_quickstart_are_not_padded(tmp_path):
+    """Sides become multiples of the coarsest stride, labels stay: padding is as bright as ink and was taken for it."""
+    pytest.importorskip('mmseg')
+    image_lib = pytest.importorskip('PIL.Image')
+    from mmengine.registry import DATASETS
+
+    cfg = launch.load_config(str(ROOT / 'configs/mmseg/quickstart/pyramid_vision_llama_digit_scenes.py'))
+    init_default_scope('mmseg')
+    for folder, mode, suffix in (('images', 'RGB', 'jpg'), ('annotations', 'L', 'png')):
+        (tmp_path / folder / 'validation').mkdir(parents=True)
+        image_lib.new(mode, (177, 241), 1).save(tmp_path / folder / 'validation' / f'0.{suffix}')
+    sample = DATASETS.build({**cfg.test_dataloader.dataset, 'data_root': str(tmp_path)})[0]
+    assert sample['inputs'].shape == (3, 256, 192)
+    assert sample['data_samples'].gt_sem_seg.shape == sample['data_samples'].ori_shape == (241, 177)

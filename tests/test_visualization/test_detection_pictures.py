@@ -1,6 +1,7 @@
 """Objects painted into pictures."""
 
 import numpy as np
+import pytest
 
 from mmvisionllama.visualization.detection import Objects, colours, paint, plot_detections
 
@@ -13,10 +14,11 @@ def objects(scores=None):
     return Objects(np.array([[4, 5, 20, 15], [22, 10, 38, 30]]), masks, [2, 0], scores)
 
 
-def test_colours_are_distinct():
-    palette = colours(10)
-    assert palette.shape == (10, 3) and palette.min() >= 0 and palette.max() <= 1
-    assert len(np.unique(palette.round(3), axis=0)) == 10
+@pytest.mark.parametrize('count', [1, 10, 80])
+def test_colours_are_distinct(count):
+    palette = colours(count)
+    assert palette.shape == (count, 3) and palette.min() >= 0 and palette.max() <= 1
+    assert len(np.unique(palette.round(3), axis=0)) == count
 
 
 def test_boxes_masks_and_captions():

@@ -26,9 +26,9 @@ def test_overlay():
 
 
 def test_plot(tmp_path):
-    """One row for each picture, the three panels in order."""
+    """One row for each picture, the three panels in order; labels in the plain colours of the palette."""
     pytest.importorskip('matplotlib')
-    image = np.full((40, 60, 3), 255, dtype=np.uint8)
+    image = np.full((40, 60, 3), 200, dtype=np.uint8)
     rows = [(image, np.zeros((40, 60), dtype=int), np.ones((40, 60), dtype=int))]
     plot_segmentations(rows, ('a', 'b'), PALETTE, tmp_path / 'one.png', 'title')
     plot_segmentations(rows * 2, ('a', 'b'), PALETTE, tmp_path / 'two.png')
@@ -36,7 +36,7 @@ def test_plot(tmp_path):
     assert two.shape[0] == pytest.approx(2 * one.shape[0], abs=4)
     middle = one[int(one.shape[0] * 0.4)]
     left, centre, right = (middle[int(one.shape[1] * part)][:3].tolist() for part in (1 / 6, 1 / 2, 5 / 6))
-    assert left == [255, 255, 255] and centre == [102, 102, 102] and right == [255, 102, 102]
+    assert left == [200, 200, 200] and centre == [0, 0, 0] and right == [255, 0, 0]
 
 
 def segment(monkeypatch, *args):

@@ -50,6 +50,18 @@ def test_the_picture_has_every_curve(tmp_path):
         read_scalars(tmp_path / 'c')
 
 
+def test_there_are_no_fractions_of_epochs_on_the_axis(tmp_path, monkeypatch):
+    import matplotlib.pyplot as plt
+
+    write(tmp_path, '20260101_000000', range(1, 4))
+    monkeypatch.setattr(plt, 'close', lambda figure: None)
+    plot_learning_curves({'one': tmp_path}, 'accuracy/top1', tmp_path / 'p.png')
+    ticks = [tick for axes in plt.gcf().axes for tick in axes.get_xticks()]
+    monkeypatch.undo()
+    plt.close('all')
+    assert ticks and all(tick == int(tick) for tick in ticks)
+
+
 def test_unit_of_the_evaluations():
     evaluation = {'mIoU': 8.0, 'step': 350}
     assert evaluation_unit([{'loss': 1.0, 'lr': 0.1, 'iter': 50, 'step': 50}, evaluation]) == 'iteration'

@@ -7,7 +7,6 @@ A classifier of single digits comes first, as ImageNet comes before COCO; its ba
 user would call is called: tools/train.py, tools/test.py and tools/visualization/detect.py on the quickstart configs.
 """
 
-import argparse
 import csv
 import json
 import sys
@@ -16,18 +15,15 @@ from pathlib import Path
 from typing import Dict, List
 
 import numpy as np
-from digits import last_checkpoint, run, say
+from common import SCENES, last_checkpoint, make_scenes, parse_work_dir, pretrain, run, say
 from PIL import Image
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
-from segmentation import pretrain
 
-from mmvisionllama.data.digit_scenes import write_scenes
 from mmvisionllama.visualization.detection import Objects, plot_detections
 from mmvisionllama.visualization.training import plot_learning_curves
 
 CONFIG = Path('configs/mmdet/quickstart/pyramid_vision_llama_digit_scenes.py')
-DATA = Path('data/digit_scenes')
 CLASSES = tuple(map(str, range(10)))
 #: name -> options of tools/test.py
 TESTS: Dict[str, List[str]] = {
@@ -60,14 +56,9 @@ def found_objects(path: Path, size: tuple) -> Objects:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/demo-det'), help='where all is written')
-    args = parser.parse_args()
-    root, start = args.work_dir, time.time()
+    root, start = parse_work_dir(__doc__, 'work_dirs/demo-det'), time.time()
 
-    say('Data: scenes of the handwritten digits that scikit-learn ships')
-    counts = write_scenes(str(DATA))
-    print(f'    {DATA}: {counts[0]} training scenes and {counts[1]} larger ones, of other scans, to validate')
+    counts = make_scenes()
 
     init = pretrain(root)
     say('Training: Mask R-CNN with the pyramid (nine minutes on two cores)')
@@ -88,10 +79,10 @@ def main() -> None:
         print(f'    mask AP50 {100 * metrics["coco/segm_mAP_50"]:.1f} %')
 
     say('Pictures')
-    scenes = sorted((DATA / 'images' / 'validation').glob('*.jpg'))[:6]
+    scenes = sorted((SCENES / 'images' / 'validation').glob('*.jpg'))[:6]
     command = ['tools/visualization/detect.py', CONFIG, checkpoint, *scenes, '--out', root / 'pictures']
     run(command, root / 'pictures.log', r'objects$')
-    coco = COCO(str(DATA / 'annotations' / 'instances_val.json'))
+    coco = COCO(str(SCENES / 'annotations' / 'instances_val.json'))
     rows = []
     for scene in scenes:
         image = np.asarray(Image.open(scene))

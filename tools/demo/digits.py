@@ -7,21 +7,17 @@ It only calls what a user would call: tools/train.py, tools/test.py and tools/an
 configs/mmpretrain/quickstart/.
 """
 
-import argparse
 import csv
-import os
 import pickle
-import re
-import subprocess
 import sys
 import time
 from pathlib import Path
 
-from mmvisionllama.data.digits import write_digits
-from mmvisionllama.visualization.predictions import plot_predictions
+from common import CONFIGS, last_checkpoint, make_digits, parse_work_dir, run, say
+
+from mmvisionllama.visualization.prediction_grid import plot_predictions
 from mmvisionllama.visualization.training import curves, plot_learning_curves, read_scalars
 
-CONFIGS = Path('configs/mmpretrain/quickstart')
 SIZES = (32, 48, 64)
 #: name -> (config, rotary variants evaluated with its weights)
 MODELS = {
@@ -32,43 +28,10 @@ MODELS = {
 GOAL = 97.0
 
 
-def say(text: str) -> None:
-    print(f'\n==> {text}', flush=True)
-
-
-def run(command: list, log: Path, keep: str) -> None:
-    """Runs a command; its whole output goes to ``log``, lines matching ``keep`` to the terminal."""
-    print('    ' + ' '.join(str(part) for part in command), flush=True)
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with open(log, 'w') as file:
-        process = subprocess.Popen(
-            [sys.executable, *map(str, command)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        )
-        for line in process.stdout:
-            file.write(line)
-            if re.search(keep, line):
-                print('    ' + line.rstrip().split(' - INFO - ')[-1], flush=True)
-    if process.wait():
-        sys.exit(f'ERROR: {command[0]} failed; the end of its output (all of it in {log}):\n{tail(log)}')
-
-
-def tail(log: Path, lines: int = 15) -> str:
-    return '\n'.join(log.read_text().splitlines()[-lines:])
-
-
-def last_checkpoint(folder: Path) -> Path:
-    return Path(os.path.relpath((folder / 'last_checkpoint').read_text().strip()))
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/demo'), help='where everything is written')
-    args = parser.parse_args()
-    root, start = args.work_dir, time.time()
+    root, start = parse_work_dir(__doc__, 'work_dirs/demo'), time.time()
 
-    say('Data: the handwritten digits that scikit-learn ships')
-    counts = write_digits('data/digits')
-    print(f'    data/digits: {counts[0]} training and {counts[1]} test scans')
+    counts = make_digits()
 
     folders = {name: root / Path(config).stem for name, (config, _) in MODELS.items()}
     for name, (config, _) in MODELS.items():
@@ -126,14 +89,15 @@ def plot_table(table: list, path: Path) -> None:
     matplotlib.use('Agg')
     import matplotlib.pyplot as plt
 
-    styles = {'as2d': '-', '2d': '-', 'ntk:2': '--', '1d': ':'}  # NTK lies on 2D
+    styles = {'as2d': ('AS2DRoPE', '-'), '2d': ('2D RoPE', '-'), 'ntk:2': ('NTK-aware', '--'), '1d': ('1D RoPE', ':')}
     figure, axes = plt.subplots(1, 2, figsize=(10, 4), sharey=True, layout='constrained')
     for ax, family in zip(axes, ('plain', 'pyramid')):
         lines = dict.fromkeys((name, variant) for name, variant, _, _ in table if name.startswith(family))
         for name, variant in lines:
             points = [(size, value) for model, v, size, value in table if (model, v) == (name, variant)]
-            ax.plot(*zip(*points), marker='o', label=variant, linestyle=styles[variant])
-        ax.set(title=family, xlabel='evaluation size (pixels)', xticks=SIZES)
+            label, style = styles[variant]  # NTK lies on 2D, hence its dashes
+            ax.plot(*zip(*points), marker='o', label=label, linestyle=style)
+        ax.set(title=family, xlabel='evaluation size (pixels)', xticks=SIZES, ylim=(0, 102))
         ax.grid(alpha=0.3)
         ax.legend()
     axes[0].set_ylabel('top-1 on held-out digits (%)')

@@ -7,7 +7,6 @@ It only calls what a user would call, tools/train.py and tools/generation/sample
 The classifier knows real digits only; it says how many samples look like the class they were asked for.
 """
 
-import argparse
 import csv
 import re
 import sys
@@ -15,9 +14,9 @@ import time
 from pathlib import Path
 
 import numpy as np
-from digits import last_checkpoint, run, say
+from common import last_checkpoint, make_digits, parse_work_dir, run, say
 
-from mmvisionllama.data.digits import split_digits, write_digits
+from mmvisionllama.datasets.digits import split_digits
 
 CONFIGS = Path('configs/generation/quickstart')
 PER_CLASS = 20
@@ -42,15 +41,10 @@ def fit_classifier():
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/demo_gen'), help='where everything is written')
-    args = parser.parse_args()
-    root, start = args.work_dir, time.time()
+    root, start = parse_work_dir(__doc__, 'work_dirs/demo_gen'), time.time()
 
-    say('Data: the handwritten digits that scikit-learn ships')
-    counts = write_digits('data/digits')
+    make_digits()
     classifier, accuracy = fit_classifier()
-    print(f'    data/digits: {counts[0]} training and {counts[1]} test scans')
     print(f'    a classifier trained on them reads {accuracy:.1f} % of the held-out ones')
 
     for name in dict.fromkeys(config for _, config, _ in SAMPLINGS):

@@ -7,16 +7,14 @@ Trains three configs of configs/mmpretrain/quickstart/ with tools/train.py, draw
 runs the analyses of tools/analysis_tools/ on the first.
 """
 
-import argparse
 import csv
 import sys
 import time
 from importlib.util import find_spec
 from pathlib import Path
 
-from digits import CONFIGS, last_checkpoint, run, say
+from common import CONFIGS, last_checkpoint, make_digits, parse_work_dir, run, say
 
-from mmvisionllama.data.digits import write_digits
 from mmvisionllama.visualization.training import curves, plot_learning_curves, read_scalars
 
 #: name of the curve -> config
@@ -44,14 +42,9 @@ QUANTISATION_GOAL = 2.0
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/demo-illama'), help='where all is written')
-    args = parser.parse_args()
-    root, start = args.work_dir, time.time()
+    root, start = parse_work_dir(__doc__, 'work_dirs/demo-illama'), time.time()
 
-    say('Data: the handwritten digits that scikit-learn ships')
-    counts = write_digits('data/digits')
-    print(f'    data/digits: {counts[0]} training and {counts[1]} test scans')
+    counts = make_digits()
 
     folders = {name: root / Path(config).stem for name, config in MODELS.items()}
     for name, config in MODELS.items():

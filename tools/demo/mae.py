@@ -7,7 +7,6 @@ Pre-trains a small encoder on handwritten digits, then trains classifiers on a t
 weights and once from random ones: the same labels, steps and settings, three seeds. The table says what came out.
 """
 
-import argparse
 import csv
 import random
 import statistics
@@ -15,12 +14,10 @@ import time
 from pathlib import Path
 from typing import Dict, List, Tuple
 
-from digits import CONFIGS, last_checkpoint, run, say
+from common import CONFIGS, DIGITS, last_checkpoint, make_digits, parse_work_dir, run, say
 
-from mmvisionllama.data.digits import write_digits
 from mmvisionllama.visualization.training import curves, read_scalars
 
-DATA = Path('data/digits')
 STARTS = {'MAE': 'mae_digits_finetune.py', 'from scratch': 'mae_digits_scratch.py'}
 FRACTION = 0.1
 SEEDS = (0, 1, 2)
@@ -30,7 +27,7 @@ def write_labels(path: Path, seed: int) -> int:
     """Draws the labelled tenth, the same share of every class; returns the number of images."""
     rng = random.Random(seed)
     lines = []
-    for folder in sorted((DATA / 'train').iterdir()):
+    for folder in sorted((DIGITS / 'train').iterdir()):
         images = sorted(folder.glob('*.png'))
         chosen = rng.sample(images, round(len(images) * FRACTION))
         lines += [f'{folder.name}/{image.name} {folder.name}' for image in chosen]
@@ -45,14 +42,9 @@ def final(curve: Tuple[List[int], List[float]]) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/demo-mae'), help='where all is written')
-    args = parser.parse_args()
-    root, start = args.work_dir, time.time()
+    root, start = parse_work_dir(__doc__, 'work_dirs/demo-mae'), time.time()
 
-    say('Data: the handwritten digits that scikit-learn ships')
-    counts = write_digits(str(DATA))
-    print(f'    {DATA}: {counts[0]} training and {counts[1]} test scans')
+    counts = make_digits()
 
     say('Pre-training without labels (one to two minutes)')
     folder = root / 'pretrain'
@@ -62,7 +54,7 @@ def main() -> None:
 
     say('Reconstructions of digits that were never trained on')
     picture = root / 'reconstruction.png'
-    images = [sorted((DATA / 'test' / str(digit)).glob('*.png'))[0] for digit in range(10)]
+    images = [sorted((DIGITS / 'test' / str(digit)).glob('*.png'))[0] for digit in range(10)]
     command = ['tools/visualization/mae_reconstruction.py', CONFIGS / 'mae_digits.py', encoder, *images]
     run([*command, '--out', picture], root / 'reconstruction.log', r'images')
 

@@ -7,7 +7,6 @@ A classifier of single digits comes first, as ImageNet comes before ADE20K; its 
 a user would call is called: tools/train.py, tools/test.py and tools/visualization/segment.py on the quickstart configs.
 """
 
-import argparse
 import csv
 import json
 import sys
@@ -16,18 +15,15 @@ from pathlib import Path
 from typing import Dict, List
 
 import numpy as np
-from digits import last_checkpoint, run, say
+from common import SCENES, last_checkpoint, make_scenes, parse_work_dir, pretrain, run, say
 from PIL import Image
 
-from mmvisionllama.data.digit_scenes import CLASSES, write_crops, write_scenes
-from mmvisionllama.engine import launch
+from mmvisionllama import launch
+from mmvisionllama.datasets.digit_scenes import CLASSES
 from mmvisionllama.visualization.segmentation import plot_segmentations
 from mmvisionllama.visualization.training import plot_learning_curves
 
 CONFIG = Path('configs/mmseg/quickstart/pyramid_vision_llama_digit_scenes.py')
-DATA = Path('data/digit_scenes')
-PRETRAINING = Path('configs/mmpretrain/quickstart/pyramid_vision_llama_digit_crops.py')
-CROPS = Path('data/digit_crops')
 #: name -> options of tools/test.py
 TESTS: Dict[str, List[str]] = {
     'whole scenes': [],
@@ -42,30 +38,10 @@ def read(path: Path) -> np.ndarray:
     return np.asarray(Image.open(path))
 
 
-def pretrain(root: Path) -> List[str]:
-    """Trains the classifier of single digits; returns the settings that start a dense model from its backbone."""
-    say('Pre-training: the backbone as a classifier of single digits (two minutes on two cores)')
-    counts = write_crops(str(CROPS))
-    print(f'    {CROPS}: {counts[0]} training and {counts[1]} validation crops of 64 x 64')
-    folder = root / PRETRAINING.stem
-    run(
-        ['tools/train.py', PRETRAINING, '--work-dir', folder],
-        folder / 'train.log',
-        r'Epoch\((val|train)\).*\[(\d+)/\2\]',
-    )
-    init = dict(type='Pretrained', checkpoint=last_checkpoint(folder), prefix='backbone.')
-    return [f'model.backbone.init_cfg.{key}={value}' for key, value in init.items()]
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/demo-seg'), help='where all is written')
-    args = parser.parse_args()
-    root, start = args.work_dir, time.time()
+    root, start = parse_work_dir(__doc__, 'work_dirs/demo-seg'), time.time()
 
-    say('Data: scenes of the handwritten digits that scikit-learn ships')
-    counts = write_scenes(str(DATA))
-    print(f'    {DATA}: {counts[0]} training scenes and {counts[1]} larger ones, of other scans, to validate')
+    counts = make_scenes()
 
     init = pretrain(root)
     say('Training: UperNet with the pyramid, crops of 128 x 128 (six minutes on two cores)')
@@ -85,13 +61,13 @@ def main() -> None:
         print(f'    mIoU {metrics["mIoU"]:.1f} %')
 
     say('Overlays')
-    scenes = sorted((DATA / 'images' / 'validation').glob('*.jpg'))[:6]
+    scenes = sorted((SCENES / 'images' / 'validation').glob('*.jpg'))[:6]
     command = ['tools/visualization/segment.py', CONFIG, checkpoint, *scenes, '--out', root / 'overlays']
     run(command, root / 'overlays.log', r'_overlay.png')
     palette = launch.load_config(str(CONFIG)).palette
     rows = []
     for scene in scenes:
-        truth = read(DATA / 'annotations' / 'validation' / f'{scene.stem}.png') - 1  # 0 is unlabelled there
+        truth = read(SCENES / 'annotations' / 'validation' / f'{scene.stem}.png') - 1  # 0 is unlabelled there
         rows.append((read(scene), truth, read(root / 'overlays' / f'{scene.stem}_labels.png')))
     plot_segmentations(rows, CLASSES, palette, root / 'overlays.png', 'Held-out scenes, larger than the training crops')
     plot_learning_curves({'pyramid': folder}, 'mIoU', root / 'learning_curve.png', 'Digit scenes: held-out mIoU')

@@ -14,8 +14,8 @@ _base_ = ['../../_base_/mmseg_runtime.py']
 data_root = 'data/digit_scenes'
 classes = ('ground', *map(str, range(10)))
 palette = [
-    [60, 60, 60], [230, 25, 75], [60, 180, 75], [255, 225, 25], [0, 130, 200], [245, 130, 48],
-    [145, 30, 180], [70, 240, 240], [240, 50, 230], [210, 245, 60], [250, 190, 212],
+    [40, 40, 40], [214, 30, 50], [0, 150, 80], [255, 220, 40], [0, 100, 220], [255, 140, 0],
+    [150, 50, 200], [110, 225, 255], [255, 130, 200], [140, 85, 40], [255, 255, 255],
 ]  # fmt: skip
 crop = 128
 
@@ -74,7 +74,14 @@ train_pipeline = [
     dict(type='RandomCrop', crop_size=(crop, crop)),
     dict(type='PackSegInputs'),
 ]
-test_pipeline = [check_files, dict(type='LoadImageFromFile'), dict(type='LoadAnnotations'), dict(type='PackSegInputs')]
+test_pipeline = [
+    check_files,
+    dict(type='LoadImageFromFile'),
+    # whole grids in all stages, as in training: what padding fills up is easily taken for ink. Labels stay as they are.
+    dict(type='ResizeToMultiple', size_divisor=32),
+    dict(type='LoadAnnotations'),
+    dict(type='PackSegInputs'),
+]
 
 dataset = dict(
     type='BaseSegDataset',
