@@ -17,7 +17,7 @@ from mmengine.config import DictAction
 
 from mmvisionllama import launch
 from mmvisionllama.generation import load_generator, sample_set
-from mmvisionllama.generation.dit_llama import CFG_CHANNELS
+from mmvisionllama.generation.dit_llama import CFG_CHANNELS, CFG_CHANNELS_ALIASES
 from mmvisionllama.generation.labelled_images import ClassLabels
 from mmvisionllama.generation.pictures import SampleFile, image_grid, save_picture
 from mmvisionllama.generation.samplers import ADAPTIVE, SAMPLERS, build_sampler
@@ -35,7 +35,11 @@ def parse_args() -> argparse.Namespace:
         '--size', type=int, nargs='+', metavar='PIXELS', help="side, or height and width (default: model's)"
     )
     parser.add_argument('--cfg-scale', type=float, help="guidance, 1 for none (default: the config's)")
-    parser.add_argument('--cfg-channels', choices=CFG_CHANNELS, help="guided latent channels (default: the config's)")
+    parser.add_argument(
+        '--cfg-channels',
+        choices=(*CFG_CHANNELS, *CFG_CHANNELS_ALIASES),
+        help="guided latent channels (default: the config's)",
+    )
     parser.add_argument('--sampler', choices=sorted(SAMPLERS), help="sampler (default: the config's)")
     parser.add_argument('--steps', type=int, help="steps of the sampler (default: the sampler's)")
     parser.add_argument('--seed', type=int, default=0, help='seed of the whole set')
