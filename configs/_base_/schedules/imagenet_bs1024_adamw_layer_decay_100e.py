@@ -6,10 +6,9 @@ optim_wrapper = dict(
     # no weight decay for biases and norms
     paramwise_cfg=dict(layer_decay_rate=0.45, flat_decay_mult=0.0),
 )
-param_scheduler = [
-    dict(type='LinearLR', start_factor=1e-4, by_epoch=True, end=5, convert_to_iter_based=True),
-    dict(type='CosineAnnealingLR', eta_min=1e-6, by_epoch=True, begin=5, end=100, convert_to_iter_based=True),
-]
+warmup = dict(type='LinearLR', start_factor=1e-4, by_epoch=True, end=5, convert_to_iter_based=True)
+cosine = dict(type='CosineAnnealingLR', eta_min=1e-6, by_epoch=True, begin=5, end=100, convert_to_iter_based=True)
+param_scheduler = [warmup, cosine]
 train_cfg = dict(by_epoch=True, max_epochs=100, val_interval=1)
 val_cfg = dict()
 test_cfg = dict()

@@ -18,19 +18,7 @@ model = dict(
     ),
 )
 
-train_pipeline = _base_.train_pipeline
-train_pipeline.insert(
-    -1,
-    dict(
-        type='RandomErasing',
-        erase_prob=0.25,
-        mode='rand',
-        min_area_ratio=0.02,
-        max_area_ratio=1 / 3,
-        fill_color=[103.53, 116.28, 123.675],
-        fill_std=[57.375, 57.12, 58.395],
-    ),
-)
+train_pipeline = [_base_.load, _base_.random_crop, _base_.flip, _base_.rand_augment, _base_.erase, _base_.pack]
 train_dataloader = dict(batch_size=64, dataset=dict(pipeline=train_pipeline))
 
 optim_wrapper = dict(accumulative_counts=2)

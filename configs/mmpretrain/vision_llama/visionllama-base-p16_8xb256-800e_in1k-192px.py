@@ -18,11 +18,11 @@ model = dict(
     head=dict(in_channels=768),
 )
 
-train_pipeline = _base_.train_pipeline
-train_pipeline[1].scale = 192
-test_pipeline = _base_.test_pipeline
-test_pipeline[1].scale = 192
-test_pipeline[2].crop_size = 192
+random_crop = dict(_base_.random_crop, scale=192)
+resize_edge = dict(_base_.resize_edge, scale=192)
+center_crop = dict(_base_.center_crop, crop_size=192)
+train_pipeline = [_base_.load, random_crop, *_base_.augment, _base_.pack]
+test_pipeline = [_base_.load, resize_edge, center_crop, _base_.pack]
 train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
 val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
 test_dataloader = val_dataloader

@@ -13,7 +13,7 @@ model = dict(
 )
 optim_wrapper = dict(optimizer=dict(weight_decay=0.05), clip_grad=None)
 
-test_pipeline = _base_.test_pipeline
-test_pipeline[1].scale = 219  # 192 / 0.875
+resize_edge = dict(_base_.resize_edge, scale=219)  # 192 / 0.875
+test_pipeline = [_base_.load, resize_edge, _base_.center_crop, _base_.pack]
 val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
 test_dataloader = val_dataloader

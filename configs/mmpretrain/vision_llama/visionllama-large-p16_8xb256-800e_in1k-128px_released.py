@@ -14,11 +14,11 @@ model = dict(
 )
 optim_wrapper = dict(optimizer=dict(weight_decay=0.05), clip_grad=None)
 
-train_pipeline = _base_.train_pipeline
-train_pipeline[1].scale = 128
-test_pipeline = _base_.test_pipeline
-test_pipeline[1].scale = 146  # 128 / 0.875
-test_pipeline[2].crop_size = 128
+random_crop = dict(_base_.random_crop, scale=128)
+resize_edge = dict(_base_.resize_edge, scale=146)  # 128 / 0.875
+center_crop = dict(_base_.center_crop, crop_size=128)
+train_pipeline = [_base_.load, random_crop, *_base_.augment, _base_.pack]
+test_pipeline = [_base_.load, resize_edge, center_crop, _base_.pack]
 train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
 val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
 test_dataloader = val_dataloader

@@ -12,7 +12,7 @@ model = dict(
 )
 optim_wrapper = dict(optimizer=dict(lr=4e-3, weight_decay=0.05), clip_grad=None)
 
-test_pipeline = _base_.test_pipeline
-test_pipeline[1].scale = 256  # 224 / 0.875
+resize_edge = dict(_base_.resize_edge, scale=256)  # 224 / 0.875
+test_pipeline = [_base_.load, resize_edge, _base_.center_crop, _base_.pack]
 val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
 test_dataloader = val_dataloader
