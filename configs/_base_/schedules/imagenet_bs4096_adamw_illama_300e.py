@@ -14,4 +14,5 @@ param_scheduler = [warmup, cosine]
 train_cfg = dict(by_epoch=True, max_epochs=300, val_interval=1)
 val_cfg = dict()
 test_cfg = dict()
-auto_scale_lr = dict(base_batch_size=4096)
+# of an iteration: mmengine's factor is GPUs x batch / base, without the accumulated batches
+auto_scale_lr = dict(base_batch_size=1024)

@@ -22,3 +22,4 @@ train_pipeline = [_base_.load, _base_.random_crop, _base_.flip, _base_.rand_augm
 train_dataloader = dict(batch_size=64, dataset=dict(pipeline=train_pipeline))
 
 optim_wrapper = dict(accumulative_counts=2)
+auto_scale_lr = dict(base_batch_size=512)  # of an iteration
