@@ -29,7 +29,7 @@ from mmengine.runner import Runner
 
 from mmvisionllama.engine import flops, launch
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 DIM = 32
 #: backbone -> the tiny arch

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 
-FOLDER = Path(__file__).parents[1] / 'configs' / 'mmpretrain' / 'pyramid_vision_llama'
+FOLDER = Path(__file__).parents[2] / 'configs' / 'mmpretrain' / 'pyramid_vision_llama'
 DROP_PATH = {'small': 0.2, 'base': 0.3, 'large': 0.5}
 
 

@@ -9,7 +9,7 @@ from mmengine.registry import MODELS, init_default_scope
 
 from mmvisionllama.engine import launch
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 CONFIGS = sorted((ROOT / 'configs' / 'mmseg').glob('*_vision_llama/*.py'))
 
 

@@ -8,7 +8,7 @@ from mmengine.registry import MODELS, init_default_scope
 
 from mmvisionllama.engine import launch
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 CONFIGS = sorted(path for library in ('mmseg', 'mmdet') for path in (ROOT / 'configs' / library).glob('*/*.py'))
 CONFIGS = [path for path in CONFIGS if path.parent.name != 'quickstart']
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from mmengine.config import Config
 
-FOLDER = Path(__file__).parents[1] / 'configs' / 'mmpretrain' / 'vision_llama'
+FOLDER = Path(__file__).parents[2] / 'configs' / 'mmpretrain' / 'vision_llama'
 
 STAGE1 = 'visionllama-{}_8xb256-800e_in1k{}.py'
 STAGE2 = 'visionllama-{}_8xb64-20e_in1k{}.py'

@@ -12,7 +12,7 @@ from torch import nn
 
 from mmvisionllama.engine import launch
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 CONFIGS = sorted((ROOT / 'configs' / 'mmdet').glob('*/*_coco*.py'))
 VITDET = [path for path in CONFIGS if path.parent.name == 'vitdet']
 BASE = next(path for path in VITDET if path.stem.startswith('visionllama-base') and path.stem.endswith('1024px'))
