@@ -20,5 +20,6 @@ model = dict(
 custom_hooks = [dict(type='SoftMaskHook', schedule='constant', end=30)]
 
 optim_wrapper = dict(optimizer=dict(lr=1e-3, weight_decay=0.01))
-param_scheduler = [_base_.warmup, dict(_base_.cosine, end=90)]
+cosine = dict(_base_.cosine, end=90)
+param_scheduler = [_base_.warmup, cosine]
 train_cfg = dict(max_epochs=90)

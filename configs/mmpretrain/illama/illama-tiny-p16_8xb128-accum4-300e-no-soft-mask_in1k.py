@@ -7,4 +7,6 @@
 _base_ = ['illama-tiny-p16_8xb128-accum4-300e_in1k.py']
 
 custom_hooks = []
-param_scheduler = [dict(_base_.warmup, end=50), dict(_base_.cosine, begin=50)]
+warmup = dict(_base_.warmup, end=50)
+cosine = dict(_base_.cosine, begin=50)
+param_scheduler = [warmup, cosine]

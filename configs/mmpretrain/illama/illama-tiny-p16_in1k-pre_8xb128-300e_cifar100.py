@@ -26,4 +26,6 @@ model = dict(
 custom_hooks = [dict(type='SoftMaskHook', schedule='linear', end=50)]
 
 optim_wrapper = dict(optimizer=dict(lr=2e-3), accumulative_counts=1)
-param_scheduler = [dict(_base_.warmup, end=50), dict(_base_.cosine, begin=50)]
+warmup = dict(_base_.warmup, end=50)
+cosine = dict(_base_.cosine, begin=50)
+param_scheduler = [warmup, cosine]

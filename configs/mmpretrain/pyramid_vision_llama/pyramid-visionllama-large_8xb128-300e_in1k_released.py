@@ -17,4 +17,5 @@ model = dict(
     ),
 )
 train_dataloader = dict(sampler=dict(_delete_=True, type='DefaultSampler', shuffle=True))
-param_scheduler = [_base_.warmup, dict(_base_.cosine, eta_min=1e-5)]
+cosine = dict(_base_.cosine, eta_min=1e-5)
+param_scheduler = [_base_.warmup, cosine]
