@@ -11,6 +11,6 @@ model = dict(
     backbone=dict(
         mask_mode='released',
         rope_scale='released',
-        init_cfg=dict(checkpoint='work_dirs/illama-base-p16_8xb128-accum4-300e_in1k_released/epoch_300.pth'),
     ),
 )
+load_from = 'work_dirs/illama-base-p16_8xb128-accum4-300e_in1k_released/epoch_300.pth'
