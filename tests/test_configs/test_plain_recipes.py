@@ -12,6 +12,10 @@ STAGE1 = 'visionllama-{}_8xb256-800e_in1k{}.py'
 STAGE2 = 'visionllama-{}_8xb64-20e_in1k{}.py'
 
 
+#: the ledger's switch of C6
+SHARES = dict(_delete_=True, type='CrossEntropyLoss', use_sigmoid=True, loss_weight=1 / 1000)
+
+
 def load(pattern, *parts):
     return Config.fromfile(FOLDER / pattern.format(*parts))
 
@@ -45,7 +49,7 @@ def test_first_stage(size, suffix, drop_path, lr, weight_decay, resolution, edge
     optimizer = cfg.optim_wrapper.optimizer
     assert (optimizer.type, optimizer.lr, optimizer.weight_decay) == ('Lamb', lr, weight_decay)
     assert (cfg.optim_wrapper.clip_grad is None) == released
-    assert loss.type == ('BinarizedCrossEntropyLoss' if released else 'CrossEntropyLoss')
+    assert loss == dict(type='BinarizedCrossEntropyLoss')
     assert backbone.get('cls_position', 'origin') == ('released' if released else 'origin')
     assert cfg.train_dataloader.sampler.type == 'RepeatAugSampler'
     steps = [step.type for step in cfg.train_dataloader.dataset.pipeline]
@@ -122,7 +126,7 @@ def test_what_decays():
 
 
 def test_loss_is_a_mean():
-    """mmpretrain sums the binary cross entropy over the classes; the weight in the config makes it a mean."""
+    """Over samples and classes, whose targets are 1 wherever a mixed image has a share; the switch keeps the shares."""
     pytest.importorskip('mmpretrain.models')
     from mmengine.registry import MODELS, init_default_scope
     from mmpretrain.structures import DataSample
@@ -132,7 +136,14 @@ def test_loss_is_a_mean():
     head = MODELS.build(cfg.model.head)
     head.init_weights()
     assert 0.015 < head.layers.head.weight.std() < 0.025
-    feats, targets = torch.randn(3, 384), torch.rand(3, 1000)
-    loss = head.loss((feats,), [DataSample().set_gt_score(target) for target in targets])['loss']
+    feats, targets = torch.randn(3, 384), torch.zeros(3, 1000)
+    targets[:, 7], targets[1, 7], targets[1, 9] = 1.0, 0.3, 0.7
+    samples = [DataSample().set_gt_score(target) for target in targets]
+    expected = torch.nn.functional.binary_cross_entropy_with_logits(head((feats,)), targets.gt(0).float())
+    assert head.loss((feats,), samples)['loss'].item() == pytest.approx(expected.item(), rel=1e-5)
+
+    cfg.merge_from_dict({'model.head.loss': SHARES})
+    soft = MODELS.build(cfg.model.head)
+    soft.load_state_dict(head.state_dict())
     expected = torch.nn.functional.binary_cross_entropy_with_logits(head((feats,)), targets)
-    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    assert soft.loss((feats,), samples)['loss'].item() == pytest.approx(expected.item(), rel=1e-5)

@@ -2,7 +2,8 @@
 # Paper (Table 2): top-1 83.6 % after both stages. Not reproduced here.
 # Model: 86.39 M parameters, 12.79 GMACs at 192 (17.56 at 224).
 # Schedule (section D.1, Table 13): 8 GPUs x 256 = 2048 images; floor(1,281,167 / 2048) = 625 iterations x 800 epochs.
-# The release uses weight decay 0.05, binarised targets and test crop ratio 0.875: ..._released.py
+# Binary cross entropy whose targets are 1 for both classes of a mixed image, as DeiT III's.
+# The release uses weight decay 0.05 and test crop ratio 0.875: ..._released.py
 #
 #     tools/dist_train.sh configs/mmpretrain/vision_llama/visionllama-base-p16_8xb256-800e_in1k-192px.py 8 --amp
 _base_ = [

@@ -1,6 +1,5 @@
-# VisionLLaMA-L, first stage, as released: at 128 (paper 160), weight decay 0.05 (0.02), mixed targets binarised,
-# gradients clipped by LAMB alone, class token at (W-1, -1), test crop ratio 0.875 (1.0).
-# All else as in the config it inherits from.
+# VisionLLaMA-L, first stage, as released: at 128 (paper 160), weight decay 0.05 (0.02), gradients clipped by LAMB
+# alone, class token at (W-1, -1), test crop ratio 0.875 (1.0). All else as in the config it inherits from.
 # Paper (Table 2): top-1 84.6 % after both stages. Not reproduced here.
 # Model: 310.34 M parameters, 20.30 GMACs at 128.
 # Schedule: 8 GPUs x 256 = 2048 images; floor(1,281,167 / 2048) = 625 iterations x 800 epochs.
@@ -8,10 +7,7 @@
 #     tools/dist_train.sh configs/mmpretrain/vision_llama/visionllama-large-p16_8xb256-800e_in1k-128px_released.py 8 --amp
 _base_ = ['visionllama-large-p16_8xb256-800e_in1k-160px.py']
 
-model = dict(
-    backbone=dict(img_size=128, anchor=128, cls_position='released'),
-    head=dict(loss=dict(_delete_=True, type='BinarizedCrossEntropyLoss')),
-)
+model = dict(backbone=dict(img_size=128, anchor=128, cls_position='released'))
 optim_wrapper = dict(optimizer=dict(weight_decay=0.05), clip_grad=None)
 
 random_crop = dict(_base_.random_crop, scale=128)

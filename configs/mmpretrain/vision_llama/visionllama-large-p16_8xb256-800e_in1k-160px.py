@@ -2,7 +2,8 @@
 # Paper (Table 2): top-1 84.6 % after both stages. Not reproduced here.
 # Model: 310.34 M parameters, 31.72 GMACs at 160 (62.79 at 224).
 # Schedule (section D.1, Table 13): 8 GPUs x 256 = 2048 images; floor(1,281,167 / 2048) = 625 iterations x 800 epochs.
-# The release trains at 128 with weight decay 0.05 and binarised targets: visionllama-large-p16_..._in1k-128px_released.py
+# Binary cross entropy whose targets are 1 for both classes of a mixed image, as DeiT III's.
+# The release trains at 128 with weight decay 0.05: visionllama-large-p16_..._in1k-128px_released.py
 #
 #     tools/dist_train.sh configs/mmpretrain/vision_llama/visionllama-large-p16_8xb256-800e_in1k-160px.py 8 --amp
 _base_ = [
