@@ -74,7 +74,8 @@ train_pipeline = [
     dict(type='RandomCrop', crop_size=(crop, crop)),
     dict(type='PackSegInputs'),
 ]
-test_pipeline = [check_files, dict(type='LoadImageFromFile'), dict(type='LoadAnnotations'), dict(type='PackSegInputs')]
+# starts with the loader, which mmseg.apis replaces to predict arrays; the data set below checks its files before it
+test_pipeline = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations'), dict(type='PackSegInputs')]
 
 dataset = dict(
     type='BaseSegDataset',
@@ -100,7 +101,7 @@ val_dataloader = dict(
     sampler=dict(type='DefaultSampler', shuffle=False),
     dataset=dict(
         data_prefix=dict(img_path='images/validation', seg_map_path='annotations/validation'),
-        pipeline=test_pipeline,
+        pipeline=[check_files, *test_pipeline],
         **dataset,
     ),
 )
