@@ -4,7 +4,7 @@
 # Paper (Table 5): box AP 49.1, mask AP 43.8. Not reproduced here.
 # Model: 75.54 M parameters, 395.52 GMACs at 800 x 1280 (1000 boxes, 100 masks).
 # Schedule (section D.8): 8 GPUs x 2 = 16 images; ceil(117,266 / 16) = 7330 iterations x 36 epochs.
-# Weights: init_cfg.checkpoint; published ones have to be converted first (docs/checkpoints.md)
+# Weights: init_cfg.checkpoint; published ones have to be converted first (docs/pyramid.md)
 #
 #     tools/dist_train.sh configs/mmdet/pyramid_vision_llama/pyramid-visionllama-base_mask-rcnn_8xb2-ms-3x_coco_released.py 8
 _base_ = ['pyramid-visionllama-base_mask-rcnn_8xb2-ms-3x_coco.py']
