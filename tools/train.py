@@ -11,7 +11,7 @@ import os
 
 from mmengine.config import DictAction
 
-from mmvisionllama.engine import launch
+from mmvisionllama import launch
 
 
 def parse_args() -> argparse.Namespace:

@@ -1,1 +1,1 @@
-"""Analyses of trained classifiers: calibration, shape and texture, rank of attention maps, 8-bit quantisation."""
+"""What is computed about a model: an analysis takes a built model and data, and draws nothing."""

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from ..layers import attention
+from ..moved import moved
 
 
 class AttentionRecorder(TorchFunctionMode):
@@ -157,20 +158,7 @@ class RankMeter:
         ]
 
 
-def draw_ranks(layers: List[LayerRank], path: str, title: str = '') -> None:
-    """Writes the cumulative singular values of every layer into one picture."""
-    import matplotlib
-
-    matplotlib.use('Agg')
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(6, 4), layout='constrained')
-    colors = plt.get_cmap('viridis')
-    for layer in layers:
-        k = torch.arange(1, len(layer.cumulative) + 1) / len(layer.cumulative)
-        label = f'layer {layer.layer}: effective rank {layer.effective_rank:.1f}'
-        axes.plot(k, layer.cumulative, color=colors(layer.layer / max(len(layers) - 1, 1)), label=label)
-    axes.set(xlabel='largest singular values, part of all', ylabel='part of their sum', title=title, ylim=(0, 1.02))
-    axes.legend(fontsize='x-small')
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
+__getattr__ = moved(
+    __name__,
+    draw_ranks='visualization.analyses',
+)

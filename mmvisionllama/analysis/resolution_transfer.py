@@ -20,8 +20,9 @@ from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import Runner
 from mmengine.utils import ProgressBar
 
-from ..checkpoints.reading import CheckpointError, find_state_dict, read_checkpoint
-from ..engine import launch
+from ..checkpoints.reading import find_state_dict, read_checkpoint
+from ..errors import CheckpointError, OptionError
+from ..moved import moved
 
 #: transform -> its setting that is a size in pixels
 SIZE_KEYS = {
@@ -43,13 +44,13 @@ def scale_pipeline(pipeline: Sequence[dict], size: int) -> List[dict]:
     ``CenterCrop(512)`` for 512 pixels: the same part of the image, at another resolution.
 
     Raises:
-        LaunchError: If no transform of the pipeline sets a size.
+        OptionError: If no transform of the pipeline sets a size.
     """
     pipeline = [copy.deepcopy(dict(step)) for step in pipeline]
     sized = [(step, SIZE_KEYS[step['type']]) for step in pipeline if step.get('type') in SIZE_KEYS]
     sized = [(step, key) for step, key in sized if step.get(key) is not None]
     if not sized:
-        raise launch.LaunchError(
+        raise OptionError(
             f'the test pipeline sets no size: it needs one of {", ".join(SIZE_KEYS)} to be evaluated at another one'
         )
     last, key = sized[-1]
@@ -66,39 +67,38 @@ def scale_pipeline(pipeline: Sequence[dict], size: int) -> List[dict]:
 def rotary_variant(backbone: dict, variant: str) -> dict:
     """Config of a backbone with the positions of ``variant``.
 
-    Frequencies, ratio and sharing stay as configured. Where the config selects released positions
-    (``key_position='released'``), so does the variant: ``as2d`` takes the release's scaling and ``ntk`` its plain keys.
-    1D RoPE has no released positions.
+    Frequencies, ratio and sharing stay as configured. Where the config has the released models' key positions
+    (``key_position='flat_index'``), ``as2d`` takes their scaling (14 / H in every stage) and ``ntk`` their keys of
+    plain base. 1D RoPE has no such positions.
 
     Raises:
-        LaunchError: For an unknown variant, or a backbone without ``rope_cfg``.
+        OptionError: For an unknown variant, or a backbone without ``rope_cfg``.
     """
     backbone = copy.deepcopy(dict(backbone))
     kind = MODELS.get(backbone['type'])
     if kind is None or 'rope_cfg' not in inspect.signature(kind).parameters:
-        raise launch.LaunchError(f'backbone {backbone["type"]} has no rope_cfg, so there are no variants to compare')
+        raise OptionError(f'backbone {backbone["type"]} has no rope_cfg, so there are no variants to compare')
     rope_cfg = dict(backbone.get('rope_cfg') or {})
-    released = backbone.get('key_position') == 'released'
+    released = backbone.get('key_position') in ('flat_index', 'released')
     name, _, alpha = variant.partition(':')
-    for key in ('kind', 'ntk_alpha', 'ntk_keys'):
+    for key in ('kind', 'ntk_alpha', 'ntk_keys', 'anchor_grid'):
         rope_cfg.pop(key, None)
     configured = rope_cfg.pop('scale', None)
     if variant == 'as2d':
         own = configured if configured not in (None, 'none') else 'per_axis'
-        rope_cfg.update(scale='released' if released else own)
+        rope_cfg.update(dict(scale='height', anchor_grid=(14, 14)) if released else dict(scale=own))
     elif variant == '2d':
         rope_cfg.update(scale='none')
     elif variant == '1d':
         rope_cfg.update(kind='1d', scale='none')
-        for key in ('key_position', 'cls_position'):
-            if str(backbone.get(key, '')).startswith('released'):
-                del backbone[key]
+        for key in ('key_position', 'cls_position'):  # positions of the 2D grid
+            backbone.pop(key, None)
     elif name == 'ntk' and _positive_number(alpha):
         rope_cfg.update(scale='none', ntk_alpha=float(alpha))
         if released:
-            rope_cfg.update(ntk_keys='released')
+            rope_cfg.update(ntk_keys='plain_base')
     else:
-        raise launch.LaunchError(f'unknown variant {variant!r}: choose as2d, 2d, 1d or ntk:ALPHA, e.g. ntk:2')
+        raise OptionError(f'unknown variant {variant!r}: choose as2d, 2d, 1d or ntk:ALPHA, e.g. ntk:2')
     backbone['rope_cfg'] = rope_cfg
     return backbone
 
@@ -146,6 +146,7 @@ def build_test_data(cfg: Config, size: int, batch_size: Optional[int] = None) ->
     dataset.pipeline = scale_pipeline(dataset.pipeline, size)
     if batch_size:
         loader.batch_size = batch_size
+    loader.setdefault('collate_fn', dict(type='default_collate'))  # mmpretrain's batches are stacked tensors
     loader.persistent_workers = False
     return Runner.build_dataloader(loader)
 
@@ -163,7 +164,7 @@ def evaluate(
     """Metrics of every variant at every size.
 
     Args:
-        cfg: Classification config, see ``launch.load_config``.
+        cfg: Classification config, see :func:`mmvisionllama.launch.load_config`.
         checkpoint: Weights trained with it.
         sizes: Input sizes, pixels; see :func:`scale_pipeline`.
         variants: See :func:`rotary_variant`.
@@ -175,15 +176,13 @@ def evaluate(
         (``top1`` for ``accuracy/top1``).
 
     Raises:
-        LaunchError: For a config, variant, size or data folder that is not usable.
+        OptionError: For a config, variant, size or data folder that is not usable.
         CheckpointError: If the checkpoint cannot be read or does not fit.
     """
     if cfg.get('default_scope') != 'mmpretrain' or 'backbone' not in cfg.model:
-        raise launch.LaunchError('this study takes classification configs (default_scope mmpretrain with a backbone)')
+        raise OptionError('this study takes classification configs (default_scope mmpretrain with a backbone)')
     if any(size < 1 for size in sizes):
-        raise launch.LaunchError(f'sizes are positive numbers of pixels, got {list(sizes)}')
-    launch.check_data(cfg, ('test',))
-    launch.prepare_dataloaders(cfg)
+        raise OptionError(f'sizes are positive numbers of pixels, got {list(sizes)}')
     device = torch.device(device or ('cuda' if torch.cuda.is_available() else 'cpu'))
     variants = list(dict.fromkeys(variants))
     models = build_variants(cfg, checkpoint, variants, device)
@@ -232,36 +231,14 @@ def main_metric(rows: Sequence[Dict[str, Any]]) -> str:
     return next(key for key in rows[0] if key not in ('variant', 'size', 'images'))
 
 
-def plot(
-    rows: Sequence[Dict[str, Any]],
-    path: Union[str, Path],
-    metric: Optional[str] = None,
-    anchor: Optional[float] = None,
-    title: str = '',
-) -> None:
-    """Draws a metric over the input size, one line per variant, and marks the ``anchor`` (training) size."""
-    import matplotlib
-
-    matplotlib.use('Agg')
-    import matplotlib.pyplot as plt
-
-    metric = metric or main_metric(rows)
-    figure, axes = plt.subplots(figsize=(6, 4), layout='constrained')
-    for variant, marker in zip(dict.fromkeys(row['variant'] for row in rows), 'osD^vP*X' * len(rows)):
-        points = sorted((row['size'], row[metric]) for row in rows if row['variant'] == variant)
-        axes.plot(*zip(*points), marker=marker, label=variant)
-    if anchor:
-        axes.axvline(anchor, color='grey', linestyle=':', label=f'trained at {anchor:g}')
-    axes.set(xlabel='input size (pixels)', ylabel=metric, title=title, xticks=sorted({row['size'] for row in rows}))
-    axes.grid(alpha=0.3)
-    axes.legend()
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
-
-
 def training_size(backbone: ConfigDict) -> Optional[float]:
     """The backbone's ``anchor`` (its default if the config leaves it out), if it is one number."""
     parameter = inspect.signature(MODELS.get(backbone['type'])).parameters.get('anchor')
     anchor = backbone.get('anchor', parameter.default if parameter else None)
     return anchor if isinstance(anchor, (int, float)) else None
+
+
+__getattr__ = moved(
+    __name__,
+    plot_transfer='visualization.analyses',
+)

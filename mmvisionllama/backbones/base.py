@@ -4,10 +4,13 @@ import math
 from typing import Any, Dict, List, Optional, Sequence, Union
 
 from mmengine.model import BaseModule
+from mmengine.registry import MODELS
 from torch import nn
 
-from ..checkpoints.reading import load_pretrained
 from ..layers.embed import resize_pos_embed
+from ..layers.feedforward import swiglu_hidden
+from ..layers.norm import NORMS
+from ..layers.options import checked_choice
 
 
 class BaseBackbone(BaseModule):
@@ -15,20 +18,27 @@ class BaseBackbone(BaseModule):
 
     ``init_cfg=dict(type='Pretrained', checkpoint=..., prefix='backbone.')`` loads with weights-only unpickling, logs by
     name what is missing or left over, and refuses a checkpoint that lacks more than 5 % of the weights (``max_missing``
-    in the same dict changes that limit).
+    in the same dict changes that limit): it is
+    :class:`~mmvisionllama.checkpoints.loading.StrictPretrained` here.
     """
 
     #: name -> settings; one row of the table of architectures
     arch_zoo: Dict[str, Dict[str, Any]] = {}
     #: settings that a dict given as ``arch`` must have
     arch_keys: Sequence[str] = ()
+    #: settings that it may have
+    arch_options: Sequence[str] = ()
+
+    def __init__(self, init_cfg: Optional[Union[dict, list]] = None) -> None:
+        super().__init__(strict_pretrained(init_cfg))
 
     @classmethod
     def resolve_arch(cls, arch: Union[str, dict]) -> Dict[str, Any]:
         """Settings of a named architecture, or the checked dict itself.
 
         Raises:
-            ValueError: For an unknown name (the message lists the known ones) or a dict with settings missing.
+            ValueError: For an unknown name (the message lists the known ones) or a dict with settings missing or
+                unknown.
         """
         if isinstance(arch, str):
             name = arch.lower()
@@ -41,6 +51,12 @@ class BaseBackbone(BaseModule):
         missing = [key for key in cls.arch_keys if key not in arch]
         if missing:
             raise ValueError(f'the arch dict of {cls.__name__} lacks {", ".join(missing)}')
+        known = (*cls.arch_keys, *cls.arch_options)
+        unknown = [key for key in arch if key not in known]
+        if unknown:
+            raise ValueError(
+                f'the arch dict of {cls.__name__} does not know {", ".join(unknown)}: its keys are {", ".join(known)}'
+            )
         return dict(arch)
 
     @staticmethod
@@ -52,21 +68,6 @@ class BaseBackbone(BaseModule):
             if not 0 <= index < depth:
                 raise ValueError(f'out_indices {given} is out of range: there are {depth} (0 ... {depth - 1})')
         return resolved
-
-    def init_weights(self) -> None:
-        """Applies ``init_cfg``; without one the values set by the constructor stay."""
-        cfgs = self.init_cfg if isinstance(self.init_cfg, (list, tuple)) else [self.init_cfg or {}]
-        pretrained = [cfg for cfg in cfgs if cfg.get('type') == 'Pretrained']
-        if not pretrained:
-            super().init_weights()
-            return
-        kept = self.init_cfg
-        self.init_cfg = [cfg for cfg in cfgs if cfg.get('type') != 'Pretrained']
-        super().init_weights()
-        self.init_cfg = kept
-        for cfg in pretrained:
-            options = {k: cfg[k] for k in ('max_missing', 'unsafe') if k in cfg}
-            load_pretrained(self, cfg['checkpoint'], cfg.get('prefix'), **options)
 
     def _resize_loaded_pos_embed(self, state_dict: dict, prefix: str, *args) -> None:
         """Load-state-dict hook of backbones with a ``pos_embed`` for their ``pos_embed_grid``."""
@@ -106,20 +107,44 @@ def init_linear(module: nn.Module, std: float = 0.02) -> None:
             nn.init.zeros_(module.bias)
 
 
+def init_conv(module: nn.Module) -> None:
+    """Normal weights of std ``sqrt(2 / fan_out)`` and zero biases for convolutions, Twins' initial values."""
+    if isinstance(module, nn.Conv2d):
+        fan_out = math.prod(module.kernel_size) * module.out_channels // module.groups
+        nn.init.normal_(module.weight, std=math.sqrt(2 / fan_out))
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+def strict_pretrained(init_cfg: Optional[Union[dict, list]]) -> Optional[Union[dict, list]]:
+    """``init_cfg`` with this package's initialiser in the place of mmengine's ``Pretrained``, last as it is there."""
+    if not init_cfg:
+        return init_cfg
+    cfgs = [init_cfg] if isinstance(init_cfg, dict) else list(init_cfg)
+    kinds = ('Pretrained', 'StrictPretrained')
+    strict = [dict(cfg, type='StrictPretrained') for cfg in cfgs if cfg.get('type') in kinds]
+    return [cfg for cfg in cfgs if cfg.get('type') not in kinds] + strict if strict else init_cfg
+
+
+def resolved_norm(cfg: dict) -> dict:
+    """``norm_cfg`` whose type is one of :data:`~mmvisionllama.layers.norm.NORMS` or a registered class itself."""
+    kind = cfg.get('type', 'LN')
+    registered = None if kind in NORMS else MODELS.get(kind)
+    return dict(cfg, type=registered) if registered is not None else dict(cfg)
+
+
+def hidden_channels(embed_dims: int, given: Optional[int], ffn_cfg: dict) -> Optional[int]:
+    """Hidden size of a feed-forward layer: the given one, or SwiGLU's for its type, or None for the layer's own."""
+    if given is None and ffn_cfg.get('type', 'swiglu') == 'swiglu':
+        return swiglu_hidden(embed_dims)
+    return given
+
+
 DROP_PATH_MODES = ('linear', 'uniform')
 
 
 def drop_path_rates(rate: float, depth: int, mode: str = 'linear') -> List[float]:
     """Stochastic depth rate of each block: growing from 0 to ``rate``, or the same everywhere."""
-    if mode not in DROP_PATH_MODES:
-        raise ValueError(f'unknown drop_path_mode {mode!r}: choose one of {", ".join(map(repr, DROP_PATH_MODES))}')
-    if mode == 'uniform':
+    if checked_choice('drop_path_mode', mode, DROP_PATH_MODES) == 'uniform':
         return [float(rate)] * depth
     return [rate * i / max(depth - 1, 1) for i in range(depth)]
-
-
-def checked_choice(name: str, value: Optional[str], choices: Sequence[Optional[str]]) -> Optional[str]:
-    """``value`` if it is one of ``choices``; otherwise a ValueError that lists them."""
-    if value not in choices:
-        raise ValueError(f'unknown {name} {value!r}: choose one of {", ".join(map(repr, choices))}')
-    return value

@@ -1,32 +1,26 @@
 """iLLaMA, the causal image LLaMA (arXiv 2404.06773; sections and equations below are that paper's)."""
 
 import math
-from typing import Optional, Sequence, Tuple, Union
+from typing import List, Optional, Sequence, Tuple, Union
 
 import torch
 from mmengine.logging import print_log
 from mmengine.registry import MODELS
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..layers import (
-    CausalAttention,
-    CausalContext,
-    PatchEmbed,
+    AttentionContext,
+    RotaryAttention,
     RotaryEmbedding,
-    TransformerBlock,
-    build_ffn,
-    build_norm,
+    causal_context,
     resize_pos_embed,
-    soft_mask_matrix,
-    swiglu_hidden,
 )
-from ..layers.rotary import to_2tuple
-from .base import BaseBackbone, checked_choice, drop_path_rates, init_linear
-from .vision_llama import VisionLLaMA
+from ..layers.options import checked_choice
+from .plain import PlainBackbone
 
 
 @MODELS.register_module()
-class iLLaMA(BaseBackbone):
+class iLLaMA(PlainBackbone):
     """A ViT turned into a LLaMA decoder: causal attention, class token last, RMSNorm, SwiGLU, 1D RoPE.
 
     The steps from the ViT to this design are arguments, so that each can be undone: ``ffn_cfg`` (GELU to SwiGLU),
@@ -57,16 +51,16 @@ class iLLaMA(BaseBackbone):
         with_cls_token: Add a class token.
         cls_token_position: ``'last'``, where it sees every patch, or ``'first'``, the ViT's.
         mask_mode: ``'additive'``: softmax(q k^T / sqrt(d) + log S), which at alpha = 0 is causal attention (eq. 1) on
-            the fast causal kernels. ``'released'``: softmax(q k^T / sqrt(d)) * S without renormalisation (eq. 2), what
-            the published weights were trained with. ``'none'``: bidirectional.
+            the fast causal kernels. ``'multiplicative'``: softmax(q k^T / sqrt(d)) * S without renormalisation (eq. 2),
+            what the published weights were trained with (``'released'`` is accepted). ``'none'``: bidirectional.
         soft_mask: alpha of S = alpha * 1 + (1 - alpha) * lower triangle, 0 (causal) to 1 (bidirectional). Training sets
             it through :class:`~mmvisionllama.engine.SoftMaskHook`; it is no weight and is not saved.
         abs_pos_embed: Add the learnable position embedding.
         interpolate_mode: How that embedding is resized.
         with_rope: Rotate queries and keys.
         rope_cfg: Options of :class:`~mmvisionllama.layers.RotaryEmbedding` (``base``, ``ratio``, ``share_heads``).
-        rope_scale: ``'sequence'`` rescales the positions of a longer or shorter sequence onto the anchor's;
-            ``'released'`` takes them as they are.
+        rope_scale: ``'sequence'`` rescales the positions of a longer or shorter sequence onto the anchor's; ``'none'``
+            takes them as they are, as the released code does (``'released'`` is accepted).
         anchor: Resolution in pixels that the weights were trained at, a number or (height, width), for ``rope_scale``.
         frozen_stages: Freeze the embedding and the first ``frozen_stages`` blocks; -1 freezes nothing.
         layer_scale_init_value: Initial value of LayerScale; 0 for none.
@@ -92,12 +86,9 @@ class iLLaMA(BaseBackbone):
         'base': dict(aliases=('b',), embed_dims=768, num_layers=12, num_heads=12),
         'large': dict(aliases=('l',), embed_dims=1024, num_layers=24, num_heads=16),
     }
-    arch_keys = ('embed_dims', 'num_layers', 'num_heads')
-
-    OUT_TYPES = ('raw', 'cls_token', 'featmap', 'avg_featmap')
     CLS_POSITIONS = ('last', 'first')
-    MASK_MODES = ('additive', 'released', 'none')
-    ROPE_SCALES = ('sequence', 'released')
+    MASK_MODES = ('additive', 'multiplicative', 'none')
+    ROPE_SCALES = ('sequence', 'none')
 
     def __init__(
         self,
@@ -131,97 +122,48 @@ class iLLaMA(BaseBackbone):
         with_cp: bool = False,
         init_cfg: Optional[Union[dict, list]] = None,
     ) -> None:
-        super().__init__(init_cfg)
-        settings = self.resolve_arch(arch)
-        self.embed_dims: int = settings['embed_dims']
-        self.num_layers: int = settings['num_layers']
-        self.num_heads: int = settings['num_heads']
-        if self.embed_dims % self.num_heads:
-            raise ValueError(f'num_heads {self.num_heads} does not divide embed_dims {self.embed_dims}')
-        norm_cfg = norm_cfg or dict(type='RMSNorm', eps=1e-6)
-        ffn_cfg = dict(ffn_cfg or dict(type='swiglu'))
-        hidden_dims = settings.get('feedforward_channels')
-        if hidden_dims is None and ffn_cfg.get('type', 'swiglu') == 'swiglu':
-            hidden_dims = swiglu_hidden(self.embed_dims)
-        self.out_type = checked_choice('out_type', out_type, self.OUT_TYPES)
-        if out_type == 'cls_token' and not with_cls_token:
-            raise ValueError("out_type='cls_token' needs with_cls_token=True")
-        self.with_cls_token = with_cls_token
+        super().__init__(
+            arch,
+            patch_size=patch_size,
+            in_channels=in_channels,
+            out_indices=out_indices,
+            out_type=out_type,
+            with_cls_token=with_cls_token,
+            frozen_stages=frozen_stages,
+            anchor=anchor,
+            drop_rate=drop_rate,
+            interpolate_mode=interpolate_mode,
+            init_cfg=init_cfg,
+        )
         self.cls_token_position = checked_choice('cls_token_position', cls_token_position, self.CLS_POSITIONS)
-        self.mask_mode = checked_choice('mask_mode', mask_mode, self.MASK_MODES)
-        self.out_indices = self.resolve_out_indices(out_indices, self.num_layers)
-        if not -1 <= frozen_stages <= self.num_layers:
-            raise ValueError(f'frozen_stages must be in -1 ... {self.num_layers}, got {frozen_stages}')
-        self.frozen_stages = frozen_stages
-
+        self.cls_token_last = cls_token_position == 'last'
+        self.mask_mode = checked_choice('mask_mode', mask_mode, self.MASK_MODES, {'released': 'multiplicative'})
         # a tensor, so that a compiled model is not compiled anew for every value of a schedule
         self.register_buffer('alpha', torch.zeros(()), persistent=False)
         self.set_soft_mask(soft_mask)
 
-        self.patch_embed = PatchEmbed(in_channels, self.embed_dims, patch_size)
-        self.anchor_grid = self.patch_embed.grid(to_2tuple(anchor))
-        self.rope_scale = checked_choice('rope_scale', rope_scale, self.ROPE_SCALES)
+        self.rope_scale = checked_choice('rope_scale', rope_scale, self.ROPE_SCALES, {'released': 'none'})
         self.rotary = None
         if with_rope:
-            scale = 'per_axis' if rope_scale == 'sequence' else 'none'
+            scale = 'per_axis' if self.rope_scale == 'sequence' else 'none'
             self.rotary = RotaryEmbedding(
                 self.embed_dims // self.num_heads, self.num_heads, kind='1d', scale=scale, **(rope_cfg or {})
             )
-        self.cls_token = nn.Parameter(torch.zeros(1, 1, self.embed_dims)) if with_cls_token else None
-        self.interpolate_mode = interpolate_mode
-        self.pos_embed = None
         if abs_pos_embed:
-            self.pos_embed_grid = self.patch_embed.grid(to_2tuple(img_size))
-            tokens = math.prod(self.pos_embed_grid) + self.num_extra_tokens
-            self.pos_embed = nn.Parameter(torch.zeros(1, tokens, self.embed_dims))
-            self._register_load_state_dict_pre_hook(self._resize_loaded_pos_embed)
-        self.drop_after_pos = nn.Dropout(drop_rate)
-
-        self.layers = nn.ModuleList(
-            TransformerBlock(
-                CausalAttention(
-                    self.embed_dims,
-                    self.num_heads,
-                    qkv_bias=qkv_bias,
-                    attn_drop=attn_drop_rate,
-                    proj_drop=drop_rate,
-                    backend=backend,
-                ),
-                build_ffn(dict(ffn_cfg, drop=drop_rate), self.embed_dims, hidden_dims),
-                build_norm(norm_cfg, self.embed_dims),
-                build_norm(norm_cfg, self.embed_dims),
-                embed_dims=self.embed_dims,
-                layer_scale_init_value=layer_scale_init_value,
-                drop_path=rate,
-                with_cp=with_cp,
-            )
-            for rate in drop_path_rates(drop_path_rate, self.num_layers, drop_path_mode)
+            self.add_pos_embed(img_size, self.num_extra_tokens)
+        attn_cfg = dict(qkv_bias=qkv_bias, attn_drop=attn_drop_rate, proj_drop=drop_rate, backend=backend)
+        self.build_layers(
+            lambda i: RotaryAttention(self.embed_dims, self.num_heads, **attn_cfg),
+            norm_cfg=norm_cfg or dict(type='RMSNorm', eps=1e-6),
+            ffn_cfg=dict(ffn_cfg or dict(type='swiglu')),
+            final_norm=final_norm,
+            layer_scale_init_value=layer_scale_init_value,
+            drop_rate=drop_rate,
+            drop_path_rate=drop_path_rate,
+            drop_path_mode=drop_path_mode,
+            with_cp=with_cp,
         )
-        self.final_norm = final_norm
-        self.ln1 = build_norm(norm_cfg, self.embed_dims) if final_norm else None
-        self.ln2 = build_norm(norm_cfg, self.embed_dims) if out_type == 'avg_featmap' else None
-
-        self.layers.apply(init_linear)
-        for token in (self.cls_token, self.pos_embed):
-            if token is not None:
-                nn.init.trunc_normal_(token, std=0.02)
         self._freeze_stages()
-
-    get_layer_depth = VisionLLaMA.get_layer_depth
-
-    def frozen_modules(self) -> list:
-        if self.frozen_stages < 0:
-            return []
-        parts = [self.patch_embed, self.drop_after_pos, self.cls_token, self.pos_embed]
-        parts += self.layers[: self.frozen_stages]
-        if self.frozen_stages == self.num_layers:
-            parts.append(self.ln1)
-        return [part for part in parts if part is not None]
-
-    @property
-    def num_extra_tokens(self) -> int:
-        """Tokens that are no patches."""
-        return int(self.with_cls_token)
 
     @property
     def soft_mask(self) -> float:
@@ -239,18 +181,6 @@ class iLLaMA(BaseBackbone):
         self._soft_mask = float(alpha)
         self.visibility = {0: 'causal', 1: 'all'}.get(alpha, 'soft')
         self.alpha.fill_(alpha)
-
-    def with_token(self, patches: Tensor, token: Optional[Tensor]) -> Tensor:
-        """Puts the token's row where the class token stands: ``(B, N, C)`` and ``(B, 1, C)`` to ``(B, N + 1, C)``."""
-        if token is None:
-            return patches
-        return torch.cat((patches, token) if self.cls_token_position == 'last' else (token, patches), dim=1)
-
-    def split_token(self, x: Tensor) -> Tuple[Tensor, Optional[Tensor]]:
-        """Inverse of :meth:`with_token`."""
-        if not self.with_cls_token:
-            return x, None
-        return (x[:, :-1], x[:, -1:]) if self.cls_token_position == 'last' else (x[:, 1:], x[:, :1])
 
     def resized_pos_embed(self, pos_embed: Tensor, grid: Sequence[int], new_grid: Sequence[int]) -> Tensor:
         """Resamples the patches' rows of a position embedding and keeps the class token's."""
@@ -292,41 +222,18 @@ class iLLaMA(BaseBackbone):
         anchor = self.anchor_grid if self.rope_scale == 'sequence' else grid
         return torch.cat((positions, positions.new_full((1, 1), anchor[0] * anchor[1])))
 
-    def causal_context(self, grid: Sequence[int], x: Tensor) -> CausalContext:
+    def causal_context(self, grid: Sequence[int], x: Tensor) -> AttentionContext:
         """Rotary table and mask of the tokens ``x`` of ``grid`` (H, W), made once for all blocks."""
         rope = None if self.rotary is None else self.rotary(self.rotary_positions(grid, x.device, x.dtype))
-        if self.mask_mode == 'none' or self.visibility == 'all':
-            return CausalContext(rope)
-        if self.mask_mode == 'released':
-            return CausalContext(rope, factor=soft_mask_matrix(x.shape[1], self.alpha))
-        if self.visibility == 'causal':
-            return CausalContext(rope, is_causal=True)
-        return CausalContext(rope, mask=soft_mask_matrix(x.shape[1], self.alpha).log().to(x.dtype))
+        visibility = 'all' if self.mask_mode == 'none' else self.visibility
+        return causal_context(rope, x, self.alpha, visibility, multiplicative=self.mask_mode == 'multiplicative')
 
-    def forward(self, x: Tensor) -> Tuple[Tensor, ...]:
-        """Images ``(B, in_channels, height, width)`` to one output per out_index; shapes as ``out_type`` says."""
+    def block_contexts(self, grid: Sequence[int], x: Tensor) -> List[AttentionContext]:
+        return [self.causal_context(grid, x)] * self.num_layers
+
+    def embed_tokens(self, x: Tensor) -> Tuple[Tensor, Tuple[int, int]]:
         x, grid = self.patch_embed(x)
-        x = self.with_token(x, None if self.cls_token is None else self.cls_token.expand(x.shape[0], -1, -1))
+        x = self.add_cls_token(x)
         if self.pos_embed is not None:
             x = x + self.resized_pos_embed(self.pos_embed, self.pos_embed_grid, grid)
-        x = self.drop_after_pos(x)  # [B, N, C]
-        context = self.causal_context(grid, x)
-        outs = []
-        for i, layer in enumerate(self.layers):
-            x = layer(x, context)
-            if i == self.num_layers - 1 and self.final_norm:
-                x = self.ln1(x)
-            if i in self.out_indices:
-                outs.append(self.format_output(x, grid))
-        return tuple(outs)
-
-    def format_output(self, x: Tensor, grid: Sequence[int]) -> Tensor:
-        """Tokens ``(B, N, C)`` to what ``out_type`` asks for."""
-        if self.out_type == 'raw':
-            return x
-        patches, token = self.split_token(x)
-        if self.out_type == 'cls_token':
-            return token[:, 0]
-        if self.out_type == 'featmap':
-            return patches.transpose(1, 2).unflatten(2, tuple(grid)).contiguous()  # [B, C, H, W]
-        return self.ln2(patches.mean(dim=1))
+        return self.drop_after_pos(x), grid

@@ -1,7 +1,6 @@
 """Pyramid VisionLLaMA (section 3.2)."""
 
-import math
-from typing import List, Optional, Sequence, Tuple, Union
+from typing import Iterator, List, Optional, Sequence, Tuple, Union
 
 import torch
 from mmengine.registry import MODELS
@@ -9,23 +8,23 @@ from torch import Tensor, nn
 
 from ..layers import (
     PEG,
+    AS2DRoPE,
+    AttentionContext,
     GlobalSubsampledAttention,
     GSAPositionCalibration,
     PatchEmbed,
-    RotaryEmbedding,
-    SubsampledContext,
     TransformerBlock,
     WindowAttention,
-    WindowContext,
     build_ffn,
     build_norm,
     resize_pos_embed,
-    swiglu_hidden,
     window_context,
 )
-from ..layers.rotary import to_2tuple
-from ..layers.window import check_mask_padding
-from .base import BaseBackbone, checked_choice, drop_path_rates, init_linear
+from ..layers.options import checked_choice, to_2tuple
+from ..layers.window_attention import check_mask_padding
+from .base import BaseBackbone, drop_path_rates, hidden_channels, init_conv, init_linear, resolved_norm
+
+MODELS.register_module(module=GSAPositionCalibration)  # the layers themselves are plain PyTorch
 
 
 @MODELS.register_module()
@@ -53,23 +52,24 @@ class PyramidVisionLLaMA(BaseBackbone):
         drop_path_mode: ``'linear'`` grows the rate from 0 over all blocks; ``'uniform'`` uses it in all.
         norm_cfg: Every norm, ``dict(type='LN', eps=1e-5)``.
         norm_after_stage: True puts a norm of its own on the output of each stage in ``out_indices``, False none, a list
-            says it per stage. ``'released'`` norms every stage and lets the normed map flow into the next one, which
+            says it per stage. ``'in_trunk'`` norms every stage and lets the normed map flow into the next one, which
             changes the pre-trained trunk, as the released segmentation and detection models do.
         out_type: ``'featmap'`` (B, C, H, W), ``'avg_featmap'`` (B, C; the mean of the normed tokens) or ``'raw'``
             (B, N, C).
-        gap_norm: ``'once'`` norms the tokens before their mean; ``'released'`` puts the mean through the same norm
+        gap_norm: ``'once'`` norms the tokens before their mean; ``'twice'`` puts the mean through the same norm
             again, as the released classifier does.
         frozen_stages: 0 freezes the first patch embedding, k the first k stages; -1 freezes nothing.
         layer_scale_init_value: Initial value of LayerScale; 0 for none.
         anchor: Resolution in pixels that the weights were trained at, a number or (height, width). The anchor grid of
             each stage follows from it (224: 56, 28, 14, 7).
-        rope_cfg: Options of :class:`~mmvisionllama.layers.GSAPositionCalibration` and of its ``RotaryEmbedding``:
-            ``kind``, ``base``, ``ratio``, ``share_heads``, ``ntk_alpha``, ``ntk_keys``, ``scale`` (``'per_axis'``,
-            ``'height'``, ``'none'``; ``'released'`` is 14 / H in every stage). Positions inside windows are never
-            scaled, nor are their frequencies: a window has one size at every resolution.
-        key_position: ``'mean'`` of the cell, or ``'released'``; see
+        rope_cfg: Options of :class:`~mmvisionllama.layers.GSAPositionCalibration` and of its ``AS2DRoPE``: ``kind``,
+            ``base``, ``ratio``, ``share_heads``, ``ntk_alpha``, ``ntk_keys``, ``scale`` (``'per_axis'``, ``'height'``,
+            ``'none'``), and ``anchor_grid``, one token grid (H0, W0) for every stage in the place of those that follow
+            from ``anchor`` (the release scales by 14 / H in every stage). Positions inside windows are never scaled,
+            nor are their frequencies: a window has one size at every resolution.
+        key_position: ``'mean'`` of the cell, or ``'flat_index'`` as the released code has it; see
             :class:`~mmvisionllama.layers.GSAPositionCalibration`.
-        mask_padding: True hides the padding of partial windows; ``'released'`` attends to it.
+        mask_padding: True hides the padding of partial windows; False attends to it, as the released code does.
         ffn_cfg: ``dict(type='swiglu' | 'gelu', bias=...)``.
         abs_pos_embed: Add a learnable position embedding of ``img_size``'s grid after the first patch embedding (Table
             7g).
@@ -78,6 +78,8 @@ class PyramidVisionLLaMA(BaseBackbone):
         backend: Attention backend, see :func:`~mmvisionllama.layers.attend`.
         with_cp: Activation checkpointing of every block.
         init_cfg: mmengine's initialisation config; see :class:`BaseBackbone` for ``Pretrained``.
+
+    ``'released'`` is accepted for the released code's value of each switch.
 
     Raises:
         ValueError: For an unknown arch, option or out_index, lists of different lengths, and for a head dim that RoPE
@@ -101,12 +103,13 @@ class PyramidVisionLLaMA(BaseBackbone):
         ),
     }  # fmt: skip
     arch_keys = ('embed_dims', 'depths', 'num_heads')
+    arch_options = ('patch_sizes', 'window_sizes', 'sr_ratios', 'feedforward_channels')
     arch_defaults = dict(
         patch_sizes=(4, 2, 2, 2), window_sizes=(7, 7, 7, 7), sr_ratios=(8, 4, 2, 1), feedforward_channels=None
     )
 
     OUT_TYPES = ('featmap', 'avg_featmap', 'raw')
-    GAP_NORMS = ('once', 'released')
+    GAP_NORMS = ('once', 'twice')
 
     def __init__(
         self,
@@ -144,23 +147,23 @@ class PyramidVisionLLaMA(BaseBackbone):
         self.num_heads: Tuple[int, ...] = tuple(settings['num_heads'])
         self.num_stages = len(self.depths)
         self.window_sizes = settings['window_sizes']
-        norm_cfg = norm_cfg or dict(type='LN', eps=1e-5)
-        ffn_cfg = dict(ffn_cfg or dict(type='swiglu'))
-        hidden_dims = settings['feedforward_channels']
-        if hidden_dims is None:
-            swiglu = ffn_cfg.get('type', 'swiglu') == 'swiglu'
-            hidden_dims = [swiglu_hidden(dims) if swiglu else None for dims in self.embed_dims]
+        self.sr_ratios = settings['sr_ratios']
         self.out_type = checked_choice('out_type', out_type, self.OUT_TYPES)
-        self.gap_norm = checked_choice('gap_norm', gap_norm, self.GAP_NORMS)
-        if gap_norm == 'released' and out_type != 'avg_featmap':
-            raise ValueError("gap_norm='released' norms the mean of the tokens: it needs out_type='avg_featmap'")
+        self.gap_norm = checked_choice('gap_norm', gap_norm, self.GAP_NORMS, {'released': 'twice'})
+        if self.gap_norm == 'twice' and out_type != 'avg_featmap':
+            raise ValueError("gap_norm='twice' norms the mean of the tokens: it needs out_type='avg_featmap'")
         self.out_indices = self.resolve_out_indices(out_indices, self.num_stages)
         if not -1 <= frozen_stages <= self.num_stages:
             raise ValueError(f'frozen_stages must be in -1 ... {self.num_stages}, got {frozen_stages}')
         self.frozen_stages = frozen_stages
         self.mask_padding = check_mask_padding(mask_padding)
-        self.norm_flows_on = norm_after_stage == 'released'
+        self.norm_flows_on = norm_after_stage in ('in_trunk', 'released')
         has_norm = self._resolve_norms(norm_after_stage)
+        norm_cfg = resolved_norm(norm_cfg or dict(type='LN', eps=1e-5))
+        ffn_cfg = dict(ffn_cfg or dict(type='swiglu'), drop=drop_rate)
+        attn_cfg = dict(qkv_bias=qkv_bias, attn_drop=attn_drop_rate, proj_drop=drop_rate, backend=backend)
+        block_cfg = dict(layer_scale_init_value=layer_scale_init_value, with_cp=with_cp)
+        hidden_dims = settings['feedforward_channels'] or [None] * self.num_stages
 
         self.patch_embeds = nn.ModuleList()
         self.drops_after_pos = nn.ModuleList()
@@ -169,45 +172,17 @@ class PyramidVisionLLaMA(BaseBackbone):
         self.calibrations = nn.ModuleList()
         self.pegs = nn.ModuleList(PEG(dims) for dims in self.embed_dims) if peg else None
         self.norms = nn.ModuleList()
-        rope_cfg = dict(rope_cfg or {})
-        window_rope_cfg = {k: v for k, v in rope_cfg.items() if k in ('kind', 'base', 'ratio', 'share_heads')}
         rates = iter(drop_path_rates(drop_path_rate, sum(self.depths), drop_path_mode))
-        attn_cfg = dict(qkv_bias=qkv_bias, attn_drop=attn_drop_rate, proj_drop=drop_rate, backend=backend)
-        anchor_grid = to_2tuple(anchor)
-        channels = in_channels
-        for s, (dims, heads) in enumerate(zip(self.embed_dims, self.num_heads)):
-            if dims % heads:
-                raise ValueError(f'num_heads {heads} of stage {s} does not divide its embed_dims {dims}')
+        channels, anchor_grid = in_channels, to_2tuple(anchor)
+        for s, dims in enumerate(self.embed_dims):
+            if dims % self.num_heads[s]:
+                raise ValueError(f'num_heads {self.num_heads[s]} of stage {s} does not divide its embed_dims {dims}')
             self.patch_embeds.append(PatchEmbed(channels, dims, settings['patch_sizes'][s], build_norm(norm_cfg, dims)))
             self.drops_after_pos.append(nn.Dropout(drop_rate))
             anchor_grid = self.patch_embeds[s].grid(anchor_grid)
             channels = dims
-            window_size, sr_ratio = self.window_sizes[s], settings['sr_ratios'][s]
-            self.window_rotaries.append(RotaryEmbedding(dims // heads, heads, **window_rope_cfg))
-            self.calibrations.append(
-                GSAPositionCalibration(
-                    dims // heads, sr_ratio, num_heads=heads, anchor=anchor_grid, key_position=key_position, **rope_cfg
-                )
-            )
-            blocks = nn.ModuleList()
-            for j in range(self.depths[s]):
-                if j % 2:
-                    attn = GlobalSubsampledAttention(dims, heads, sr_ratio, norm_cfg=norm_cfg, **attn_cfg)
-                else:
-                    attn = WindowAttention(dims, heads, window_size, **attn_cfg)
-                blocks.append(
-                    TransformerBlock(
-                        attn,
-                        build_ffn(dict(ffn_cfg, drop=drop_rate), dims, hidden_dims[s]),
-                        build_norm(norm_cfg, dims),
-                        build_norm(norm_cfg, dims),
-                        embed_dims=dims,
-                        layer_scale_init_value=layer_scale_init_value,
-                        drop_path=next(rates),
-                        with_cp=with_cp,
-                    )
-                )
-            self.stages.append(blocks)
+            self._add_positions(s, anchor_grid, key_position, dict(rope_cfg or {}))
+            self._add_blocks(s, rates, hidden_dims[s], norm_cfg, ffn_cfg, attn_cfg, block_cfg)
             self.norms.append(build_norm(norm_cfg, dims) if has_norm[s] else nn.Identity())
 
         self.interpolate_mode = interpolate_mode
@@ -221,16 +196,60 @@ class PyramidVisionLLaMA(BaseBackbone):
         self.apply(init_conv)
         self._freeze_stages()
 
+    def _add_positions(self, stage: int, anchor_grid: Sequence[int], key_position: str, rope_cfg: dict) -> None:
+        """Rotary embeddings of a stage: of its windows, and of its queries and sub-sampled keys."""
+        heads = self.num_heads[stage]
+        head_dim = self.embed_dims[stage] // heads
+        anchor_grid = rope_cfg.pop('anchor_grid', anchor_grid)
+        in_windows = {k: v for k, v in rope_cfg.items() if k in ('kind', 'base', 'ratio', 'share_heads')}
+        self.window_rotaries.append(AS2DRoPE(head_dim, heads, **in_windows))
+        self.calibrations.append(
+            GSAPositionCalibration(
+                head_dim,
+                self.sr_ratios[stage],
+                num_heads=heads,
+                anchor=anchor_grid,
+                key_position=key_position,
+                **rope_cfg,
+            )
+        )
+
+    def _add_blocks(
+        self,
+        stage: int,
+        rates: Iterator[float],
+        hidden_dims: Optional[int],
+        norm_cfg: dict,
+        ffn_cfg: dict,
+        attn_cfg: dict,
+        block_cfg: dict,
+    ) -> None:
+        """The blocks of a stage: LSA, GSA, LSA, ..."""
+        dims, heads = self.embed_dims[stage], self.num_heads[stage]
+        hidden_dims = hidden_channels(dims, hidden_dims, ffn_cfg)
+        blocks = nn.ModuleList()
+        for j in range(self.depths[stage]):
+            if j % 2:
+                attn = GlobalSubsampledAttention(dims, heads, self.sr_ratios[stage], norm_cfg=norm_cfg, **attn_cfg)
+            else:
+                attn = WindowAttention(dims, heads, self.window_sizes[stage], **attn_cfg)
+            blocks.append(
+                TransformerBlock(
+                    attn,
+                    build_ffn(ffn_cfg, dims, hidden_dims),
+                    build_norm(norm_cfg, dims),
+                    build_norm(norm_cfg, dims),
+                    embed_dims=dims,
+                    drop_path=next(rates),
+                    **block_cfg,
+                )
+            )
+        self.stages.append(blocks)
+
     @classmethod
     def resolve_arch(cls, arch: Union[str, dict]) -> dict:
         """As :meth:`BaseBackbone.resolve_arch`, optional settings filled in and lengths checked."""
         settings = super().resolve_arch(arch)
-        unknown = [key for key in settings if key not in (*cls.arch_keys, *cls.arch_defaults)]
-        if unknown:
-            known = ', '.join((*cls.arch_keys, *cls.arch_defaults))
-            raise ValueError(
-                f'the arch dict of {cls.__name__} does not know {", ".join(unknown)}: its keys are {known}'
-            )
         stages = len(settings['depths'])
         settings = {**{k: v and v[:stages] for k, v in cls.arch_defaults.items()}, **settings}
         for key, values in settings.items():
@@ -240,13 +259,13 @@ class PyramidVisionLLaMA(BaseBackbone):
 
     def _resolve_norms(self, norm_after_stage: Union[bool, str, Sequence[bool]]) -> List[bool]:
         """Whether each stage has a norm."""
-        if norm_after_stage == 'released':
+        if norm_after_stage in ('in_trunk', 'released'):
             return [True] * self.num_stages
         if isinstance(norm_after_stage, bool):
             return [norm_after_stage and s in self.out_indices for s in range(self.num_stages)]
         if isinstance(norm_after_stage, str) or len(norm_after_stage) != self.num_stages:
             raise ValueError(
-                f"norm_after_stage must be True, False, 'released' or a list of {self.num_stages} booleans, got "
+                f"norm_after_stage must be True, False, 'in_trunk' or a list of {self.num_stages} booleans, got "
                 f'{norm_after_stage!r}'
             )
         return list(norm_after_stage)
@@ -267,7 +286,7 @@ class PyramidVisionLLaMA(BaseBackbone):
         grid: Sequence[int],
         device: Optional[torch.device] = None,
         dtype: torch.dtype = torch.float32,
-    ) -> Tuple[WindowContext, SubsampledContext]:
+    ) -> Tuple[AttentionContext, AttentionContext]:
         """What the LSA and the GSA blocks of a stage need on ``grid`` (H, W), made once for all of them."""
         rotary, window_size = self.window_rotaries[stage], self.window_sizes[stage]
         local = window_context(rotary, grid, window_size, self.mask_padding, device, dtype)
@@ -308,7 +327,7 @@ class PyramidVisionLLaMA(BaseBackbone):
         if self.out_type == 'featmap':
             return x.transpose(1, 2).unflatten(2, tuple(grid)).contiguous()  # [B, C, H, W]
         x = x.mean(dim=1)
-        return norm(x) if self.gap_norm == 'released' else x
+        return norm(x) if self.gap_norm == 'twice' else x
 
     def get_layer_depth(self, param_name: str, prefix: str = '') -> Tuple[int, int]:
         """Depth of a parameter for layer-wise learning-rate decay.
@@ -334,12 +353,3 @@ class PyramidVisionLLaMA(BaseBackbone):
             return 0, num_depths
         block = int(rest[1]) if part == 'stages' else 0
         return sum(self.depths[:stage]) + block + 1, num_depths
-
-
-def init_conv(module: nn.Module) -> None:
-    """Normal weights of std ``sqrt(2 / fan_out)`` and zero biases for convolutions, Twins' initial values."""
-    if isinstance(module, nn.Conv2d):
-        fan_out = math.prod(module.kernel_size) * module.out_channels // module.groups
-        nn.init.normal_(module.weight, std=math.sqrt(2 / fan_out))
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)

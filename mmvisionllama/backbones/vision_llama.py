@@ -1,6 +1,6 @@
 """Plain VisionLLaMA (section 3.1)."""
 
-from typing import Dict, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 
 import torch
 from mmengine.registry import MODELS
@@ -8,33 +8,30 @@ from torch import Tensor, nn
 
 from ..layers import (
     PEG,
-    PatchEmbed,
+    AS2DRoPE,
+    AttentionContext,
     RotaryAttention,
-    RotaryEmbedding,
-    TransformerBlock,
     WindowAttention,
-    build_ffn,
+    axis_scales,
     build_norm,
     resize_pos_embed,
-    swiglu_hidden,
     window_context,
 )
-from ..layers.rotary import axis_scales, to_2tuple
-from ..layers.window import check_mask_padding
-from .base import BaseBackbone, checked_choice, drop_path_rates, init_linear
+from ..layers.options import checked_choice, to_2tuple
+from ..layers.window_attention import check_mask_padding
+from .base import resolved_norm
+from .plain import PlainBackbone
 
 
 @MODELS.register_module()
-class VisionLLaMA(BaseBackbone):
+class VisionLLaMA(PlainBackbone):
     """Plain VisionLLaMA: a ViT with SwiGLU and AS2DRoPE in every block (section 3.1, Figure 2a, Table 17).
 
     Argument names follow mmpretrain's ``VisionTransformer``. Any input size works in every call: positions are scaled
     onto the ``anchor`` grid (eq. 4), and nothing positional is stored unless ``abs_pos_embed`` or ``peg`` is set.
 
-    Two sizes have a wide twin. The paper compares its MAE models with ViT-B (86 M) and ViT-L (304 M), yet the code
-    released for them widens the feed-forward layer twice, first to 4 C and then by 8/3, and gives it biases: hidden
-    size 8192 instead of 2048 (256 M parameters) and 11008 instead of 2816 (914 M). ``base-wide`` and ``large-wide`` are
-    those sizes, for released MAE weights and everything fine-tuned from them; ``base`` and ``large`` are the paper's.
+    ``base`` and ``large`` are the paper's sizes. ``base-wide`` and ``large-wide`` are those of the released MAE code,
+    for its weights and everything fine-tuned from them (docs/mae.md).
 
     Args:
         arch: ``'small'``, ``'base'``, ``'large'``, ``'base-wide'`` or ``'large-wide'``, or a dict with ``embed_dims``,
@@ -54,19 +51,20 @@ class VisionLLaMA(BaseBackbone):
         out_type: ``'cls_token'`` (B, C), ``'featmap'`` (B, C, H, W), ``'avg_featmap'`` (B, C; the mean of the patch
             tokens, then a norm; Table 7f) or ``'raw'`` (B, N, C).
         with_cls_token: Prepend a class token.
-        cls_position: ``'origin'`` leaves the class token unrotated, position (0, 0); ``'released'`` puts it at
-            (W-1, -1) of the grid as the released code does, ``'released-y0'`` at (W-1, 0) as it does on torch < 1.13.
+        cls_position: ``'origin'`` leaves the class token unrotated, position (0, 0). The released code puts it at
+            (W-1, -1) of the grid, ``'above_top_right'`` (``'released'`` is accepted), and on torch < 1.13 at (W-1, 0),
+            ``'top_right'`` (``'released-y0'`` is accepted).
         frozen_stages: Freeze the embedding and the first ``frozen_stages`` blocks; -1 freezes nothing.
         layer_scale_init_value: Initial value of LayerScale; 0 for none (the MAE line).
         anchor: Resolution in pixels that the weights were trained at, a number or (height, width). Positions are
             exactly 2D RoPE at this size and interpolated at any other.
-        rope_cfg: Options of :class:`~mmvisionllama.layers.RotaryEmbedding`: ``kind``, ``base`` (Table 7d), ``ratio``
-            (7c), ``share_heads`` (7e), ``ntk_alpha``, ``scale`` (``'per_axis'``, ``'height'``, ``'none'``,
-            ``'released'``).
+        rope_cfg: Options of :class:`~mmvisionllama.layers.AS2DRoPE`: ``kind``, ``base`` (Table 7d), ``ratio`` (7c),
+            ``share_heads`` (7e), ``ntk_alpha``, ``scale`` (``'per_axis'``, ``'height'``, ``'none'``).
         ffn_cfg: ``dict(type='swiglu' | 'gelu', bias=...)`` (Table 7a).
         window_size: Side of the windows of ``window_block_indexes``, tokens.
         window_block_indexes: Blocks that attend inside windows with window-local positions (ViTDet).
-        mask_window_padding: Hide the padding of partial windows; ``'released'`` (or False) attends to it.
+        mask_padding: True hides the padding of partial windows; False attends to it, as the released code does
+            (``'released'`` is accepted for False, and ``mask_window_padding`` for the argument's name).
         abs_pos_embed: Add a learnable position embedding of ``img_size``'s grid (Table 7g).
         interpolate_mode: How that embedding is resized to other grids, in ``forward`` and when loading weights.
         peg: Add a position encoding generator after the first block (Table 7g).
@@ -92,10 +90,8 @@ class VisionLLaMA(BaseBackbone):
         'base-wide': dict(embed_dims=768, num_layers=12, num_heads=12, feedforward_channels=8192, ffn_bias=True),
         'large-wide': dict(embed_dims=1024, num_layers=24, num_heads=16, feedforward_channels=11008, ffn_bias=True),
     }
-    arch_keys = ('embed_dims', 'num_layers', 'num_heads')
-
-    OUT_TYPES = ('raw', 'cls_token', 'featmap', 'avg_featmap')
-    CLS_POSITIONS = ('origin', 'released', 'released-y0')
+    CLS_POSITIONS = ('origin', 'above_top_right', 'top_right')
+    CLS_POSITION_ALIASES = {'released': 'above_top_right', 'released-y0': 'top_right'}
 
     def __init__(
         self,
@@ -120,7 +116,7 @@ class VisionLLaMA(BaseBackbone):
         ffn_cfg: Optional[dict] = None,
         window_size: int = 14,
         window_block_indexes: Sequence[int] = (),
-        mask_window_padding: Union[bool, str] = True,
+        mask_padding: Union[bool, str] = True,
         abs_pos_embed: bool = False,
         interpolate_mode: str = 'bicubic',
         peg: bool = False,
@@ -129,101 +125,64 @@ class VisionLLaMA(BaseBackbone):
         backend: str = 'auto',
         with_cp: bool = False,
         init_cfg: Optional[Union[dict, list]] = None,
+        mask_window_padding: Optional[Union[bool, str]] = None,
     ) -> None:
-        super().__init__(init_cfg)
-        settings = self.resolve_arch(arch)
-        self.embed_dims: int = settings['embed_dims']
-        self.num_layers: int = settings['num_layers']
-        self.num_heads: int = settings['num_heads']
+        super().__init__(
+            arch,
+            patch_size=patch_size,
+            in_channels=in_channels,
+            out_indices=out_indices,
+            out_type=out_type,
+            with_cls_token=with_cls_token,
+            frozen_stages=frozen_stages,
+            anchor=anchor,
+            drop_rate=drop_rate,
+            interpolate_mode=interpolate_mode,
+            init_cfg=init_cfg,
+        )
         norm_cfg = norm_cfg or dict(type='LN', eps=1e-6)
-        ffn_cfg = dict(ffn_cfg or dict(type='swiglu'))
-        if 'ffn_bias' in settings:
-            ffn_cfg.setdefault('bias', settings['ffn_bias'])
-        hidden_dims = settings.get('feedforward_channels')
-        if hidden_dims is None and ffn_cfg.get('type', 'swiglu') == 'swiglu':
-            hidden_dims = swiglu_hidden(self.embed_dims)
-        if self.embed_dims % self.num_heads:
-            raise ValueError(f'num_heads {self.num_heads} does not divide embed_dims {self.embed_dims}')
-        self.out_type = checked_choice('out_type', out_type, self.OUT_TYPES)
-        self.cls_position = checked_choice('cls_position', cls_position, self.CLS_POSITIONS)
-        self.with_cls_token = with_cls_token
-        if out_type == 'cls_token' and not with_cls_token:
-            raise ValueError("out_type='cls_token' needs with_cls_token=True")
-        self.out_indices = self.resolve_out_indices(out_indices, self.num_layers)
-        if not -1 <= frozen_stages <= self.num_layers:
-            raise ValueError(f'frozen_stages must be in -1 ... {self.num_layers}, got {frozen_stages}')
-        self.frozen_stages = frozen_stages
-
         self.img_size = to_2tuple(img_size)
-        self.patch_embed = PatchEmbed(in_channels, self.embed_dims, patch_size)
-        self.anchor_grid = self.patch_embed.grid(to_2tuple(anchor))
-        self.rotary = RotaryEmbedding(self.embed_dims // self.num_heads, self.num_heads, **(rope_cfg or {}))
-        if self.rotary.kind == '1d' and with_cls_token and cls_position != 'origin':
+        self.rotary = AS2DRoPE(self.embed_dims // self.num_heads, self.num_heads, **(rope_cfg or {}))
+        self.cls_position = checked_choice('cls_position', cls_position, self.CLS_POSITIONS, self.CLS_POSITION_ALIASES)
+        if self.rotary.kind == '1d' and with_cls_token and self.cls_position != 'origin':
             raise ValueError(f"cls_position={cls_position!r} is a position of the 2D grid: use 'origin' with 1D RoPE")
-
-        self.cls_token = nn.Parameter(torch.zeros(1, 1, self.embed_dims)) if with_cls_token else None
-        self.interpolate_mode = interpolate_mode
-        self.pos_embed = None
         if abs_pos_embed:
-            self.pos_embed_grid = self.patch_embed.grid(self.img_size)
-            tokens = self.pos_embed_grid[0] * self.pos_embed_grid[1]
-            self.pos_embed = nn.Parameter(torch.zeros(1, tokens, self.embed_dims))
-            self._register_load_state_dict_pre_hook(self._resize_loaded_pos_embed)
+            self.add_pos_embed(self.img_size)
         self.peg = PEG(self.embed_dims) if peg else None
-        self.drop_after_pos = nn.Dropout(drop_rate)
-        self.pre_norm = build_norm(norm_cfg, self.embed_dims) if pre_norm else nn.Identity()
+        self.pre_norm = build_norm(resolved_norm(norm_cfg), self.embed_dims) if pre_norm else nn.Identity()
 
         self.window_size = window_size
-        self.mask_window_padding = check_mask_padding(mask_window_padding)
+        self.mask_padding = check_mask_padding(mask_padding if mask_window_padding is None else mask_window_padding)
         self.window_block_indexes = frozenset(self.resolve_out_indices(window_block_indexes, self.num_layers))
         if self.window_block_indexes and with_cls_token:
             raise ValueError('windowed blocks have no place for a class token: set with_cls_token=False')
-
         attn_cfg = dict(qkv_bias=qkv_bias, attn_drop=attn_drop_rate, proj_drop=drop_rate, backend=backend)
-        self.layers = nn.ModuleList()
-        for i, rate in enumerate(drop_path_rates(drop_path_rate, self.num_layers, drop_path_mode)):
-            if i in self.window_block_indexes:
-                attn = WindowAttention(self.embed_dims, self.num_heads, window_size, **attn_cfg)
-            else:
-                attn = RotaryAttention(self.embed_dims, self.num_heads, **attn_cfg)
-            self.layers.append(
-                TransformerBlock(
-                    attn,
-                    build_ffn(dict(ffn_cfg, drop=drop_rate), self.embed_dims, hidden_dims),
-                    build_norm(norm_cfg, self.embed_dims),
-                    build_norm(norm_cfg, self.embed_dims),
-                    embed_dims=self.embed_dims,
-                    layer_scale_init_value=layer_scale_init_value,
-                    drop_path=rate,
-                    with_cp=with_cp,
-                )
-            )
-
-        self.final_norm = final_norm
-        self.ln1 = build_norm(norm_cfg, self.embed_dims) if final_norm else None
-        self.ln2 = build_norm(norm_cfg, self.embed_dims) if out_type == 'avg_featmap' else None
-
-        self.layers.apply(init_linear)
-        for token in (self.cls_token, self.pos_embed):
-            if token is not None:
-                nn.init.trunc_normal_(token, std=0.02)
+        self.build_layers(
+            lambda i: self.build_attention(i, **attn_cfg),
+            norm_cfg=norm_cfg,
+            ffn_cfg=dict(ffn_cfg or dict(type='swiglu')),
+            final_norm=final_norm,
+            layer_scale_init_value=layer_scale_init_value,
+            drop_rate=drop_rate,
+            drop_path_rate=drop_path_rate,
+            drop_path_mode=drop_path_mode,
+            with_cp=with_cp,
+        )
         self._freeze_stages()
 
-    def frozen_modules(self) -> list:
-        if self.frozen_stages < 0:
-            return []
-        parts = [self.patch_embed, self.drop_after_pos, self.pre_norm, self.cls_token, self.pos_embed]
-        parts += self.layers[: self.frozen_stages]
-        if self.peg is not None and self.frozen_stages > 0:
-            parts.append(self.peg)
-        if self.frozen_stages == self.num_layers:
-            parts += [self.ln1, self.ln2]
-        return [part for part in parts if part is not None]
+    def build_attention(self, index: int, **attn_cfg: Any) -> RotaryAttention:
+        """Attention of block ``index``: inside windows or over the whole grid."""
+        if index in self.window_block_indexes:
+            return WindowAttention(self.embed_dims, self.num_heads, self.window_size, **attn_cfg)
+        return RotaryAttention(self.embed_dims, self.num_heads, **attn_cfg)
 
-    @property
-    def num_extra_tokens(self) -> int:
-        """Tokens before the patch tokens."""
-        return int(self.with_cls_token)
+    def frozen_modules(self) -> list:
+        parts = super().frozen_modules()
+        if self.frozen_stages >= 0:
+            parts.append(self.pre_norm)
+        if self.frozen_stages > 0 and self.peg is not None:
+            parts.append(self.peg)
+        return parts
 
     def rotary_positions(
         self,
@@ -239,7 +198,7 @@ class VisionLLaMA(BaseBackbone):
         if self.cls_position != 'origin':
             scale_x, scale_y = axis_scales(grid, self.anchor_grid, self.rotary.scale)
             token[:, 0] += (grid[1] - 1) * scale_x
-            token[:, 1] -= scale_y if self.cls_position == 'released' else 0
+            token[:, 1] -= scale_y if self.cls_position == 'above_top_right' else 0
         return torch.cat((token, positions))
 
     def rotary_contexts(
@@ -247,76 +206,32 @@ class VisionLLaMA(BaseBackbone):
         grid: Sequence[int],
         device: Optional[torch.device] = None,
         dtype: torch.dtype = torch.float32,
-    ) -> Dict[bool, object]:
-        """Rotary context of the global (False) and of the windowed (True) blocks, made once for all blocks."""
+    ) -> Dict[bool, AttentionContext]:
+        """Context of the global (False) and of the windowed (True) blocks, made once for all blocks."""
         contexts = {}
         if len(self.window_block_indexes) < self.num_layers:
-            contexts[False] = self.rotary(self.rotary_positions(grid, device, dtype))
+            contexts[False] = AttentionContext(self.rotary(self.rotary_positions(grid, device, dtype)))
         if self.window_block_indexes:
-            contexts[True] = window_context(
-                self.rotary, grid, self.window_size, self.mask_window_padding, device, dtype
-            )
+            contexts[True] = window_context(self.rotary, grid, self.window_size, self.mask_padding, device, dtype)
         return contexts
 
+    def block_contexts(self, grid: Sequence[int], x: Tensor) -> List[AttentionContext]:
+        contexts = self.rotary_contexts(grid, x.device, x.dtype)
+        return [contexts[i in self.window_block_indexes] for i in range(self.num_layers)]
+
     def embed(self, x: Tensor) -> Tuple[Tensor, Tuple[int, int]]:
-        """Images ``(B, 3, height, width)`` to patch tokens ``(B, H * W, C)`` and the grid (H, W)."""
+        """Images ``(B, in_channels, height, width)`` to patch tokens ``(B, H * W, C)`` and the grid (H, W)."""
         x, grid = self.patch_embed(x)
         if self.pos_embed is not None:
             x = x + resize_pos_embed(self.pos_embed, self.pos_embed_grid, grid, self.interpolate_mode)
         return x, grid
 
-    def prepend_cls_token(self, x: Tensor) -> Tensor:
-        """Patch tokens to all tokens: ``(B, N, C)`` to ``(B, 1 + N, C)`` if there is a class token."""
-        if not self.with_cls_token:
-            return x
-        return torch.cat((self.cls_token.expand(x.shape[0], -1, -1), x), dim=1)
-
-    def forward(self, x: Tensor) -> Tuple[Tensor, ...]:
-        """Images ``(B, in_channels, height, width)`` to one output per out_index; shapes as ``out_type`` says."""
+    def embed_tokens(self, x: Tensor) -> Tuple[Tensor, Tuple[int, int]]:
         x, grid = self.embed(x)
-        x = self.pre_norm(self.drop_after_pos(self.prepend_cls_token(x)))  # [B, N, C]
-        contexts = self.rotary_contexts(grid, x.device, x.dtype)
-        outs = []
-        for i, layer in enumerate(self.layers):
-            x = layer(x, contexts[i in self.window_block_indexes])
-            if i == 0 and self.peg is not None:
-                patches = self.peg(x[:, self.num_extra_tokens :], grid)
-                x = torch.cat((x[:, : self.num_extra_tokens], patches), dim=1)
-            if i == self.num_layers - 1 and self.final_norm:
-                x = self.ln1(x)
-            if i in self.out_indices:
-                outs.append(self.format_output(x, grid))
-        return tuple(outs)
+        return self.pre_norm(self.drop_after_pos(self.add_cls_token(x))), grid
 
-    def format_output(self, x: Tensor, grid: Sequence[int]) -> Tensor:
-        """Tokens ``(B, N, C)`` to what ``out_type`` asks for."""
-        if self.out_type == 'raw':
+    def after_block(self, x: Tensor, index: int, grid: Sequence[int]) -> Tensor:
+        if index or self.peg is None:
             return x
-        if self.out_type == 'cls_token':
-            return x[:, 0]
-        patches = x[:, self.num_extra_tokens :]
-        if self.out_type == 'featmap':
-            return patches.transpose(1, 2).unflatten(2, tuple(grid)).contiguous()  # [B, C, H, W]
-        return self.ln2(patches.mean(dim=1))
-
-    def get_layer_depth(self, param_name: str, prefix: str = '') -> Tuple[int, int]:
-        """Depth of a parameter for layer-wise learning-rate decay.
-
-        Args:
-            param_name: Name of the parameter in the whole model.
-            prefix: Prefix of the backbone in the whole model.
-
-        Returns:
-            tuple: ``(depth, number of depths)``: 0 for the embedding, i + 1 for block i, the last for all else.
-        """
-        num_depths = self.num_layers + 2
-        if not param_name.startswith(prefix):
-            return num_depths - 1, num_depths
-        name = param_name[len(prefix) :]
-        if name in ('cls_token', 'pos_embed') or name.startswith(('patch_embed', 'pre_norm')):
-            return 0, num_depths
-        if name.startswith('layers.'):
-            return int(name.split('.')[1]) + 1, num_depths
-        if name.startswith('peg'):
-            return 1, num_depths
-        return num_depths - 1, num_depths
+        patches, token = self.split_token(x)
+        return self.with_token(self.peg(patches, grid), token)

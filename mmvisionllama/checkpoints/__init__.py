@@ -1,8 +1,9 @@
-"""Reading, converting and loading checkpoints."""
+"""Reading checkpoint files, loading them strictly, and converting released ones."""
 
-from .family import ConvertedCheckpoint
-from .reading import CheckpointError, find_state_dict, load_pretrained, read_checkpoint
-from .released import convert_released
+from ..errors import CheckpointError
+from .loading import load_pretrained
+from .reading import find_state_dict, read_checkpoint
+from .released import ConvertedCheckpoint, convert_released
 
 __all__ = [
     'CheckpointError',

@@ -1,17 +1,22 @@
-"""Training and testing: hooks, optimizer constructors and what the command-line tools share."""
+"""What a training adds to mmengine's Runner: hooks and optimizers."""
 
-from .autocast import AutocastOptimWrapper
-from .full_precision import FullPrecisionOutputHook
-from .layer_decay import LayerDecayOptimWrapperConstructor
-from .quantization import QuantizationAwareTrainingHook
-from .reseed import ReseedHook
-from .soft_mask import SoftMaskHook
+from .hooks import (
+    FullPrecisionOutputHook,
+    MAEReconstructionHook,
+    QuantizationAwareTrainingHook,
+    ReseedHook,
+    SampleHook,
+    SoftMaskHook,
+)
+from .optimizers import AutocastOptimWrapper, LayerDecayOptimWrapperConstructor
 
 __all__ = [
     'AutocastOptimWrapper',
     'FullPrecisionOutputHook',
     'LayerDecayOptimWrapperConstructor',
+    'MAEReconstructionHook',
     'QuantizationAwareTrainingHook',
     'ReseedHook',
+    'SampleHook',
     'SoftMaskHook',
 ]

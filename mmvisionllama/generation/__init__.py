@@ -1,15 +1,15 @@
 """Image generation: DiT-LLaMA and SiT-LLaMA on mmengine's Runner (sections 4.1 and A.1)."""
 
-from .data import ClassLabels, LabelledImages
+from ..moved import moved
 from .dit_llama import DiTLLaMA
 from .gaussian_diffusion import GaussianDiffusion
 from .generator import ImageGenerator, load_generator
-from .hooks import SampleHook
 from .interpolant import LinearInterpolant
+from .labelled_images import ClassLabels, LabelledImages
 from .latents import LatentShards, PixelCodec, VAECodec
 from .metrics import GenerationMetric, InceptionFeatures
+from .sample_set import sample_set
 from .samplers import DDIMSampler, DDPMSampler, ODESampler, SampleNoise, SDESampler, build_sampler
-from .sampling import sample_set
 
 __all__ = [
     'ClassLabels',
@@ -26,10 +26,15 @@ __all__ = [
     'ODESampler',
     'PixelCodec',
     'SDESampler',
-    'SampleHook',
     'SampleNoise',
     'VAECodec',
     'build_sampler',
     'load_generator',
     'sample_set',
 ]
+
+
+__getattr__ = moved(
+    __name__,
+    SampleHook='engine.hooks',
+)

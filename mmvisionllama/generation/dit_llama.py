@@ -3,7 +3,6 @@
 Legend: B batch, N tokens, C channels, H x W token grid, P patch size.
 """
 
-import math
 from typing import Optional, Sequence, Union
 
 import torch
@@ -12,26 +11,23 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ..backbones.base import BaseBackbone, checked_choice
-from ..layers import PatchEmbed, RotaryAttention, RotaryEmbedding, build_ffn, grid_positions, swiglu_hidden
-from ..layers.rotary import RotaryTable, to_2tuple
+from ..backbones.base import BaseBackbone, hidden_channels
+from ..layers import (
+    AS2DRoPE,
+    AttentionContext,
+    PatchEmbed,
+    RotaryAttention,
+    build_ffn,
+    grid_positions,
+    sincos_embedding,
+    sinusoid,
+)
+from ..layers.attention import NO_CONTEXT
+from ..layers.options import checked_choice, to_2tuple
 
 POSITIONS = ('rope', 'sincos')
-CFG_CHANNELS = ('all', 'released')
-
-
-def sinusoid(values: Tensor, dims: int, max_period: float = 10000.0) -> Tensor:
-    """``[cos | sin]`` features of ``values`` (any shape) in fp32: ``(...,)`` to ``(..., dims)``."""
-    half = dims // 2
-    freqs = torch.exp(torch.arange(half, device=values.device, dtype=torch.float32) * (-math.log(max_period) / half))
-    angles = values.float()[..., None] * freqs
-    return torch.cat((angles.cos(), angles.sin()), dim=-1)
-
-
-def sincos_embedding(positions: Tensor, embed_dims: int) -> Tensor:
-    """DiT's absolute embedding: ``(N, 2)`` positions (x, y) to ``(N, C)``, [sin | cos] of x, then of y."""
-    x, y = (sinusoid(positions[:, axis], embed_dims // 2) for axis in (0, 1))
-    return torch.cat([half for axis in (x, y) for half in reversed(axis.chunk(2, dim=-1))], dim=-1)
+CFG_CHANNELS = ('all', 'first_three')
+CFG_CHANNELS_ALIASES = {'released': 'first_three'}
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
@@ -100,7 +96,7 @@ class AdaLNBlock(nn.Module):
     """adaLN-Zero block: shift, scale and gate of both branches are linear in the condition.
 
     Args:
-        attn: Module called as ``attn(x, rope)``.
+        attn: Module called as ``attn(x, context)``.
         ffn: Module called as ``ffn(x)``.
         embed_dims: Channels C.
         with_cp: Recompute the block in the backward pass instead of keeping its activations.
@@ -113,15 +109,15 @@ class AdaLNBlock(nn.Module):
         self.ada = nn.Linear(embed_dims, 6 * embed_dims)
         self.with_cp = with_cp
 
-    def forward(self, x: Tensor, rope: Optional[RotaryTable], cond: Tensor) -> Tensor:
+    def forward(self, x: Tensor, context: AttentionContext, cond: Tensor) -> Tensor:
         """Tokens ``(B, N, C)`` and activated condition ``(B, C)`` to ``(B, N, C)``."""
         if self.with_cp and self.training and torch.is_grad_enabled():
-            return checkpoint(self._forward, x, rope, cond, use_reentrant=False)
-        return self._forward(x, rope, cond)
+            return checkpoint(self._forward, x, context, cond, use_reentrant=False)
+        return self._forward(x, context, cond)
 
-    def _forward(self, x: Tensor, rope: Optional[RotaryTable], cond: Tensor) -> Tensor:
+    def _forward(self, x: Tensor, context: AttentionContext, cond: Tensor) -> Tensor:
         shift1, scale1, gate1, shift2, scale2, gate2 = self.ada(cond).chunk(6, dim=1)  # [B, C] each
-        x = torch.addcmul(x, gate1[:, None], self.attn(modulate(x, shift1, scale1), rope))
+        x = torch.addcmul(x, gate1[:, None], self.attn(modulate(x, shift1, scale1), context))
         return torch.addcmul(x, gate2[:, None], self.ffn(modulate(x, shift2, scale2)))
 
 
@@ -147,7 +143,7 @@ class DiTLLaMA(BaseBackbone):
         return_sigma: False drops that half from the output, as SiT does (its published weights have it).
         anchor: Latent size that the weights were trained at, a number or (height, width).
         position: ``'rope'``, or ``'sincos'`` for DiT's absolute embedding of the patches.
-        rope_cfg: Options of :class:`~mmvisionllama.layers.RotaryEmbedding`; ``scale`` applies to ``'sincos'`` too.
+        rope_cfg: Options of :class:`~mmvisionllama.layers.AS2DRoPE`; ``scale`` applies to ``'sincos'`` too.
         ffn_cfg: ``dict(type='swiglu' | 'gelu', ...)``.
         backend: Attention backend, see :func:`~mmvisionllama.layers.attend`.
         with_cp: Activation checkpointing of every block.
@@ -169,6 +165,7 @@ class DiTLLaMA(BaseBackbone):
         'xl': dict(aliases=('xlarge',), embed_dims=1152, num_layers=28, num_heads=16),
     }
     arch_keys = ('embed_dims', 'num_layers', 'num_heads')
+    arch_options = ('feedforward_channels',)
 
     def __init__(
         self,
@@ -199,9 +196,7 @@ class DiTLLaMA(BaseBackbone):
                 f'num_classes must be at least 1 and label_drop_prob in [0, 1), got {num_classes} and {label_drop_prob}'
             )
         ffn_cfg = dict(ffn_cfg or dict(type='swiglu'))
-        hidden_dims = settings.get('feedforward_channels')
-        if hidden_dims is None and ffn_cfg.get('type', 'swiglu') == 'swiglu':
-            hidden_dims = swiglu_hidden(self.embed_dims)
+        hidden_dims = hidden_channels(self.embed_dims, settings.get('feedforward_channels'), ffn_cfg)
 
         self.in_channels = in_channels
         self.num_classes = num_classes
@@ -214,7 +209,7 @@ class DiTLLaMA(BaseBackbone):
         self.patch_embed = PatchEmbed(in_channels, self.embed_dims, patch_size)
         self.patch_size = self.patch_embed.patch_size
         self.anchor_grid = self.token_grid(to_2tuple(anchor))
-        self.rotary = RotaryEmbedding(self.embed_dims // self.num_heads, self.num_heads, **(rope_cfg or {}))
+        self.rotary = AS2DRoPE(self.embed_dims // self.num_heads, self.num_heads, **(rope_cfg or {}))
         self.time_embed = TimestepEmbed(self.embed_dims)
         self.label_embed = LabelEmbed(num_classes, self.embed_dims, label_drop_prob)
         self.layers = nn.ModuleList(
@@ -293,14 +288,14 @@ class DiTLLaMA(BaseBackbone):
         grid = self.token_grid(x.shape[-2:])
         x, _ = self.patch_embed(x)  # [B, N, C]
         cond = F.silu(self.time_embed(t) + self.label_embed(y))  # [B, C]
-        rope = None
+        context = NO_CONTEXT
         if self.position == 'rope':
-            rope = self.rotary(self.rotary.positions(grid, self.anchor_grid, x.device))
+            context = AttentionContext(self.rotary(self.rotary.positions(grid, self.anchor_grid, x.device)))
         else:
             positions = grid_positions(grid, self.anchor_grid, self.rotary.scale, x.device)
             x = x + sincos_embedding(positions, self.embed_dims).to(x.dtype)
         for layer in self.layers:
-            x = layer(x, rope, cond)
+            x = layer(x, context, cond)
         shift, scale = self.head_ada(cond).chunk(2, dim=1)
         x = self.head(modulate(x, shift, scale))  # [B, N, P * P * head_channels]
         return self.unpatchify(x, grid)
@@ -320,15 +315,15 @@ class DiTLLaMA(BaseBackbone):
             t: As :meth:`forward`.
             y: As :meth:`forward`.
             cfg_scale: Strength; 1 is the plain conditional prediction (one evaluation instead of two).
-            cfg_channels: ``'all'`` guides the prediction on all ``in_channels``; ``'released'`` on the first three
-                only, as the published numbers were made. The variance stays conditional.
+            cfg_channels: ``'all'`` guides the prediction on all ``in_channels``; ``'first_three'`` (``'released'`` is
+                accepted) on these only, as the published numbers were made. The variance stays conditional.
 
         Returns:
             Tensor: As :meth:`forward`.
         """
-        checked_choice('cfg_channels', cfg_channels, CFG_CHANNELS)
+        cfg_channels = checked_choice('cfg_channels', cfg_channels, CFG_CHANNELS, CFG_CHANNELS_ALIASES)
         if cfg_scale == 1:
             return self(x, t, y)
         null = torch.full_like(y, self.null_label)
         both = self(torch.cat((x, x)), torch.cat((t, t)), torch.cat((y, null)))
-        return guide(*both.chunk(2), cfg_scale, 3 if cfg_channels == 'released' else self.in_channels)
+        return guide(*both.chunk(2), cfg_scale, 3 if cfg_channels == 'first_three' else self.in_channels)

@@ -8,11 +8,11 @@ from mmengine.model import BaseModel
 from mmengine.registry import MODELS, TASK_UTILS
 from torch import Tensor
 
-from ..backbones.base import checked_choice
-from ..checkpoints.reading import CheckpointError, find_state_dict, read_checkpoint
-from ..layers.rotary import to_2tuple
-from .data import check_labels
-from .dit_llama import CFG_CHANNELS
+from ..checkpoints.reading import find_state_dict, read_checkpoint
+from ..errors import CheckpointError
+from ..layers.options import checked_choice, to_2tuple
+from .dit_llama import CFG_CHANNELS, CFG_CHANNELS_ALIASES
+from .labelled_images import check_labels
 from .latents import check_image_size
 from .samplers import SampleNoise, build_sampler
 
@@ -36,7 +36,7 @@ class ImageGenerator(BaseModel):
         codec: ``dict(type='VAECodec')`` or ``dict(type='PixelCodec')``.
         image_size: Images that are sampled, pixels, a number or (height, width); by default the anchor of the network.
         cfg_scale: Strength of the classifier-free guidance; 1 is none.
-        cfg_channels: ``'all'`` latent channels are guided, or the first three (``'released'``).
+        cfg_channels: ``'all'`` latent channels are guided, or ``'first_three'``.
         flip_prob: Probability of mirroring a training image.
         seed: Seed of ``predict`` mode.
         data_preprocessor: As in mmengine.
@@ -72,7 +72,7 @@ class ImageGenerator(BaseModel):
         self.image_size = to_2tuple(image_size)
         self.check_sampling(self.image_size, cfg_scale)
         self.cfg_scale = cfg_scale
-        self.cfg_channels = checked_choice('cfg_channels', cfg_channels, CFG_CHANNELS)
+        self.cfg_channels = checked_choice('cfg_channels', cfg_channels, CFG_CHANNELS, CFG_CHANNELS_ALIASES)
         self.flip_prob = flip_prob
         self.seed = seed
 

@@ -17,8 +17,7 @@ from mmengine.registry import DATASETS, TASK_UTILS
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
-from ..checkpoints.reading import CheckpointError
-from ..data.seg_files import DataError
+from ..errors import CheckpointError, DataError
 
 META = 'latents.json'
 

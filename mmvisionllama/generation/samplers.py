@@ -13,7 +13,7 @@ import torch
 from mmengine.registry import TASK_UTILS
 from torch import Tensor
 
-from ..backbones.base import checked_choice
+from ..layers.options import checked_choice
 from .gaussian_diffusion import Denoiser, GaussianDiffusion, ReverseStep
 from .interpolant import Field, LinearInterpolant
 

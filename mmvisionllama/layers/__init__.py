@@ -1,25 +1,27 @@
-"""Layers in plain PyTorch: rotary embedding, attention, feed-forward, norms and the block."""
+"""Layers in plain PyTorch, one idea a file: rotary embedding, attention, feed-forward, norms and the block."""
 
-from .attention import RotaryAttention, attend, attention_weights
+from .as2drope import AS2DRoPE, RotaryEmbedding, axis_scales, grid_positions
+from .attention import AttentionContext, RotaryAttention, attend, attention_weights
 from .block import DropPath, TransformerBlock
-from .causal import CausalAttention, CausalContext, soft_mask_matrix
-from .embed import PEG, PatchEmbed, resize_pos_embed
+from .causal_attention import causal_context, soft_mask_matrix
+from .embed import PEG, PatchEmbed, resize_pos_embed, sincos_embedding, sinusoid
 from .feedforward import GELUFFN, SwiGLU, build_ffn, swiglu_hidden
-from .layer_scale import LayerScale, scaled_linear
-from .local_global import GlobalSubsampledAttention, GSAPositionCalibration, SubsampledContext
+from .kernels import use_kernels
+from .layer_scale import LayerScale
 from .norm import build_norm
-from .rotary import (
-    RotaryEmbedding,
-    RotaryTable,
-    apply_rotary,
-    axis_scales,
-    gather_table,
-    grid_positions,
-    sequence_positions,
-)
-from .window import WindowAttention, WindowContext, merge_windows, partition_windows, window_context
+from .options import checked_choice, to_2tuple
+from .position_calibration import GSAPositionCalibration
+from .rotary import RotaryTable, apply_rotary, gather_table
+from .subsampled_attention import GlobalSubsampledAttention
+from .window_attention import WindowAttention, merge_windows, partition_windows, window_context
+
+#: earlier names: every attention has one signature and one context now
+CausalAttention = RotaryAttention
+CausalContext = SubsampledContext = WindowContext = AttentionContext
 
 __all__ = [
+    'AS2DRoPE',
+    'AttentionContext',
     'CausalAttention',
     'CausalContext',
     'DropPath',
@@ -43,14 +45,18 @@ __all__ = [
     'axis_scales',
     'build_ffn',
     'build_norm',
+    'causal_context',
+    'checked_choice',
     'gather_table',
     'grid_positions',
     'merge_windows',
     'partition_windows',
     'resize_pos_embed',
-    'scaled_linear',
-    'sequence_positions',
+    'sincos_embedding',
+    'sinusoid',
     'soft_mask_matrix',
     'swiglu_hidden',
+    'to_2tuple',
+    'use_kernels',
     'window_context',
 ]

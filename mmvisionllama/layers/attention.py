@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .layer_scale import scaled_linear
+from .options import checked_choice
 from .rotary import RotaryTable, rotate_qkv
 
 BACKENDS = ('auto', 'sdpa', 'eager')
@@ -17,9 +17,50 @@ BACKENDS = ('auto', 'sdpa', 'eager')
 
 def check_backend(backend: str) -> str:
     """Returns ``backend``, or raises a ValueError that lists the known ones."""
-    if backend not in BACKENDS:
-        raise ValueError(f'unknown attention backend {backend!r}: choose one of {", ".join(map(repr, BACKENDS))}')
-    return backend
+    return checked_choice('attention backend', backend, BACKENDS)
+
+
+class AttentionContext:
+    """What attention needs besides the tokens; made once per forward pass for all blocks of a kind.
+
+    No tuple on purpose: what wraps blocks (FSDP's mixed precision, say) casts the tensors of tuples and dicts that it
+    hands through, and angles in half precision would put neighbouring tokens in one place.
+
+    Attributes:
+        rope (RotaryTable, optional): Table of the queries' tokens; None without rotary embedding.
+        key_rope (RotaryTable, optional): Table of the keys, where they are other tokens (GSA).
+        grid (tuple, optional): Token grid (H, W), where attention depends on it (LSA, GSA).
+        mask (Tensor, optional): As in :func:`attend`; of windows ``(n, 1, 1, w * w)``.
+        is_causal (bool): Token n sees tokens 0 ... n only.
+        factor (Tensor, optional): As in :func:`attend`.
+    """
+
+    def __init__(
+        self,
+        rope: Optional[RotaryTable] = None,
+        key_rope: Optional[RotaryTable] = None,
+        grid: Optional[Tuple[int, int]] = None,
+        *,
+        mask: Optional[Tensor] = None,
+        is_causal: bool = False,
+        factor: Optional[Tensor] = None,
+    ) -> None:
+        self.rope = rope
+        self.key_rope = key_rope
+        self.grid = grid
+        self.mask = mask
+        self.is_causal = is_causal
+        self.factor = factor
+
+    @property
+    def query(self) -> Optional[RotaryTable]:
+        """``rope``, beside :attr:`key`."""
+        return self.rope
+
+    @property
+    def key(self) -> Optional[RotaryTable]:
+        """Table of the keys."""
+        return self.rope if self.key_rope is None else self.key_rope
 
 
 def attention_weights(
@@ -71,6 +112,10 @@ def attend(
     return weights.to(v.dtype) @ v
 
 
+#: neither positions nor a mask
+NO_CONTEXT = AttentionContext()
+
+
 class RotaryAttention(nn.Module):
     """Multi-head self-attention whose queries and keys are rotated (MHSA of eq. 1).
 
@@ -115,22 +160,21 @@ class RotaryAttention(nn.Module):
         qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, self.head_dim))
         return qkv.unbind(2) if rope is None else rotate_qkv(qkv, rope)
 
-    def forward(
-        self,
-        x: Tensor,
-        rope: Optional[RotaryTable] = None,
-        *,
-        mask: Optional[Tensor] = None,
-        is_causal: bool = False,
-        factor: Optional[Tensor] = None,
-        scale: Optional[Tensor] = None,
-    ) -> Tensor:
-        """``(B, N, C)`` to ``(B, N, C)``.
+    def attend(self, x: Tensor, context: AttentionContext) -> Tensor:
+        """Attention without the output projection: ``(B, N, C)`` to ``(B, N, C)``."""
+        q, k, v = (t.transpose(1, 2) for t in self.project(x, context.rope))  # [B, h, N, d]
+        x = attend(
+            q,
+            k,
+            v,
+            mask=context.mask,
+            is_causal=context.is_causal,
+            factor=context.factor,
+            dropout=self.attn_drop if self.training else 0.0,
+            backend=self.backend,
+        )
+        return x.transpose(1, 2).flatten(2)
 
-        ``rope`` is the table of the N tokens, ``scale`` a factor ``(C,)`` for the output, the rest as in
-        :func:`attend`.
-        """
-        q, k, v = (t.transpose(1, 2) for t in self.project(x, rope))  # [B, h, N, d]
-        dropout = self.attn_drop if self.training else 0.0
-        x = attend(q, k, v, mask=mask, is_causal=is_causal, factor=factor, dropout=dropout, backend=self.backend)
-        return self.proj_drop(scaled_linear(self.proj, x.transpose(1, 2).flatten(2), scale))
+    def forward(self, x: Tensor, context: AttentionContext = NO_CONTEXT) -> Tensor:
+        """Tokens ``(B, N, C)`` to ``(B, N, C)``; the default context neither rotates nor hides anything."""
+        return self.proj_drop(self.proj(self.attend(x, context)))

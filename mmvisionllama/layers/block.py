@@ -1,11 +1,10 @@
 """The VisionLLaMA block (Figure 2a, eq. 1) and its residual branches."""
 
-from typing import Any, Optional
-
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from .attention import NO_CONTEXT, AttentionContext
 from .layer_scale import LayerScale
 
 
@@ -35,25 +34,15 @@ class DropPath(nn.Module):
         return f'drop_prob={self.drop_prob:g}'
 
 
-def add_residual(x: Tensor, branch: Tensor, scale: Optional[LayerScale], drop_path: DropPath) -> Tensor:
-    """``x + drop_path(scale(branch))``, fused into one pass where nothing is dropped."""
-    if drop_path.drop_prob and drop_path.training:
-        return x + drop_path(branch if scale is None else scale(branch))
-    if scale is None:
-        return x + branch
-    return torch.addcmul(x, branch, scale.weight.to(branch.dtype))
-
-
 class TransformerBlock(nn.Module):
-    """``x += attn(ln1(x), rope)``, ``x += ffn(ln2(x))``, each branch with LayerScale and DropPath.
+    """``x += attn(ln1(x), context)``, ``x += ffn(ln2(x))``, each branch with LayerScale and DropPath.
 
-    The block knows nothing of images: what its attention needs besides the tokens (rotary tables, and for windowed
-    and sub-sampled attention the grid) comes in ``rope``, made once per forward pass for all blocks of a kind.
+    The block knows nothing of images: what its attention needs besides the tokens comes in the context, made once per
+    forward pass for all blocks of a kind.
 
     Args:
-        attn: Module called as ``attn(x, rope)``; with LayerScale it also takes ``scale=``, a factor ``(C,)`` for its
-            output (see :func:`scaled_linear`).
-        ffn: Module called as ``ffn(x)``, with ``scale=`` likewise.
+        attn: Module called as ``attn(x, context)``.
+        ffn: Module called as ``ffn(x)``.
         ln1: Norm before the attention.
         ln2: Norm before the feed-forward layer.
         embed_dims: Channels C.
@@ -77,22 +66,19 @@ class TransformerBlock(nn.Module):
         super().__init__()
         self.ln1 = ln1
         self.attn = attn
-        self.ls1 = LayerScale(embed_dims, layer_scale_init_value) if layer_scale_init_value else None
+        self.ls1 = LayerScale(embed_dims, layer_scale_init_value) if layer_scale_init_value else nn.Identity()
         self.ln2 = ln2
         self.ffn = ffn
-        self.ls2 = LayerScale(embed_dims, layer_scale_init_value) if layer_scale_init_value else None
+        self.ls2 = LayerScale(embed_dims, layer_scale_init_value) if layer_scale_init_value else nn.Identity()
         self.drop_path = DropPath(drop_path)
         self.with_cp = with_cp
 
-    def forward(self, x: Tensor, rope: Any = None) -> Tensor:
+    def forward(self, x: Tensor, context: AttentionContext = NO_CONTEXT) -> Tensor:
         """Tokens ``(B, N, C)`` to ``(B, N, C)``."""
         if self.with_cp and self.training and torch.is_grad_enabled():
-            return checkpoint(self._forward, x, rope, use_reentrant=False)
-        return self._forward(x, rope)
+            return checkpoint(self._forward, x, context, use_reentrant=False)
+        return self._forward(x, context)
 
-    def _forward(self, x: Tensor, rope: Any) -> Tensor:
-        if self.ls1 is not None and torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            x = x + self.drop_path(self.attn(self.ln1(x), rope, scale=self.ls1.weight))
-            return x + self.drop_path(self.ffn(self.ln2(x), scale=self.ls2.weight))
-        x = add_residual(x, self.attn(self.ln1(x), rope), self.ls1, self.drop_path)
-        return add_residual(x, self.ffn(self.ln2(x)), self.ls2, self.drop_path)
+    def _forward(self, x: Tensor, context: AttentionContext) -> Tensor:
+        x = x + self.drop_path(self.ls1(self.attn(self.ln1(x), context)))
+        return x + self.drop_path(self.ls2(self.ffn(self.ln2(x))))

@@ -1,11 +1,13 @@
-"""Patch embedding, and the position embeddings of the ablation in Table 7g."""
+"""Patch embedding, and position embeddings that are added to the tokens: learnable, PEG (Table 7g), sin-cos (DiT)."""
 
+import math
 from typing import Optional, Sequence, Tuple, Union
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .rotary import at_least_fp32, to_2tuple
+from .options import at_least_fp32, to_2tuple
 
 
 class PatchProjection(nn.Conv2d):
@@ -102,3 +104,17 @@ def resize_pos_embed(pos_embed: Tensor, grid: Sequence[int], new_grid: Sequence[
     maps = pos_embed.transpose(1, 2).unflatten(2, tuple(grid)).to(at_least_fp32(pos_embed.dtype))  # [1, C, H, W]
     maps = F.interpolate(maps, size=tuple(new_grid), mode=mode, align_corners=False)
     return maps.flatten(2).transpose(1, 2).to(pos_embed.dtype)
+
+
+def sinusoid(values: Tensor, dims: int, max_period: float = 10000.0) -> Tensor:
+    """``[cos | sin]`` features of ``values`` (any shape) in fp32: ``(...,)`` to ``(..., dims)``."""
+    half = dims // 2
+    freqs = torch.exp(torch.arange(half, device=values.device, dtype=torch.float32) * (-math.log(max_period) / half))
+    angles = values.float()[..., None] * freqs
+    return torch.cat((angles.cos(), angles.sin()), dim=-1)
+
+
+def sincos_embedding(positions: Tensor, embed_dims: int) -> Tensor:
+    """DiT's absolute embedding: ``(N, 2)`` positions (x, y) to ``(N, C)``, [sin | cos] of x, then of y."""
+    x, y = (sinusoid(positions[:, axis], embed_dims // 2) for axis in (0, 1))
+    return torch.cat([half for axis in (x, y) for half in reversed(axis.chunk(2, dim=-1))], dim=-1)

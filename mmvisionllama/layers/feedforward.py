@@ -3,11 +3,11 @@
 import math
 from typing import Optional
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .layer_scale import scaled_linear
+from . import kernels
+from .options import checked_choice
 
 
 def swiglu_hidden(embed_dims: int, multiple: int = 256) -> int:
@@ -15,31 +15,9 @@ def swiglu_hidden(embed_dims: int, multiple: int = 256) -> int:
     return math.ceil(int(8 * embed_dims / 3) / multiple) * multiple
 
 
-class _SiLUMul(torch.autograd.Function):
-    """``silu(gate) * up``. Autograd's own graph keeps silu(gate) as well and makes one more full-size gradient."""
-
-    @staticmethod
-    def forward(ctx, gate: Tensor, up: Tensor) -> Tensor:
-        ctx.save_for_backward(gate, up)
-        return F.silu(gate).mul_(up)
-
-    @staticmethod
-    def backward(ctx, grad: Tensor):
-        gate, up = ctx.saved_tensors
-        if torch.is_grad_enabled():  # a second derivative was asked for
-            slope = torch.sigmoid(gate)
-            slope = slope * (1 + gate * (1 - slope))
-            return grad * up * slope, grad * F.silu(gate)
-        grad_gate = grad * up
-        torch.ops.aten.silu_backward.grad_input(grad_gate, gate, grad_input=grad_gate)
-        return grad_gate, F.silu(gate).mul_(grad)
-
-
 def silu_mul(gate: Tensor, up: Tensor) -> Tensor:
     """``silu(gate) * up`` of two tensors of one shape and dtype."""
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():  # compilers fuse the plain formula
-        return F.silu(gate) * up
-    return _SiLUMul.apply(gate, up)
+    return kernels.silu_mul(gate, up) if kernels.usable() else F.silu(gate) * up
 
 
 class SwiGLU(nn.Module):
@@ -60,11 +38,9 @@ class SwiGLU(nn.Module):
         self.down = nn.Linear(hidden_dims, embed_dims, bias=bias)
         self.drop = nn.Dropout(drop) if drop > 0 else nn.Identity()
 
-    def forward(self, x: Tensor, *, scale: Optional[Tensor] = None) -> Tensor:
-        """``(..., C)`` to ``(..., C)``, times ``scale`` ``(C,)``."""
-        gate, up = self.gate(x), self.up(x)  # [..., hidden] each
-        hidden = silu_mul(gate, up) if torch.is_grad_enabled() else F.silu(gate, inplace=True).mul_(up)
-        return self.drop(scaled_linear(self.down, hidden, scale))
+    def forward(self, x: Tensor) -> Tensor:
+        """``(..., C)`` to ``(..., C)``."""
+        return self.drop(self.down(silu_mul(self.gate(x), self.up(x))))
 
 
 class GELUFFN(nn.Module):
@@ -93,9 +69,9 @@ class GELUFFN(nn.Module):
         self.down = nn.Linear(hidden_dims, embed_dims, bias=bias)
         self.drop = nn.Dropout(drop) if drop > 0 else nn.Identity()
 
-    def forward(self, x: Tensor, *, scale: Optional[Tensor] = None) -> Tensor:
-        """``(..., C)`` to ``(..., C)``, times ``scale`` ``(C,)``."""
-        return self.drop(scaled_linear(self.down, F.gelu(self.up(x), approximate=self.approximate), scale))
+    def forward(self, x: Tensor) -> Tensor:
+        """``(..., C)`` to ``(..., C)``."""
+        return self.drop(self.down(F.gelu(self.up(x), approximate=self.approximate)))
 
 
 FFNS = {'swiglu': SwiGLU, 'gelu': GELUFFN}
@@ -104,7 +80,5 @@ FFNS = {'swiglu': SwiGLU, 'gelu': GELUFFN}
 def build_ffn(cfg: dict, embed_dims: int, hidden_dims: Optional[int] = None) -> nn.Module:
     """Builds a feed-forward layer from ``dict(type='swiglu' | 'gelu', ...)``."""
     cfg = dict(cfg)
-    name = cfg.pop('type', 'swiglu')
-    if name not in FFNS:
-        raise ValueError(f'unknown feed-forward type {name!r}: choose one of {", ".join(map(repr, FFNS))}')
-    return FFNS[name](embed_dims, cfg.pop('hidden_dims', hidden_dims), **cfg)
+    ffn = FFNS[checked_choice('feed-forward type', cfg.pop('type', 'swiglu'), tuple(FFNS))]
+    return ffn(embed_dims, cfg.pop('hidden_dims', hidden_dims), **cfg)

@@ -1,7 +1,8 @@
-"""Normalisation layers by config, as in mmcv, without needing mmcv for the two that the papers use."""
+"""Normalisation layers by config, as in mmcv."""
 
-from mmengine.registry import MODELS
 from torch import nn
+
+from .options import checked_choice
 
 NORMS = {'LN': nn.LayerNorm, 'RMSNorm': nn.RMSNorm}
 
@@ -10,13 +11,15 @@ def build_norm(cfg: dict, num_features: int) -> nn.Module:
     """Builds a norm over the last dimension.
 
     Args:
-        cfg: ``dict(type='LN' | 'RMSNorm', eps=...)``, or any norm registered in mmengine's ``MODELS``.
+        cfg: ``dict(type='LN' | 'RMSNorm', eps=...)``; the type may also be a class that takes the number of channels.
+            ``requires_grad=False`` freezes the norm's weights.
         num_features: Channels.
+
+    Raises:
+        ValueError: For an unknown name.
     """
     cfg = dict(cfg)
-    name = cfg.pop('type', 'LN')
-    cfg.pop('requires_grad', None)
-    norm = NORMS.get(name) or MODELS.get(name)
-    if norm is None:
-        raise ValueError(f'unknown norm {name!r}: choose one of {", ".join(map(repr, NORMS))} or a registered one')
-    return norm(num_features, **cfg)
+    kind = cfg.pop('type', 'LN')
+    requires_grad = cfg.pop('requires_grad', True)
+    norm = (kind if isinstance(kind, type) else NORMS[checked_choice('norm', kind, tuple(NORMS))])(num_features, **cfg)
+    return norm if requires_grad else norm.requires_grad_(False)

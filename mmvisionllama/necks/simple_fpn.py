@@ -11,7 +11,7 @@ from mmengine.model import BaseModule
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from ..layers.rotary import at_least_fp32
+from ..layers.options import at_least_fp32
 
 
 @MODELS.register_module(name='VisionLLaMALN2d')

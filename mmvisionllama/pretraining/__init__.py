@@ -1,6 +1,12 @@
 """Masked image modelling."""
 
-from .hooks import MAEReconstructionHook
+from ..moved import moved
 from .mae import MAEVisionLLaMA
 
-__all__ = ['MAEReconstructionHook', 'MAEVisionLLaMA']
+__all__ = ['MAEVisionLLaMA']
+
+
+__getattr__ = moved(
+    __name__,
+    MAEReconstructionHook='engine.hooks',
+)

@@ -7,7 +7,7 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from ..backbones import VisionLLaMA
-from ..layers import gather_table
+from ..layers import AttentionContext, gather_table
 
 
 @MODELS.register_module()
@@ -116,8 +116,9 @@ class MAEVisionLLaMA(VisionLLaMA):
         ids_keep, hidden, ids_restore = self.random_masking(noise)
         x = x.gather(1, ids_keep[..., None].expand(-1, -1, x.shape[-1]))  # [B, N_keep, C]
         x = self.pre_norm(self.drop_after_pos(x))
-        rope = gather_table(self.rotary_contexts(grid, x.device, x.dtype)[False], ids_keep)
+        rope = self.rotary_contexts(grid, x.device, x.dtype)[False].rope
+        context = AttentionContext(gather_table(rope, ids_keep))
         for layer in self.layers:
-            x = layer(x, rope)
+            x = layer(x, context)
         x = torch.cat((self.cls_token.to(x.dtype).expand(x.shape[0], -1, -1), x), dim=1)  # [B, 1 + N_keep, C]
         return (x if self.ln1 is None else self.ln1(x)), hidden, ids_restore

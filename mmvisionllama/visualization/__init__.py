@@ -1,1 +1,1 @@
-"""Pictures of trainings and predictions; matplotlib is imported where a picture is drawn."""
+"""What is drawn, from results and arrays; matplotlib is imported where a picture is drawn."""

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from mmvisionllama.analysis.calibration import draw_reliability, reliability
+from mmvisionllama.analysis.confidence_calibration import draw_reliability, reliability
 
 
 def slow_ece(scores, labels, bins):

@@ -10,7 +10,7 @@ from torch import nn
 from mmvisionllama.backbones import PyramidVisionLLaMA, VisionLLaMA, iLLaMA
 
 pytest.importorskip('torchao')
-from mmvisionllama.analysis import quantization as q8  # noqa: E402
+from mmvisionllama import quantization as q8  # noqa: E402
 
 
 class Classifier(nn.Module):
@@ -29,7 +29,7 @@ class Classifier(nn.Module):
 def digits():
     """The scans of scikit-learn as tensors in -1 ... 1, split as the package's data set is."""
     pytest.importorskip('sklearn')
-    from mmvisionllama.data.digits import split_digits
+    from mmvisionllama.datasets.digits import split_digits
 
     images, labels, train, test = split_digits()
     images = torch.tensor(images)[:, None].float() / 127.5 - 1

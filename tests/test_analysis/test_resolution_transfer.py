@@ -11,9 +11,9 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS
 
+from mmvisionllama import launch
 from mmvisionllama.analysis import resolution_transfer as study
 from mmvisionllama.checkpoints import CheckpointError
-from mmvisionllama.engine import launch
 
 ROOT = Path(__file__).parents[2]
 PYRAMID = dict(embed_dims=(8, 16), depths=(2, 2), num_heads=(1, 2), sr_ratios=(2, 1), feedforward_channels=(16, 16))

@@ -6,7 +6,7 @@ import pytest
 import torch
 from mmengine.registry import MODELS, init_default_scope
 
-from mmvisionllama.engine import launch
+from mmvisionllama import launch
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted(path for library in ('mmseg', 'mmdet') for path in (ROOT / 'configs' / library).glob('*/*.py'))

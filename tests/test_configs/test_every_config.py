@@ -27,7 +27,8 @@ from mmengine.optim import OptimWrapper
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import Runner
 
-from mmvisionllama.engine import flops, launch
+from mmvisionllama import launch
+from mmvisionllama.analysis import flops
 
 ROOT = Path(__file__).parents[2]
 

@@ -8,7 +8,7 @@ import torch
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, init_default_scope
 
-from mmvisionllama.engine import launch
+from mmvisionllama import launch
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted((ROOT / 'configs' / 'mmseg').glob('*_vision_llama/*.py'))

@@ -5,9 +5,9 @@ import json
 import pytest
 from mmengine.config import ConfigDict
 
-from mmvisionllama.data import DataError
-from mmvisionllama.data.coco_files import check_categories, read_categories
-from mmvisionllama.engine import launch
+from mmvisionllama import launch
+from mmvisionllama.datasets import DataError
+from mmvisionllama.datasets.coco_files import check_categories, read_categories
 
 
 def write(path, names, first=False, indent=None):

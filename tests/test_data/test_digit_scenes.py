@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from mmvisionllama.data import digit_scenes
+from mmvisionllama.datasets import digit_scenes
 
 pytest.importorskip('sklearn')
 Image = pytest.importorskip('PIL.Image')

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from mmengine.config import ConfigDict
 
-from mmvisionllama.data.seg_files import CheckSegFiles, DataError, check_pictures
-from mmvisionllama.engine import launch
+from mmvisionllama import launch
+from mmvisionllama.datasets.transforms.check_seg_files import CheckSegFiles, DataError, check_pictures
 
 Image = pytest.importorskip('PIL.Image')
 ROOT = Path(__file__).parents[2]

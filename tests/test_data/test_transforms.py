@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mmvisionllama.data.transforms import OPERATIONS, ThreeAugment, gaussian_blur, grayscale, solarize
+from mmvisionllama.datasets.transforms.three_augment import OPERATIONS, ThreeAugment, gaussian_blur, grayscale, solarize
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from mmvisionllama.engine.full_precision import FullPrecisionOutputHook, to_fp32
+from mmvisionllama.engine.hooks.full_precision import FullPrecisionOutputHook, to_fp32
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
 

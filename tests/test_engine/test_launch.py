@@ -9,9 +9,9 @@ import pytest
 import torch
 from mmengine.config import Config
 
+from mmvisionllama import launch
 from mmvisionllama.checkpoints import CheckpointError
-from mmvisionllama.engine import launch
-from mmvisionllama.engine.launch import LaunchError
+from mmvisionllama.launch import LaunchError
 
 ROOT = Path(__file__).parents[2]
 

@@ -14,7 +14,7 @@ from mmengine.model import BaseModel
 from mmengine.runner import Runner
 from torch import nn
 
-from mmvisionllama.engine.reseed import seed_all
+from mmvisionllama.engine.hooks.reseed import seed_all
 
 
 class NoisyData(torch.utils.data.Dataset):

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from mmvisionllama.backbones import iLLaMA
 from mmvisionllama.engine import SoftMaskHook
-from mmvisionllama.engine.soft_mask import soft_mask_at
+from mmvisionllama.engine.hooks.soft_mask import soft_mask_at
 
 ITERS = 4  # a training epoch
 

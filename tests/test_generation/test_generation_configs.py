@@ -12,8 +12,9 @@ from mmengine.config import Config
 from mmengine.registry import MODELS
 from mmengine.runner import Runner
 
-from mmvisionllama.engine import flops, launch
-from mmvisionllama.generation.data import check_labels
+from mmvisionllama import launch
+from mmvisionllama.analysis import flops
+from mmvisionllama.generation.labelled_images import check_labels
 from mmvisionllama.generation.latents import META
 
 ROOT = Path(__file__).parents[2]

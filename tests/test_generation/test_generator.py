@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 from mmvisionllama.checkpoints import CheckpointError
 from mmvisionllama.generation import load_generator, sample_set
 from mmvisionllama.generation.metrics import frechet_distance, statistics
-from mmvisionllama.generation.sampling import batches
+from mmvisionllama.generation.sample_set import batches
 
 NETWORK = dict(
     type='DiTLLaMA',

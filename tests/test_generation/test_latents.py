@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from mmvisionllama.checkpoints import CheckpointError
-from mmvisionllama.data.seg_files import DataError
+from mmvisionllama.datasets.transforms.check_seg_files import DataError
 from mmvisionllama.generation import ClassLabels, LabelledImages, LatentShards, PixelCodec, VAECodec
-from mmvisionllama.generation.data import center_crop
+from mmvisionllama.generation.labelled_images import center_crop
 from mmvisionllama.generation.latents import META, check_image_size, encode_dataset
 
 

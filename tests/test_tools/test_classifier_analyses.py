@@ -12,8 +12,8 @@ import torch
 from mmengine.config import Config
 
 pytest.importorskip('mmpretrain')
+from mmvisionllama import launch  # noqa: E402
 from mmvisionllama.checkpoints import CheckpointError  # noqa: E402
-from mmvisionllama.engine import launch  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
 TOOLS = ROOT / 'tools' / 'analysis_tools'

@@ -19,7 +19,7 @@ CONFIG = ROOT / 'configs/mmdet/quickstart/pyramid_vision_llama_digit_scenes.py'
 def detect(monkeypatch, capsys):
     """Runs the tool and returns what it printed, errors included."""
     pytest.importorskip('mmdet.models', exc_type=ImportError)
-    from mmvisionllama.engine import launch
+    from mmvisionllama import launch
 
     spec = importlib.util.spec_from_file_location('detect', ROOT / 'tools/visualization/detect.py')
     tool = importlib.util.module_from_spec(spec)

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from mmvisionllama import launch
 from mmvisionllama.backbones import VisionLLaMA
 from mmvisionllama.checkpoints import CheckpointError, load_pretrained, read_checkpoint
-from mmvisionllama.engine import launch
 
 TOOL = Path(__file__).parents[2] / 'tools' / 'model_converters' / 'released_to_mmvisionllama.py'
 DIMS, HIDDEN = 32, 48

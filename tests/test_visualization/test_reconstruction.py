@@ -10,7 +10,7 @@ import pytest
 import torch
 from mmengine.registry import init_default_scope
 
-from mmvisionllama.pretraining.hooks import preserved_random_state
+from mmvisionllama.engine.hooks.reconstruction import preserved_random_state
 from mmvisionllama.visualization.reconstruction import draw, fixed_noise, reconstruct, to_uint8
 
 pytest.importorskip('mmpretrain')

@@ -50,7 +50,7 @@ def test_own_pictures(tmp_path, monkeypatch, capsys):
     pytest.importorskip('mmseg')
     from mmengine.registry import MODELS, init_default_scope
 
-    from mmvisionllama.engine import launch
+    from mmvisionllama import launch
 
     cfg = launch.load_config(str(ROOT / CONFIG))
     init_default_scope('mmseg')

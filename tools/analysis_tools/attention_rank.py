@@ -13,8 +13,10 @@ from pathlib import Path
 import torch
 from mmengine.config import DictAction
 
-from mmvisionllama.analysis import attention_rank, predictions
-from mmvisionllama.engine import launch
+from mmvisionllama import launch
+from mmvisionllama.analysis import attention_rank
+from mmvisionllama.launch import classifier
+from mmvisionllama.visualization import analyses
 
 
 def parse_args() -> argparse.Namespace:
@@ -38,11 +40,11 @@ def main() -> None:
     args = parse_args()
     if args.images < 1:
         raise launch.LaunchError('--images must be at least 1')
-    cfg = predictions.load_config(args.config, args.cfg_options)
+    cfg = classifier.load_config(args.config, args.cfg_options)
     # folders are read class by class: draw the images from all of them, the same ones every time
     cfg.test_dataloader.sampler = dict(type='DefaultSampler', shuffle=True, seed=0)
     cfg.test_dataloader.batch_size = min(args.images, cfg.test_dataloader.get('batch_size', 1))
-    model, dataloader = predictions.open_classifier(cfg, args.checkpoint)
+    model, dataloader = classifier.open_classifier(cfg, args.checkpoint)
     meter, seen = attention_rank.RankMeter(args.rtol), 0
     for batch in dataloader:
         with meter.record():
@@ -66,7 +68,7 @@ def main() -> None:
             ranks = (f'{layer.rank:.4f}', f'{layer.effective_rank:.4f}')
             writer.writerow((layer.layer, layer.queries, layer.keys, *ranks, args.rtol, seen))
     picture = out.with_suffix('.png')
-    attention_rank.draw_ranks(layers, str(picture), Path(args.config).stem)
+    analyses.draw_ranks(layers, str(picture), Path(args.config).stem)
     print(f'ranks in {out}, picture in {picture}')
 
 

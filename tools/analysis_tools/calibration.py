@@ -12,8 +12,10 @@ from pathlib import Path
 
 from mmengine.config import DictAction
 
-from mmvisionllama.analysis import calibration, predictions
-from mmvisionllama.engine import launch
+from mmvisionllama import launch
+from mmvisionllama.analysis import classification, confidence_calibration
+from mmvisionllama.launch import classifier
+from mmvisionllama.visualization import analyses
 
 
 def parse_args() -> argparse.Namespace:
@@ -30,10 +32,10 @@ def main() -> None:
     args = parse_args()
     if args.bins < 1:
         raise launch.LaunchError('--bins must be at least 1')
-    cfg = predictions.load_config(args.config, args.cfg_options)
-    result = predictions.predict(*predictions.open_classifier(cfg, args.checkpoint))
+    cfg = classifier.load_config(args.config, args.cfg_options)
+    result = classification.predict(*classifier.open_classifier(cfg, args.checkpoint))
     try:
-        bins = calibration.reliability(result.scores, result.labels, args.bins)
+        bins = confidence_calibration.reliability(result.scores, result.labels, args.bins)
     except ValueError as error:
         raise launch.LaunchError(str(error)) from error
 
@@ -45,7 +47,7 @@ def main() -> None:
         rows = zip(bins.edges, bins.edges[1:], bins.count, bins.confidence, bins.accuracy)
         writer.writerows([f'{float(value):.6g}' for value in row] for row in rows)
     picture = out.with_suffix('.png')
-    calibration.draw_reliability(bins, str(picture), Path(args.config).stem)
+    analyses.draw_reliability(bins, str(picture), Path(args.config).stem)
 
     print(f'top-1 {result.accuracy:.2f} % of {len(result.labels)} images')
     print(f'expected calibration error {bins.expected_error:.4f} ({args.bins} bins), maximum {bins.maximum_error:.4f}')

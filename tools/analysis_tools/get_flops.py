@@ -8,7 +8,8 @@ import argparse
 
 from mmengine.config import DictAction
 
-from mmvisionllama.engine import flops, launch
+from mmvisionllama import launch
+from mmvisionllama.analysis import flops
 
 
 def parse_args() -> argparse.Namespace:

@@ -15,8 +15,9 @@ from pathlib import Path
 
 from mmengine.config import Config, DictAction
 
-from mmvisionllama.analysis import predictions, quantization
-from mmvisionllama.engine import launch
+from mmvisionllama import launch, quantization
+from mmvisionllama.analysis import classification
+from mmvisionllama.launch import classifier
 
 
 def parse_args() -> argparse.Namespace:
@@ -51,12 +52,12 @@ def main() -> None:
         quantization.check_available()
     except ImportError as error:
         raise launch.LaunchError(str(error)) from error
-    cfg = predictions.load_config(args.config, args.cfg_options)
+    cfg = classifier.load_config(args.config, args.cfg_options)
     out = args.out or Path(cfg.work_dir) / 'int8.pth'
     out.parent.mkdir(parents=True, exist_ok=True)
     mode = 'training-aware' if args.training_aware else 'post-training'
-    model, dataloader = predictions.open_classifier(copy.deepcopy(cfg), args.checkpoint)
-    rows = [('fp32', predictions.predict(model, dataloader).accuracy, quantization.size_on_disk(model))]
+    model, dataloader = classifier.open_classifier(copy.deepcopy(cfg), args.checkpoint)
+    rows = [('fp32', classification.predict(model, dataloader).accuracy, quantization.size_on_disk(model))]
     if args.training_aware:
         model = train_aware(cfg, args.checkpoint)
     try:
@@ -65,7 +66,7 @@ def main() -> None:
     except ValueError as error:
         raise launch.LaunchError(str(error)) from error
     quantization.save_quantised(model, str(out))
-    rows.append((f'int8 {mode}', predictions.predict(model, dataloader).accuracy, out.stat().st_size))
+    rows.append((f'int8 {mode}', classification.predict(model, dataloader).accuracy, out.stat().st_size))
 
     with open(out.with_suffix('.csv'), 'w', newline='') as file:
         writer = csv.writer(file)

@@ -13,8 +13,9 @@ from pathlib import Path
 
 from mmengine.config import DictAction
 
+from mmvisionllama import launch
 from mmvisionllama.analysis import resolution_transfer
-from mmvisionllama.engine import launch
+from mmvisionllama.visualization.analyses import plot_transfer
 
 
 def parse_args() -> argparse.Namespace:
@@ -35,6 +36,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     cfg = launch.load_config(args.config, args.cfg_options)
+    launch.check_data(cfg, ('test',))
     rows = resolution_transfer.evaluate(
         cfg, args.checkpoint, args.sizes, args.variants, device=args.device, batch_size=args.batch_size
     )
@@ -46,7 +48,7 @@ def main() -> None:
     resolution_transfer.write_csv(rows, out, config=args.config, checkpoint=args.checkpoint)
     picture = args.plot or out.with_suffix('.png')
     anchor = resolution_transfer.training_size(cfg.model.backbone)
-    resolution_transfer.plot(rows, picture, metric, anchor, title=Path(args.config).stem)
+    plot_transfer(rows, picture, metric, anchor, title=Path(args.config).stem)
     print(f'results in {out}, picture in {picture}')
 
 

@@ -16,8 +16,9 @@ from typing import Dict, List, Optional
 
 from mmengine.config import Config, DictAction
 
-from mmvisionllama.analysis import predictions, shape_texture
-from mmvisionllama.engine import launch
+from mmvisionllama import launch
+from mmvisionllama.analysis import classification, shape_texture
+from mmvisionllama.launch import classifier
 
 
 def parse_args() -> argparse.Namespace:
@@ -58,10 +59,10 @@ def use_stimuli(cfg: Config, stimuli: str) -> None:
 
 def main() -> None:
     args = parse_args()
-    cfg = predictions.load_config(args.config, args.cfg_options)
+    cfg = classifier.load_config(args.config, args.cfg_options)
     categories = read_categories(args.categories)
     use_stimuli(cfg, args.stimuli)
-    result = predictions.predict(*predictions.open_classifier(cfg, args.checkpoint))
+    result = classification.predict(*classifier.open_classifier(cfg, args.checkpoint))
     try:
         bias = shape_texture.shape_bias(result.scores, list(map(shape_texture.cues_of, result.paths)), categories)
     except ValueError as error:

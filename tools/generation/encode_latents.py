@@ -12,7 +12,7 @@ import os
 
 import torch
 
-from mmvisionllama.engine import launch
+from mmvisionllama import launch
 from mmvisionllama.generation import LabelledImages, VAECodec
 from mmvisionllama.generation.latents import check_image_size, encode_dataset
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from mmvisionllama.engine import launch
+from mmvisionllama import launch
 from mmvisionllama.generation.metrics import InceptionFeatures, compare, extract_npz, load_reference
 from mmvisionllama.generation.pictures import npz_header
 

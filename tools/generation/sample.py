@@ -14,10 +14,10 @@ import time
 import torch
 from mmengine.config import DictAction
 
-from mmvisionllama.engine import launch
+from mmvisionllama import launch
 from mmvisionllama.generation import load_generator, sample_set
-from mmvisionllama.generation.data import ClassLabels
 from mmvisionllama.generation.dit_llama import CFG_CHANNELS
+from mmvisionllama.generation.labelled_images import ClassLabels
 from mmvisionllama.generation.pictures import SampleFile, image_grid, save_picture
 from mmvisionllama.generation.samplers import ADAPTIVE, SAMPLERS, build_sampler
 

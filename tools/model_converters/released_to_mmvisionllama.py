@@ -16,6 +16,7 @@ import torch
 from mmengine.config import Config, DictAction
 from mmengine.registry import MODELS, DefaultScope
 
+from mmvisionllama import launch
 from mmvisionllama.checkpoints import (
     CheckpointError,
     ConvertedCheckpoint,
@@ -23,7 +24,6 @@ from mmvisionllama.checkpoints import (
     find_state_dict,
     read_checkpoint,
 )
-from mmvisionllama.engine import launch
 
 RISK = """\
 --unsafe: unpickling SRC. A pickle can run any code its author put in, with your rights: go on only if you trust where

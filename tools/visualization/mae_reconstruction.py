@@ -11,8 +11,8 @@ from typing import List
 import torch
 
 from mmvisionllama.checkpoints import CheckpointError, find_state_dict, read_checkpoint
-from mmvisionllama.engine.launch import LaunchError, load_config, run_cli
-from mmvisionllama.visualization.reconstruction import reconstruction_picture
+from mmvisionllama.engine.hooks.reconstruction import reconstruction_picture
+from mmvisionllama.launch import LaunchError, load_config, run_cli
 
 SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp')
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from mmengine.config import DictAction
 
-from mmvisionllama.data.seg_files import read
-from mmvisionllama.engine import launch
+from mmvisionllama import launch
+from mmvisionllama.datasets.pictures import read
 
 
 def parse_args() -> argparse.Namespace:

@@ -1,0 +1,198 @@
+"""What the plain backbones share: patch tokens, a class token, blocks of one width, and their output formats."""
+
+from typing import Callable, List, Optional, Sequence, Tuple, Union
+
+import torch
+from torch import Tensor, nn
+
+from ..layers import AttentionContext, PatchEmbed, TransformerBlock, build_ffn, build_norm
+from ..layers.options import checked_choice, to_2tuple
+from .base import BaseBackbone, drop_path_rates, hidden_channels, init_linear, resolved_norm
+
+
+class PlainBackbone(BaseBackbone):
+    """Base of :class:`VisionLLaMA` and :class:`iLLaMA`, which describe the arguments.
+
+    A subclass calls the constructor, then :meth:`build_layers`, and says in :meth:`embed_tokens` what enters the blocks
+    and in :meth:`block_contexts` what their attention needs.
+    """
+
+    arch_keys = ('embed_dims', 'num_layers', 'num_heads')
+    arch_options = ('feedforward_channels', 'ffn_bias')
+
+    OUT_TYPES = ('raw', 'cls_token', 'featmap', 'avg_featmap')
+    #: whether the class token stands behind the patches
+    cls_token_last = False
+
+    def __init__(
+        self,
+        arch: Union[str, dict],
+        *,
+        patch_size: int,
+        in_channels: int,
+        out_indices: Union[int, Sequence[int]],
+        out_type: str,
+        with_cls_token: bool,
+        frozen_stages: int,
+        anchor: Union[int, Sequence[int]],
+        drop_rate: float,
+        interpolate_mode: str,
+        init_cfg: Optional[Union[dict, list]],
+    ) -> None:
+        super().__init__(init_cfg)
+        settings = self.resolve_arch(arch)
+        self.embed_dims: int = settings['embed_dims']
+        self.num_layers: int = settings['num_layers']
+        self.num_heads: int = settings['num_heads']
+        self.arch_settings = settings
+        if self.embed_dims % self.num_heads:
+            raise ValueError(f'num_heads {self.num_heads} does not divide embed_dims {self.embed_dims}')
+        self.out_type = checked_choice('out_type', out_type, self.OUT_TYPES)
+        if out_type == 'cls_token' and not with_cls_token:
+            raise ValueError("out_type='cls_token' needs with_cls_token=True")
+        self.with_cls_token = with_cls_token
+        self.out_indices = self.resolve_out_indices(out_indices, self.num_layers)
+        if not -1 <= frozen_stages <= self.num_layers:
+            raise ValueError(f'frozen_stages must be in -1 ... {self.num_layers}, got {frozen_stages}')
+        self.frozen_stages = frozen_stages
+        self.patch_embed = PatchEmbed(in_channels, self.embed_dims, patch_size)
+        self.anchor_grid = self.patch_embed.grid(to_2tuple(anchor))
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, self.embed_dims)) if with_cls_token else None
+        self.interpolate_mode = interpolate_mode
+        self.pos_embed: Optional[nn.Parameter] = None
+        self.drop_after_pos = nn.Dropout(drop_rate)
+
+    def add_pos_embed(self, img_size: Union[int, Sequence[int]], extra_tokens: int = 0) -> None:
+        """Adds a learnable position embedding for the grid of ``img_size`` and ``extra_tokens`` more rows."""
+        self.pos_embed_grid = self.patch_embed.grid(to_2tuple(img_size))
+        tokens = self.pos_embed_grid[0] * self.pos_embed_grid[1] + extra_tokens
+        self.pos_embed = nn.Parameter(torch.zeros(1, tokens, self.embed_dims))
+        self._register_load_state_dict_pre_hook(self._resize_loaded_pos_embed)
+
+    def build_layers(
+        self,
+        build_attention: Callable[[int], nn.Module],
+        *,
+        norm_cfg: dict,
+        ffn_cfg: dict,
+        final_norm: bool,
+        layer_scale_init_value: float,
+        drop_rate: float,
+        drop_path_rate: float,
+        drop_path_mode: str,
+        with_cp: bool,
+    ) -> None:
+        """Adds the blocks and the norms after them, and sets the initial values of all that is built here."""
+        norm_cfg = resolved_norm(norm_cfg)
+        if 'ffn_bias' in self.arch_settings:
+            ffn_cfg = dict(dict(bias=self.arch_settings['ffn_bias']), **ffn_cfg)
+        hidden_dims = hidden_channels(self.embed_dims, self.arch_settings.get('feedforward_channels'), ffn_cfg)
+        self.layers = nn.ModuleList(
+            TransformerBlock(
+                build_attention(i),
+                build_ffn(dict(ffn_cfg, drop=drop_rate), self.embed_dims, hidden_dims),
+                build_norm(norm_cfg, self.embed_dims),
+                build_norm(norm_cfg, self.embed_dims),
+                embed_dims=self.embed_dims,
+                layer_scale_init_value=layer_scale_init_value,
+                drop_path=rate,
+                with_cp=with_cp,
+            )
+            for i, rate in enumerate(drop_path_rates(drop_path_rate, self.num_layers, drop_path_mode))
+        )
+        self.final_norm = final_norm
+        self.ln1 = build_norm(norm_cfg, self.embed_dims) if final_norm else None
+        self.ln2 = build_norm(norm_cfg, self.embed_dims) if self.out_type == 'avg_featmap' else None
+
+        self.layers.apply(init_linear)
+        for token in (self.cls_token, self.pos_embed):
+            if token is not None:
+                nn.init.trunc_normal_(token, std=0.02)
+
+    def frozen_modules(self) -> list:
+        """Embedding and the first blocks; with all blocks also the norms after them."""
+        if self.frozen_stages < 0:
+            return []
+        parts = [self.patch_embed, self.drop_after_pos, self.cls_token, self.pos_embed]
+        parts += self.layers[: self.frozen_stages]
+        if self.frozen_stages == self.num_layers:
+            parts += [self.ln1, self.ln2]
+        return [part for part in parts if part is not None]
+
+    @property
+    def num_extra_tokens(self) -> int:
+        """Tokens that are no patches."""
+        return int(self.with_cls_token)
+
+    def with_token(self, patches: Tensor, token: Optional[Tensor]) -> Tensor:
+        """Puts the token's row where the class token stands: ``(B, N, C)`` and ``(B, 1, C)`` to ``(B, N + 1, C)``."""
+        if token is None:
+            return patches
+        return torch.cat((patches, token) if self.cls_token_last else (token, patches), dim=1)
+
+    def split_token(self, x: Tensor) -> Tuple[Tensor, Optional[Tensor]]:
+        """Inverse of :meth:`with_token`."""
+        if not self.with_cls_token:
+            return x, None
+        return (x[:, :-1], x[:, -1:]) if self.cls_token_last else (x[:, 1:], x[:, :1])
+
+    def add_cls_token(self, patches: Tensor) -> Tensor:
+        """Patch tokens to all tokens: ``(B, N, C)`` to ``(B, N + 1, C)`` if there is a class token."""
+        return self.with_token(patches, self.cls_token.expand(len(patches), -1, -1) if self.with_cls_token else None)
+
+    def embed_tokens(self, x: Tensor) -> Tuple[Tensor, Tuple[int, int]]:
+        """Images ``(B, in_channels, height, width)`` to all tokens ``(B, N, C)`` and the patches' grid (H, W)."""
+        raise NotImplementedError
+
+    def block_contexts(self, grid: Sequence[int], x: Tensor) -> List[AttentionContext]:
+        """One context for each block, made once for all blocks of a kind, for tokens ``x`` of ``grid``."""
+        raise NotImplementedError
+
+    def after_block(self, x: Tensor, index: int, grid: Sequence[int]) -> Tensor:
+        """Tokens ``(B, N, C)`` between block ``index`` and the next."""
+        return x
+
+    def forward(self, x: Tensor) -> Tuple[Tensor, ...]:
+        """Images ``(B, in_channels, height, width)`` to one output per out_index; shapes as ``out_type`` says."""
+        x, grid = self.embed_tokens(x)  # [B, N, C]
+        outs = []
+        for i, (layer, context) in enumerate(zip(self.layers, self.block_contexts(grid, x))):
+            x = self.after_block(layer(x, context), i, grid)
+            if i == self.num_layers - 1 and self.final_norm:
+                x = self.ln1(x)
+            if i in self.out_indices:
+                outs.append(self.format_output(x, grid))
+        return tuple(outs)
+
+    def format_output(self, x: Tensor, grid: Sequence[int]) -> Tensor:
+        """Tokens ``(B, N, C)`` to what ``out_type`` asks for."""
+        if self.out_type == 'raw':
+            return x
+        patches, token = self.split_token(x)
+        if self.out_type == 'cls_token':
+            return token[:, 0]
+        if self.out_type == 'featmap':
+            return patches.transpose(1, 2).unflatten(2, tuple(grid)).contiguous()  # [B, C, H, W]
+        return self.ln2(patches.mean(dim=1))
+
+    def get_layer_depth(self, param_name: str, prefix: str = '') -> Tuple[int, int]:
+        """Depth of a parameter for layer-wise learning-rate decay.
+
+        Args:
+            param_name: Name of the parameter in the whole model.
+            prefix: Prefix of the backbone in the whole model.
+
+        Returns:
+            tuple: ``(depth, number of depths)``: 0 for the embedding, i + 1 for block i, the last for all else.
+        """
+        num_depths = self.num_layers + 2
+        if not param_name.startswith(prefix):
+            return num_depths - 1, num_depths
+        name = param_name[len(prefix) :]
+        if name in ('cls_token', 'pos_embed') or name.startswith(('patch_embed', 'pre_norm')):
+            return 0, num_depths
+        if name.startswith('layers.'):
+            return int(name.split('.')[1]) + 1, num_depths
+        if name.startswith('peg'):
+            return 1, num_depths
+        return num_depths - 1, num_depths

@@ -1,0 +1,23 @@
+"""Training with simulated 8-bit arithmetic."""
+
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.registry import HOOKS
+
+from ...quantization import simulate_int8
+
+
+@HOOKS.register_module()
+class QuantizationAwareTrainingHook(Hook):
+    """Rounds weights and activations of the blocks' linear layers to 8 bits from the first iteration on.
+
+    Checkpoints hold the ordinary fp32 weights; ``tools/analysis_tools/quantize.py`` makes the 8-bit model from them.
+    Validation during the training runs with the simulated rounding. See :mod:`mmvisionllama.quantization`.
+
+    Raises:
+        ImportError: Without torchao.
+        ValueError: If the model has no layer to quantise.
+    """
+
+    def before_train(self, runner) -> None:
+        simulate_int8(runner.model.module if is_model_wrapper(runner.model) else runner.model)

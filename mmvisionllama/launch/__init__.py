@@ -1,0 +1,31 @@
+"""What the command-line tools share: check what the user gave, then hand over to mmengine's Runner."""
+
+from ..errors import LaunchError
+from .checks import check_checkpoint, check_data, check_names, check_pretrained
+from .cli import run_cli
+from .config import default_work_dir, iter_datasets, load_config, missing_library, prepare_dataloaders
+from .runner import build_runner, init_cpu_group
+from .testing import prepare_test, show_predictions, test, use_tta
+from .training import prepare_train, use_amp
+
+__all__ = [
+    'LaunchError',
+    'build_runner',
+    'check_checkpoint',
+    'check_data',
+    'check_names',
+    'check_pretrained',
+    'default_work_dir',
+    'init_cpu_group',
+    'iter_datasets',
+    'load_config',
+    'missing_library',
+    'prepare_dataloaders',
+    'prepare_test',
+    'prepare_train',
+    'run_cli',
+    'show_predictions',
+    'test',
+    'use_amp',
+    'use_tta',
+]

@@ -1,0 +1,98 @@
+"""Checks of what a config and the command line name, before anything is built."""
+
+import os
+from collections import Counter
+from pathlib import Path
+from typing import Any, Sequence, Tuple
+
+from mmengine.config import Config
+
+from ..checkpoints.reading import read_checkpoint
+from ..datasets.checks import SPLIT_FOLDERS, check_files, class_names
+from ..errors import LaunchError
+from .config import iter_datasets
+
+
+def check_data(cfg: Config, splits: Tuple[str, ...] = ('train', 'val')) -> None:
+    """Raises a LaunchError for a data folder that does not exist.
+
+    Args:
+        cfg: Config with ``{split}_dataloader`` entries.
+        splits: The splits that will be read.
+
+    Raises:
+        DataError: For a COCO file whose categories are not the data set's classes, and for a folder without a picture
+            for a segmentation.
+    """
+    scope = cfg.get('default_scope')
+    for split in splits:
+        for name, dataset in iter_datasets(cfg.get(f'{split}_dataloader'), f'{split}_dataloader'):
+            root = dataset.get('data_root') or ''
+            if '://' in root or not root:
+                continue
+            if not os.path.isdir(root):
+                raise LaunchError(
+                    f'the data folder {root!r} does not exist: put the data there, link it, or say where it is with '
+                    f'--cfg-options {name}.data_root=FOLDER'
+                )
+            is_split = any(name in SPLIT_FOLDERS for name in class_names(dataset, scope))
+            split_folder = dataset.get('split') if is_split else ''
+            prefix = dataset.get('data_prefix') or split_folder or ''
+            prefixes = prefix.values() if isinstance(prefix, dict) else [prefix]
+            annotations = dataset.get('ann_file')
+            for part in [*prefixes, annotations]:
+                if isinstance(part, str) and '://' not in part and not os.path.exists(os.path.join(root, part)):
+                    # ImageNet's split may be a folder, or a list in meta/ over images that lie side by side
+                    if part == split_folder and os.path.exists(os.path.join(root, 'meta', f'{part}.txt')):
+                        continue
+                    raise LaunchError(
+                        f'{os.path.join(root, part)!r}, which {name} of the config names, does not exist: check the '
+                        f'layout of the data folder {root!r}'
+                    )
+            check_files(dataset, root, scope)
+        evaluators = cfg.get(f'{split}_evaluator') or []
+        for evaluator in [evaluators] if isinstance(evaluators, dict) else evaluators:
+            annotations = evaluator.get('ann_file')
+            if annotations and '://' not in annotations and not os.path.exists(annotations):
+                raise LaunchError(
+                    f'the annotation file {annotations!r} of {split}_evaluator does not exist: it has to be the one of '
+                    f'{split}_dataloader, --cfg-options {split}_evaluator.ann_file=FILE'
+                )
+
+
+def check_names(images: Sequence[str]) -> None:
+    """Raises a LaunchError for two pictures of one name: what is written about them would be one file."""
+    counts = Counter(Path(image).stem for image in images)
+    twice = sorted(name for name, count in counts.items() if count > 1)
+    if twice:
+        raise LaunchError(f'several pictures are named {", ".join(twice)}: run once for each, with an --out of its own')
+
+
+def check_checkpoint(path: str) -> None:
+    """Raises a CheckpointError for a file that is missing, truncated or holds more than weights.
+
+    mmengine would fall back to unsafe unpickling for the last kind.
+    """
+    if '://' not in path:
+        read_checkpoint(path)
+
+
+def check_pretrained(model: Any, name: str = 'model') -> None:
+    """Raises a LaunchError for pre-trained weights that the model's config names and that are not there.
+
+    Args:
+        model: Config of a model or of a part of it.
+        name: Its name in the whole config.
+    """
+    if not isinstance(model, dict):
+        return
+    init_cfg = model.get('init_cfg')
+    for cfg in init_cfg if isinstance(init_cfg, (list, tuple)) else [init_cfg]:
+        path = cfg.get('checkpoint') if isinstance(cfg, dict) and cfg.get('type') == 'Pretrained' else None
+        if isinstance(path, str) and '://' not in path and not os.path.isfile(path):
+            raise LaunchError(
+                f'the pre-trained weights {path!r} do not exist: say where they are with --cfg-options '
+                f'{name}.init_cfg.checkpoint=FILE, or train without with {name}.init_cfg=None'
+            )
+    for key, part in model.items():
+        check_pretrained(part, f'{name}.{key}')

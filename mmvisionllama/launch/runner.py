@@ -1,0 +1,43 @@
+"""Building a Runner, with or without GPUs."""
+
+import os
+import subprocess
+
+import torch
+from mmengine.config import Config
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner
+
+
+def init_cpu_group(launcher: str) -> bool:
+    """Starts a gloo process group when no GPU is visible; mmengine's own start-up always asks for one.
+
+    Returns:
+        bool: Whether the group was started here.
+    """
+    if launcher not in ('pytorch', 'slurm') or torch.cuda.is_available() or torch.distributed.is_initialized():
+        return False
+    if launcher == 'slurm':
+        nodes = ['scontrol', 'show', 'hostname', os.environ['SLURM_NODELIST']]
+        os.environ.setdefault('MASTER_ADDR', subprocess.check_output(nodes, text=True).split()[0])
+        os.environ.setdefault('MASTER_PORT', '29500')
+        for ours, slurm in (('RANK', 'PROCID'), ('WORLD_SIZE', 'NTASKS'), ('LOCAL_RANK', 'LOCALID')):
+            os.environ[ours] = os.environ[f'SLURM_{slurm}']
+    torch.distributed.init_process_group('gloo')
+    return True
+
+
+def build_runner(cfg: Config) -> Runner:
+    """Runner of a config; without a GPU it trains on the CPU, several processes over gloo."""
+    if init_cpu_group(cfg.launcher):
+        # DistributedDataParallel takes no device on the CPU, and mmengine passes the local rank
+        wrapper = dict(
+            type='MMDistributedDataParallel',
+            device_ids=None,
+            broadcast_buffers=False,
+            find_unused_parameters=cfg.get('find_unused_parameters', False),
+        )
+        cfg.model_wrapper_cfg = {**wrapper, **cfg.get('model_wrapper_cfg', {}), 'device_ids': None}
+    if 'runner_type' in cfg:
+        return RUNNERS.build(cfg)
+    return Runner.from_cfg(cfg)

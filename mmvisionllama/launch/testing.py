@@ -1,0 +1,145 @@
+"""The options of ``tools/test.py``."""
+
+import os
+from copy import deepcopy
+from pathlib import Path
+from typing import Optional
+
+from mmengine.config import Config, ConfigDict
+from mmengine.dist import is_main_process
+from mmengine.fileio import dump
+
+from ..errors import LaunchError
+from .checks import check_checkpoint, check_data
+from .config import prepare_dataloaders
+from .runner import build_runner
+
+
+def prepare_test(
+    cfg: Config,
+    checkpoint: str,
+    *,
+    show_dir: Optional[str] = None,
+    show: bool = False,
+    interval: int = 1,
+    tta: bool = False,
+    amp: bool = False,
+    launcher: str = 'none',
+) -> Config:
+    """Applies the options of ``tools/test.py`` to a config and checks its inputs.
+
+    Args:
+        cfg: Config with ``work_dir`` set.
+        checkpoint: Weights to evaluate.
+        show_dir: Folder for images with the predictions painted in.
+        show: Show them in windows.
+        interval: Paint every ``interval``-th image.
+        tta: Test-time augmentation: the config's ``tta_model`` and ``tta_pipeline``, or else horizontal flips.
+        amp: Half precision.
+        launcher: As in :func:`prepare_train`.
+
+    Raises:
+        LaunchError: For missing data and for options that the config does not support.
+        CheckpointError: For a checkpoint that cannot be read.
+    """
+    cfg.launcher = launcher
+    prepare_dataloaders(cfg)
+    if not cfg.get('test_dataloader'):
+        raise LaunchError('the config has no test_dataloader: nothing to test')
+    cfg.load_from = checkpoint
+    cfg.resume = False
+    if amp:
+        cfg.test_cfg.fp16 = True
+    if show or show_dir:
+        if tta and cfg.get('default_scope') == 'mmpretrain':
+            raise LaunchError('mmpretrain cannot paint predictions of test-time augmentation: drop --tta or --show-dir')
+        show_predictions(cfg, show_dir, show, interval)
+    if tta:
+        use_tta(cfg)
+    check_data(cfg, ('test',))
+    check_checkpoint(checkpoint)
+    return cfg
+
+
+def show_predictions(cfg: Config, show_dir: Optional[str], show: bool, interval: int) -> None:
+    """Switches the visualization hook of the config's library on."""
+    hook = cfg.get('default_hooks', {}).get('visualization')
+    if not hook:
+        raise LaunchError(
+            'painting predictions needs a visualization hook: add one to default_hooks, as configs/_base_/ does'
+        )
+    hook.show = show
+    hook.interval = interval
+    show_dir = show_dir and os.path.abspath(show_dir)  # mmdet would put a relative one under the work directory
+    if cfg.get('default_scope') == 'mmpretrain':
+        hook.enable = True
+        hook.out_dir = show_dir
+        return
+    hook.draw = True
+    if show_dir and cfg.get('default_scope') == 'mmdet':
+        hook.test_out_dir = show_dir
+    elif show_dir:
+        cfg.visualizer.save_dir = show_dir
+
+
+#: scope -> (model that merges the predictions of the augmented images, the flip's argument)
+DEFAULT_TTA = {
+    'mmpretrain': dict(type='AverageClsScoreTTA'),
+    'mmdet': dict(type='DetTTAModel', tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100)),
+    'mmseg': dict(type='SegTTAModel'),
+}
+
+
+def use_tta(cfg: Config) -> None:
+    """Wraps the model and the pipeline for test-time augmentation."""
+    scope = cfg.get('default_scope')
+    if 'tta_model' not in cfg:
+        if scope not in DEFAULT_TTA:
+            raise LaunchError('--tta needs tta_model and tta_pipeline in the config')
+        cfg.tta_model = deepcopy(DEFAULT_TTA[scope])
+    dataset = cfg.test_dataloader.dataset
+    while 'dataset' in dataset:
+        dataset = dataset.dataset
+    if 'tta_pipeline' not in cfg:
+        if scope == 'mmseg':
+            raise LaunchError('--tta needs a tta_pipeline in the config')
+        pack = deepcopy(dataset.pipeline[-1])
+        if scope == 'mmdet':
+            pack.meta_keys = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor', 'flip', 'flip_direction')
+        flips = [dict(type='RandomFlip', prob=1.0), dict(type='RandomFlip', prob=0.0)]
+        cfg.tta_pipeline = [*dataset.pipeline[:-1], dict(type='TestTimeAug', transforms=[flips, [pack]])]
+    dataset.pipeline = cfg.tta_pipeline
+    cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
+
+
+def test(cfg: Config, out: Optional[str] = None) -> dict:
+    """Runs a test and writes what ``--out`` asks for.
+
+    Args:
+        cfg: Config from :func:`prepare_test`.
+        out: ``.pkl`` for the predictions, ``.json`` for the metrics, a folder for the label maps of a segmentation.
+
+    Returns:
+        dict: The metrics.
+
+    Raises:
+        LaunchError: For an ``out`` of another kind.
+    """
+    suffix = Path(out).suffix if out else ''
+    if out and suffix not in ('.pkl', '.pickle', '.json'):
+        if suffix or cfg.get('default_scope') != 'mmseg':
+            raise LaunchError(f'--out {out!r}: expected a file .pkl (predictions) or .json (metrics)')
+        cfg.test_evaluator.output_dir = out
+        cfg.test_evaluator.keep_results = True
+    runner = build_runner(cfg)
+    if suffix in ('.pkl', '.pickle'):
+        if cfg.get('default_scope') == 'mmdet':
+            from mmdet.evaluation import DumpDetResults as DumpResults
+        else:
+            from mmengine.evaluator import DumpResults
+        runner.test_evaluator.metrics.append(DumpResults(out_file_path=out))
+    metrics = runner.test()
+    if suffix == '.json' and is_main_process():
+        os.makedirs(os.path.dirname(out) or '.', exist_ok=True)
+        dump(metrics, out)
+    return metrics

@@ -1,0 +1,74 @@
+"""The options of ``tools/train.py``."""
+
+from typing import Optional
+
+import torch
+from mmengine.config import Config
+from mmengine.runner import find_latest_checkpoint
+
+from ..errors import LaunchError
+from .checks import check_checkpoint, check_data, check_pretrained
+from .config import prepare_dataloaders
+
+
+def prepare_train(
+    cfg: Config,
+    *,
+    resume: Optional[str] = None,
+    amp: bool = False,
+    auto_scale_lr: bool = False,
+    validate: bool = True,
+    launcher: str = 'none',
+) -> Config:
+    """Applies the options of ``tools/train.py`` to a config and checks its inputs.
+
+    Args:
+        cfg: Config with ``work_dir`` set.
+        resume: ``'auto'`` continues from the newest checkpoint of the work directory (from the start if there is
+            none), a path from that checkpoint.
+        amp: Mixed precision; float16 with loss scaling unless the config says otherwise, bfloat16 on the CPU.
+        auto_scale_lr: Scale the learning rate by the real batch size over ``auto_scale_lr.base_batch_size``.
+        validate: Evaluate during training.
+        launcher: ``'none'``, ``'pytorch'``, ``'slurm'`` or ``'mpi'``.
+
+    Raises:
+        LaunchError: For missing data and for options that the config or the machine does not support.
+        CheckpointError: For a checkpoint that cannot be read.
+    """
+    cfg.launcher = launcher
+    prepare_dataloaders(cfg)
+    if not validate:
+        cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
+    if amp:
+        use_amp(cfg)
+    if auto_scale_lr:
+        if not cfg.get('auto_scale_lr', {}).get('base_batch_size'):
+            raise LaunchError('--auto-scale-lr needs auto_scale_lr=dict(base_batch_size=...) in the config')
+        cfg.auto_scale_lr.enable = True
+    if resume:
+        cfg.resume = True
+        cfg.load_from = None if resume == 'auto' else resume
+    check_data(cfg, ('train', 'val') if cfg.get('val_dataloader') else ('train',))
+    check_pretrained(cfg.get('model'))
+    latest = cfg.get('load_from')
+    if cfg.get('resume') and latest is None:
+        latest = find_latest_checkpoint(cfg.work_dir)
+    if latest:
+        check_checkpoint(latest)
+    return cfg
+
+
+def use_amp(cfg: Config) -> None:
+    """Switches the optimizer wrapper to mixed precision: float16 with loss scaling on GPUs, bfloat16 without one."""
+    kind = cfg.optim_wrapper.get('type', 'OptimWrapper')
+    if kind == 'AutocastOptimWrapper':
+        return  # is mixed precision already
+    if kind not in ('OptimWrapper', 'AmpOptimWrapper'):
+        raise LaunchError(f'--amp works with OptimWrapper, and the config uses {kind}: set its precision in the config')
+    if torch.cuda.is_available():
+        cfg.optim_wrapper.type = 'AmpOptimWrapper'
+        cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
+    else:
+        cfg.optim_wrapper.type = 'AutocastOptimWrapper'
+        for option in ('loss_scale', 'dtype'):
+            cfg.optim_wrapper.pop(option, None)

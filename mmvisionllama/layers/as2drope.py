@@ -1,0 +1,203 @@
+"""AS2DRoPE (section 3.3, eq. 3 and 4): positions of any grid, scaled onto the grid of the training, and their angles.
+
+Legend: B batch, N tokens, h heads, d head dim, P rotation planes (= rotated channels / 2), H x W token grid.
+Positions are ``(x, y)`` = (column, row). Everything here is real arithmetic, in fp32 at least, and free of state: a
+table is a pure function of the positions given, so no grid size, device or mode can leave a stale one behind.
+"""
+
+import math
+from typing import Optional, Sequence, Tuple
+
+import torch
+from torch import Tensor, nn
+
+from .options import at_least_fp32, checked_choice
+from .rotary import RotaryTable
+
+SCALES = ('per_axis', 'height', 'none')
+KINDS = ('2d', '1d')
+#: the released plain models scale both axes by the height's factor
+SCALE_ALIASES = {'released': 'height'}
+
+
+def axis_scales(grid: Sequence[int], anchor: Optional[Sequence[float]], scale: str = 'per_axis') -> Tuple[float, float]:
+    """Factors of AS2DRoPE (eq. 4) that map positions of ``grid`` onto the anchor grid.
+
+    Args:
+        grid: Token grid ``(H, W)`` of the input.
+        anchor: Token grid ``(H0, W0)`` that the weights were trained on; ``None`` leaves positions as they are.
+        scale: ``'per_axis'`` scales y by H0/H and x by W0/W; ``'height'`` (what the released plain models do;
+            ``'released'`` is accepted for it) scales both by H0/H; ``'none'`` is unscaled 2D RoPE.
+
+    Returns:
+        ``(scale_x, scale_y)``.
+    """
+    scale = checked_choice('rotary scale', scale, SCALES, SCALE_ALIASES)
+    if scale == 'none' or anchor is None:
+        return 1.0, 1.0
+    scale_y = anchor[0] / grid[0]
+    return (anchor[1] / grid[1] if scale == 'per_axis' else scale_y), scale_y
+
+
+def grid_positions(
+    grid: Sequence[int],
+    anchor: Optional[Sequence[float]] = None,
+    scale: str = 'per_axis',
+    device: Optional[torch.device] = None,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """Positions ``(x, y)`` of a row-major token grid, scaled onto the anchor grid (eq. 4).
+
+    Args:
+        grid: See :func:`axis_scales`, as are ``anchor`` and ``scale``.
+        device: Device of the tokens.
+        dtype: Dtype of the tokens; positions are never kept below fp32.
+
+    Returns:
+        Tensor: ``(H * W, 2)``, fp32 or fp64.
+    """
+    height, width = grid
+    scale_x, scale_y = axis_scales(grid, anchor, scale)
+    dtype = at_least_fp32(dtype)
+    x = torch.arange(width, device=device, dtype=dtype) * scale_x
+    y = torch.arange(height, device=device, dtype=dtype) * scale_y
+    x = x.expand(height, width)  # [H, W]
+    y = y[:, None].expand(height, width)  # [H, W]
+    return torch.stack((x, y), dim=-1).reshape(height * width, 2)
+
+
+class AS2DRoPE(nn.Module):
+    """Auto-scaled 2D rotary embedding: positions to the rotary table of section 3.3 (eq. 3 and 4). Holds no tensor.
+
+    Its options are the variants that the paper compares it with: other axes (``kind``), frequencies and scaling. Where
+    those are used on purpose, the class goes by its general name, ``RotaryEmbedding``.
+
+    With 2D positions planes alternate between the axes: plane 2k turns by ``x * theta_k`` and plane 2k+1 by
+    ``y * theta_k``, ``theta_k = base ** (-4k / r)`` for r rotated channels. With 1D positions plane k turns by
+    ``n * base ** (-2k / r)``.
+
+    Args:
+        head_dim: Channels of one head, d.
+        num_heads: Needed when ``share_heads`` is False.
+        kind: ``'2d'`` or ``'1d'``.
+        base: Base of the frequencies (Table 7d).
+        ratio: Part of the head's channels that is rotated, the first ``ratio * d`` (Table 7c).
+        share_heads: One set of frequencies for every head; False runs one set over all channels (Table 7e).
+        ntk_alpha: NTK-aware variant (Table 12): the base becomes ``base * ntk_alpha``.
+        scale: See :func:`axis_scales`. ``None`` takes ``'per_axis'`` for AS2DRoPE and ``'none'`` for the 1D and
+            NTK-aware variants, which the paper compares without position scaling.
+
+    Raises:
+        ValueError: If the number of rotated channels is no positive multiple of 4 (2D) or 2 (1D).
+
+    Examples:
+        >>> rotary = AS2DRoPE(64)
+        >>> table = rotary(rotary.positions((20, 30), anchor=(14, 14)))
+        >>> table.cos.shape
+        torch.Size([600, 1, 32])
+    """
+
+    def __init__(
+        self,
+        head_dim: int,
+        num_heads: Optional[int] = None,
+        *,
+        kind: str = '2d',
+        base: float = 10000.0,
+        ratio: float = 1.0,
+        share_heads: bool = True,
+        ntk_alpha: float = 1.0,
+        scale: Optional[str] = None,
+    ) -> None:
+        super().__init__()
+        kind = checked_choice('rotary kind', kind, KINDS)
+        if base <= 0 or ntk_alpha <= 0:
+            raise ValueError(f'rotary base and ntk_alpha must be positive, got {base} and {ntk_alpha}')
+        divisor = 4 if kind == '2d' else 2
+        rotated = round(ratio * head_dim, 6)  # 0.29 * 100 is no whole number in floating point
+        if not 0 < ratio <= 1 or rotated % divisor or not rotated:
+            raise ValueError(
+                f'{kind.upper()} RoPE rotates {ratio:g} x head dim {head_dim} = {rotated:g} channels, which must be a '
+                f'positive multiple of {divisor}: change embed_dims, num_heads or the rotary ratio'
+            )
+        if not share_heads and not num_heads:
+            raise ValueError('share_heads=False needs num_heads')
+        if scale is None:
+            scale = 'per_axis' if kind == '2d' and ntk_alpha == 1 else 'none'
+        self.head_dim = head_dim
+        self.num_heads = num_heads
+        self.kind = kind
+        self.base = float(base)
+        self.share_heads = share_heads
+        self.ntk_alpha = float(ntk_alpha)
+        self.scale = checked_choice('rotary scale', scale, SCALES, SCALE_ALIASES)
+        self.rotary_dim = int(rotated)
+
+    def positions(
+        self,
+        grid: Sequence[int],
+        anchor: Optional[Sequence[float]] = None,
+        device: Optional[torch.device] = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> Tensor:
+        """Positions of a whole token grid: ``(H * W, 2)``, or ``(H * W, 1)`` for 1D RoPE; fp32 or fp64.
+
+        Scaled 1D positions span the anchor's sequence: the factor is ``H0 * W0 / (H * W)``.
+        """
+        if self.kind == '2d':
+            return grid_positions(grid, anchor, self.scale, device, dtype)
+        return self.place(grid_positions(grid, device=device, dtype=dtype), grid, anchor)
+
+    def place(self, positions: Tensor, grid: Sequence[int], anchor: Optional[Sequence[float]] = None) -> Tensor:
+        """Scales any positions ``(x, y)`` on ``grid``, whole or fractional, as :meth:`positions` scales the tokens'.
+
+        Args:
+            positions: ``(N, 2)``, in steps of the grid.
+            grid: Token grid (H, W).
+            anchor: Token grid that the weights were trained on.
+
+        Returns:
+            Tensor: ``(N, 2)``; for 1D RoPE the row-major sequence position ``y * W + x``, ``(N, 1)``.
+        """
+        if self.kind == '2d':
+            scale_x, scale_y = axis_scales(grid, anchor, self.scale)
+            return torch.stack((positions[:, 0] * scale_x, positions[:, 1] * scale_y), dim=-1)
+        scaled = self.scale != 'none' and anchor is not None
+        factor = anchor[0] * anchor[1] / (grid[0] * grid[1]) if scaled else 1.0
+        return (positions[:, 1:] * grid[1] + positions[:, :1]) * factor
+
+    def frequencies(self, device: Optional[torch.device] = None, dtype: torch.dtype = torch.float32) -> Tensor:
+        """theta, fp32 or fp64: ``(1 | h, K)`` with K = rotated channels / 4 (2D) or / 2 (1D)."""
+        step = 4 if self.kind == '2d' else 2
+        heads = 1 if self.share_heads else self.num_heads
+        total = heads * self.rotary_dim
+        exponent = torch.arange(total // step, device=device, dtype=at_least_fp32(dtype)) * (-step / total)
+        return torch.exp(exponent * math.log(self.base * self.ntk_alpha)).view(heads, -1)
+
+    def angles(self, positions: Tensor) -> Tensor:
+        """Angles, fp32 or fp64 as the positions: ``([B,] N, axes)`` to ``([B,] N, 1 | h, P)``."""
+        positions = positions.to(at_least_fp32(positions.dtype))
+        freqs = self.frequencies(positions.device, positions.dtype)  # [1 | h, K]
+        # a broadcast product: TF32 or bf16 matmuls would corrupt the angles
+        turns = positions[..., None, None, :] * freqs[..., None]  # [..., N, 1 | h, K, axes]
+        return turns.flatten(-2)  # [..., N, 1 | h, P]
+
+    def forward(self, positions: Tensor) -> RotaryTable:
+        """Table of the tokens at ``positions``, ``([B,] N, 2)`` (2D) or ``([B,] N, 1)`` (1D)."""
+        axes = 2 if self.kind == '2d' else 1
+        if positions.shape[-1] != axes:
+            raise ValueError(
+                f'{self.kind.upper()} RoPE takes positions of {axes} coordinates, got {positions.shape[-1]}'
+            )
+        angles = self.angles(positions)
+        return RotaryTable(angles.cos(), angles.sin())
+
+    def extra_repr(self) -> str:
+        return (
+            f'{self.head_dim}, kind={self.kind!r}, rotary_dim={self.rotary_dim}, base={self.base:g}, '
+            f'share_heads={self.share_heads}, ntk_alpha={self.ntk_alpha:g}, scale={self.scale!r}'
+        )
+
+
+#: the general name, for 1D and unscaled embeddings
+RotaryEmbedding = AS2DRoPE

@@ -1,0 +1,158 @@
+"""Position calibration of GSA: where the keys stand that summarise a cell of the map (section 3.2, Figure 5).
+
+Legend: N = H x W query tokens, M key tokens, h heads, d head dim, sr sub-sampling ratio.
+"""
+
+from typing import Optional, Sequence, Tuple
+
+import torch
+from torch import Tensor, nn
+
+from .as2drope import AS2DRoPE
+from .attention import AttentionContext
+from .options import at_least_fp32, checked_choice
+
+KEY_POSITIONS = ('mean', 'flat_index')
+NTK_KEYS = ('shared', 'plain_base')
+
+
+def cell_centres(
+    length: int, sr_ratio: int, device: Optional[torch.device] = None, dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """Mean position of each run of ``sr_ratio`` positions out of 0 ... length - 1; the last run may be shorter.
+
+    Returns:
+        Tensor: ``(ceil(length / sr_ratio),)``, fp32 or fp64.
+    """
+    first = torch.arange(0, length, sr_ratio, device=device, dtype=at_least_fp32(dtype))
+    last = (first + (sr_ratio - 1)).clamp(max=length - 1)
+    return (first + last) / 2
+
+
+class GSAPositionCalibration(nn.Module):
+    """Rotary tables of sub-sampled attention: each key stands at the mean position of its cell (Figure 5).
+
+    A key that summarises an ``sr x sr`` cell of the query grid gets the mean of the positions in that cell,
+    ``sr * n + (sr - 1) / 2`` on each axis for the key in row or column n, and is then scaled like the queries (eq. 4).
+    Cells that the map's edge cuts off count their real positions only, so any map size works with any ratio. Holds no
+    tensor; works for every attention whose keys are a row-major ``ceil(H / sr) x ceil(W / sr)`` map.
+
+    Args:
+        head_dim: Channels of one head, d.
+        sr_ratio: Side of a cell; 1 for keys that are the queries' own tokens.
+        anchor: Query grid (H0, W0) that the weights were trained on, or None for unscaled positions.
+        key_position: ``'mean'`` as above. ``'flat_index'`` is what the published weights were trained with (the release
+            counts keys along the queries' full width W and offsets them by ``1 - 1 / sr``): the key of flat index n
+            stands at ``x = (1 - 1 / sr) + sr * (n mod W)``, ``y = (1 - 1 / sr) + sr * (n div W)``.
+        ntk_keys: With ``ntk_alpha``: ``'shared'`` rotates keys with the same frequencies as queries, ``'plain_base'``
+            leaves theirs at the plain base.
+        **rope_cfg: As :class:`AS2DRoPE`. ``'released'`` is accepted for ``key_position='flat_index'``, for
+            ``ntk_keys='plain_base'``, and for ``scale='height'`` with the anchor (14, 14).
+
+    Raises:
+        ValueError: For an unknown option, a ratio below 1, and for ``key_position='flat_index'`` with 1D RoPE.
+
+    Examples:
+        Positions for somebody else's sub-sampled attention, in plain PyTorch:
+
+        >>> import torch
+        >>> from torch import nn
+        >>> from mmvisionllama.layers import GSAPositionCalibration, apply_rotary
+        >>> class PooledAttention(nn.Module):
+        ...     def __init__(self, dims, heads, pool):
+        ...         super().__init__()
+        ...         self.heads, self.pool = heads, nn.AvgPool2d(pool, ceil_mode=True)
+        ...         self.q, self.kv = nn.Linear(dims, dims), nn.Linear(dims, 2 * dims)
+        ...         self.calibration = GSAPositionCalibration(dims // heads, sr_ratio=pool, anchor=(14, 14))
+        ...
+        ...     def forward(self, x):  # [B, C, H, W]
+        ...         context = self.calibration(x.shape[2:], x.device)
+        ...         q = self.q(x.flatten(2).mT).unflatten(-1, (self.heads, -1))  # [B, N, h, d]
+        ...         k, v = self.kv(self.pool(x).flatten(2).mT).unflatten(-1, (2, self.heads, -1)).unbind(2)
+        ...         q, k = apply_rotary(q, context.query), apply_rotary(k, context.key)
+        ...         q, k, v = (t.transpose(1, 2) for t in (q, k, v))
+        ...         out = nn.functional.scaled_dot_product_attention(q, k, v)  # [B, h, N, d]
+        ...         return out.transpose(2, 3).flatten(1, 2).unflatten(-1, x.shape[2:])  # [B, C, H, W]
+        >>> PooledAttention(64, 2, pool=4)(torch.rand(1, 64, 30, 21)).shape
+        torch.Size([1, 64, 30, 21])
+    """
+
+    def __init__(
+        self,
+        head_dim: int,
+        sr_ratio: int = 1,
+        *,
+        anchor: Optional[Sequence[float]] = None,
+        key_position: str = 'mean',
+        ntk_keys: str = 'shared',
+        **rope_cfg,
+    ) -> None:
+        super().__init__()
+        if int(sr_ratio) != sr_ratio or sr_ratio < 1:
+            raise ValueError(f'sr_ratio must be a positive whole number, got {sr_ratio}')
+        self.sr_ratio = int(sr_ratio)
+        self.key_position = checked_choice('key_position', key_position, KEY_POSITIONS, {'released': 'flat_index'})
+        ntk_keys = checked_choice('ntk_keys', ntk_keys, NTK_KEYS, {'released': 'plain_base'})
+        self.anchor = anchor
+        if rope_cfg.get('scale') == 'released':
+            rope_cfg['scale'], self.anchor = 'height', (14, 14)
+        self.rotary = AS2DRoPE(head_dim, **rope_cfg)
+        if ntk_keys == 'plain_base':
+            rope_cfg['ntk_alpha'] = 1.0
+        self.key_rotary = AS2DRoPE(head_dim, **rope_cfg)
+        if self.key_position == 'flat_index' and self.rotary.kind == '1d':
+            raise ValueError("key_position='flat_index' is a position of the 2D grid: use 'mean' with 1D RoPE")
+
+    def key_grid(self, grid: Sequence[int]) -> Tuple[int, int]:
+        """Grid of the keys of a query grid (H, W): ``(ceil(H / sr), ceil(W / sr))``."""
+        return tuple(-(-side // self.sr_ratio) for side in grid)
+
+    def query_positions(
+        self,
+        grid: Sequence[int],
+        device: Optional[torch.device] = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> Tensor:
+        """Scaled positions of the queries of ``grid`` (H, W): ``(H * W, 2)``, or ``(H * W, 1)`` for 1D RoPE."""
+        return self.rotary.positions(grid, self.anchor, device, dtype)
+
+    def key_positions(
+        self,
+        grid: Sequence[int],
+        device: Optional[torch.device] = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> Tensor:
+        """Scaled positions of the keys of the query grid ``grid`` (H, W): ``(M, 2)``, or ``(M, 1)`` for 1D RoPE."""
+        if self.sr_ratio == 1:
+            return self.query_positions(grid, device, dtype)
+        rows, cols = self.key_grid(grid)
+        if self.key_position == 'flat_index':
+            index = torch.arange(rows * cols, device=device)
+            cells = torch.stack((index % grid[1], index // grid[1]), dim=-1).to(at_least_fp32(dtype))  # [M, 2]
+            positions = cells * self.sr_ratio + (1 - 1 / self.sr_ratio)
+        else:
+            x = cell_centres(grid[1], self.sr_ratio, device, dtype).expand(rows, cols)
+            y = cell_centres(grid[0], self.sr_ratio, device, dtype)[:, None].expand(rows, cols)
+            positions = torch.stack((x, y), dim=-1).reshape(rows * cols, 2)
+        return self.rotary.place(positions, grid, self.anchor)
+
+    def forward(
+        self,
+        grid: Sequence[int],
+        device: Optional[torch.device] = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> AttentionContext:
+        """Tables for the query grid ``grid`` (H, W), made once for all blocks of a stage.
+
+        Args:
+            grid: Token grid of the queries.
+            device: Device of the tokens.
+            dtype: Dtype of the tokens; tables are never kept below fp32.
+        """
+        query = self.rotary(self.query_positions(grid, device, dtype))
+        if self.sr_ratio == 1 and self.key_rotary.ntk_alpha == self.rotary.ntk_alpha:
+            return AttentionContext(query, grid=tuple(grid))
+        return AttentionContext(query, self.key_rotary(self.key_positions(grid, device, dtype)), tuple(grid))
+
+    def extra_repr(self) -> str:
+        return f'sr_ratio={self.sr_ratio}, anchor={self.anchor}, key_position={self.key_position!r}'

@@ -1,0 +1,95 @@
+"""LSA, locally-grouped self-attention: attention inside windows (section 3.2), also that of ViTDet's windowed blocks.
+
+Legend: B batch, H x W token grid, w window side, n windows of one image, C channels.
+"""
+
+from typing import Optional, Sequence, Union
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .as2drope import RotaryEmbedding
+from .attention import AttentionContext, RotaryAttention
+from .options import checked_choice
+
+
+def check_mask_padding(mask_padding: Union[bool, str]) -> bool:
+    """True or False; ``'released'`` is accepted for False."""
+    return checked_choice('mask_padding', mask_padding, (True, False), {'released': False})
+
+
+def window_context(
+    rotary: RotaryEmbedding,
+    grid: Sequence[int],
+    window_size: int,
+    mask_padding: Union[bool, str] = True,
+    device: Optional[torch.device] = None,
+    dtype: torch.dtype = torch.float32,
+) -> AttentionContext:
+    """Window-local positions 0 ... w-1, never scaled, and the padding mask of a grid.
+
+    Args:
+        rotary: Embedding of the attention's heads.
+        grid: Token grid (H, W).
+        window_size: Side w of a window, tokens.
+        mask_padding: True hides the padding of partial windows. False attends to it as the released code does: its keys
+            and values are the projection's bias.
+        device: Device of the tokens.
+        dtype: Dtype of the tokens.
+
+    Raises:
+        ValueError: For another ``mask_padding``.
+    """
+    height, width = grid
+    positions = rotary.positions((window_size, window_size), device=device, dtype=dtype)
+    mask = None
+    if check_mask_padding(mask_padding) and (height % window_size or width % window_size):
+        real = torch.ones(1, height, width, 1, dtype=torch.bool, device=device)
+        mask = partition_windows(real, window_size)[..., 0][:, None, None]  # [n, 1, 1, w * w]
+    return AttentionContext(rotary(positions), grid=(height, width), mask=mask)
+
+
+def partition_windows(x: Tensor, window_size: int) -> Tensor:
+    """Pads a map right and bottom to whole windows and cuts it: ``(B, H, W, C)`` to ``(B * n, w * w, C)``."""
+    b, height, width, c = x.shape
+    rows, cols = -(-height // window_size), -(-width // window_size)
+    pad_h, pad_w = rows * window_size - height, cols * window_size - width
+    if pad_h or pad_w:
+        x = F.pad(x, (0, 0, 0, pad_w, 0, pad_h))
+    x = x.view(b, rows, window_size, cols, window_size, c).transpose(2, 3)  # [B, rows, cols, w, w, C]
+    return x.reshape(b * rows * cols, window_size**2, c)
+
+
+def merge_windows(x: Tensor, grid: Sequence[int], window_size: int) -> Tensor:
+    """Inverse of :func:`partition_windows`: ``(B * n, w * w, C)`` to ``(B, H, W, C)``, padding cut off."""
+    height, width = grid
+    rows, cols = -(-height // window_size), -(-width // window_size)
+    x = x.view(-1, rows, cols, window_size, window_size, x.shape[-1]).transpose(2, 3)
+    x = x.reshape(-1, rows * window_size, cols * window_size, x.shape[-1])
+    return x[:, :height, :width]
+
+
+class WindowAttention(RotaryAttention):
+    """:class:`RotaryAttention` inside non-overlapping windows with window-local positions.
+
+    Args:
+        embed_dims: Channels C.
+        num_heads: Heads.
+        window_size: Side w of a window, tokens.
+        **kwargs: As :class:`RotaryAttention`.
+    """
+
+    def __init__(self, embed_dims: int, num_heads: int, window_size: int = 7, **kwargs) -> None:
+        super().__init__(embed_dims, num_heads, **kwargs)
+        self.window_size = window_size
+
+    def attend(self, x: Tensor, context: AttentionContext) -> Tensor:
+        """Row-major tokens of the context's grid, ``(B, H * W, C)``, to the same shape."""
+        b, tokens, c = x.shape
+        windows = partition_windows(x.view(b, *context.grid, c), self.window_size)  # [B * n, w * w, C]
+        mask = context.mask
+        if mask is not None:
+            mask = mask.repeat(b, 1, 1, 1)  # [B * n, 1, 1, w * w]
+        windows = super().attend(windows, AttentionContext(context.rope, mask=mask))
+        return merge_windows(windows, context.grid, self.window_size).reshape(b, tokens, c)
