@@ -1,6 +1,6 @@
 """UperNet with a small Pyramid VisionLLaMA on scenes of real digits: the quickstart, and a template for own label maps.
 
-Data:     python -m mmvisionllama.data.digit_scenes data/digit_scenes   (600 training, 80 larger validation scenes)
+Data:     python -m mmvisionllama.datasets.digit_scenes data/digit_scenes   (600 training, 80 larger validation scenes)
 Model:    4 stages of 24, 48, 96, 96 channels; trained on crops of 128 x 128, tested on whole scenes of any size
 Schedule: 1,400 iterations x batch 12
 Command:  python tools/train.py configs/mmseg/quickstart/pyramid_vision_llama_digit_scenes.py --cfg-options \\
