@@ -135,7 +135,7 @@ def test_settings(path):
     kept = -(-cfg.train_cfg.max_iters // milestones.interval)
     assert 4 <= kept <= 7 and 'max_keep_ckpts' not in milestones
     assert (rolling.interval, rolling.max_keep_ckpts) == (5000, 1)
-    assert (model.cfg_channels == 'released') == path.stem.endswith('_released')
+    assert (model.cfg_channels == 'first_three') == path.stem.endswith('_released')
 
 
 def test_milestones_stay_and_one_rolling_checkpoint_moves(tmp_path, monkeypatch):

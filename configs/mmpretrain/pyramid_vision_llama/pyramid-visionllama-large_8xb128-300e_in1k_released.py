@@ -11,9 +11,9 @@ model = dict(
     backbone=dict(
         layer_scale_init_value=1e-4,
         rope_cfg=dict(scale='none'),
-        key_position='released',
-        mask_padding='released',
-        gap_norm='released',
+        key_position='flat_index',
+        mask_padding=False,
+        gap_norm='twice',
     ),
 )
 train_dataloader = dict(sampler=dict(_delete_=True, type='DefaultSampler', shuffle=True))

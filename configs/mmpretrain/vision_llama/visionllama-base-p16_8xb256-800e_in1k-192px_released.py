@@ -7,7 +7,7 @@
 #     tools/dist_train.sh configs/mmpretrain/vision_llama/visionllama-base-p16_8xb256-800e_in1k-192px_released.py 8 --amp
 _base_ = ['visionllama-base-p16_8xb256-800e_in1k-192px.py']
 
-model = dict(backbone=dict(cls_position='released'))
+model = dict(backbone=dict(cls_position='above_top_right'))
 optim_wrapper = dict(optimizer=dict(weight_decay=0.05), clip_grad=None)
 
 resize_edge = dict(_base_.resize_edge, scale=219)  # 192 / 0.875

@@ -7,7 +7,7 @@
 #     tools/dist_train.sh configs/mmpretrain/vision_llama/visionllama-large-p16_8xb256-800e_in1k-128px_released.py 8 --amp
 _base_ = ['visionllama-large-p16_8xb256-800e_in1k-160px.py']
 
-model = dict(backbone=dict(img_size=128, anchor=128, cls_position='released'))
+model = dict(backbone=dict(img_size=128, anchor=128, cls_position='above_top_right'))
 optim_wrapper = dict(optimizer=dict(weight_decay=0.05), clip_grad=None)
 
 random_crop = dict(_base_.random_crop, scale=128)

@@ -6,7 +6,7 @@
 #     tools/dist_train.sh configs/mmpretrain/vision_llama/visionllama-small-p16_8xb256-800e_in1k_released.py 8 --amp
 _base_ = ['visionllama-small-p16_8xb256-800e_in1k.py']
 
-model = dict(backbone=dict(cls_position='released'))
+model = dict(backbone=dict(cls_position='above_top_right'))
 optim_wrapper = dict(optimizer=dict(lr=4e-3, weight_decay=0.05), clip_grad=None)
 
 resize_edge = dict(_base_.resize_edge, scale=256)  # 224 / 0.875
