@@ -3,6 +3,7 @@
 import json
 import os
 from pathlib import Path
+from typing import Tuple
 
 import pytest
 import torch
@@ -34,6 +35,15 @@ class Golden:
         self.inputs = {k[3:]: v for k, v in tensors.items() if k.startswith('in.')}
         self.outputs = {k[4:]: v for k, v in tensors.items() if k.startswith('out.')}
         self.info = json.loads((folder / f'{name}.json').read_text())
+        self.config = self.info['config']
+        #: arguments of the released class
+        self.model = self.config['model']
+
+    @property
+    def grid(self) -> Tuple[int, int]:
+        """Token grid of the input."""
+        patch = self.model.get('patch_size') or self.model['backbone']['patch_size']
+        return tuple(-(-side // patch) for side in self.config['size'])
 
     @staticmethod
     def assert_close(actual: torch.Tensor, expected: torch.Tensor, tol: float = 1e-5) -> None:
@@ -45,8 +55,6 @@ class Golden:
 
 @pytest.fixture
 def golden():
-    """Loader of the numeric fixtures in the folder that MMVISIONLLAMA_GOLDEN names; skips without it."""
-    folder = os.environ.get('MMVISIONLLAMA_GOLDEN')
-    if not folder or not Path(folder).is_dir():
-        pytest.skip('MMVISIONLLAMA_GOLDEN does not name a folder of numeric fixtures')
-    return lambda name: Golden(Path(folder), name)
+    """Loader of the released code's numbers: those of the repository, or of the folder MMVISIONLLAMA_GOLDEN names."""
+    folder = Path(os.environ.get('MMVISIONLLAMA_GOLDEN') or Path(__file__).parent / 'fixtures' / 'released')
+    return lambda name: Golden(folder, name)

@@ -52,27 +52,23 @@ class PyramidVisionLLaMA(BaseBackbone):
         drop_path_mode: ``'linear'`` grows the rate from 0 over all blocks; ``'uniform'`` uses it in all.
         norm_cfg: Every norm, ``dict(type='LN', eps=1e-5)``.
         norm_after_stage: True puts a norm of its own on the output of each stage in ``out_indices``, False none, a list
-            says it per stage. ``'in_trunk'`` norms every stage and lets the normed map flow into the next one, which
-            changes the pre-trained trunk, as the released segmentation and detection models do.
-        out_type: ``'featmap'`` (B, C, H, W), ``'avg_featmap'`` (B, C; the mean of the normed tokens) or ``'raw'``
-            (B, N, C).
+            says it per stage. ``'in_trunk'`` norms every stage and lets the normed map flow on into the next one, as
+            the released segmentation and detection models do, which changes the pre-trained trunk.
+        out_type: ``'featmap'`` (B, C, H, W), ``'avg_featmap'`` (B, C; mean of the tokens) or ``'raw'`` (B, N, C).
         gap_norm: ``'once'`` norms the tokens before their mean; ``'twice'`` puts the mean through the same norm
             again, as the released classifier does.
         frozen_stages: 0 freezes the first patch embedding, k the first k stages; -1 freezes nothing.
         layer_scale_init_value: Initial value of LayerScale; 0 for none.
         anchor: Resolution in pixels that the weights were trained at, a number or (height, width). The anchor grid of
             each stage follows from it (224: 56, 28, 14, 7).
-        rope_cfg: Options of :class:`~mmvisionllama.layers.GSAPositionCalibration` and of its ``AS2DRoPE``: ``kind``,
-            ``base``, ``ratio``, ``share_heads``, ``ntk_alpha``, ``ntk_keys``, ``scale`` (``'per_axis'``, ``'height'``,
-            ``'none'``), and ``anchor_grid``, one token grid (H0, W0) for every stage in the place of those that follow
-            from ``anchor`` (the release scales by 14 / H in every stage). Positions inside windows are never scaled,
-            nor are their frequencies: a window has one size at every resolution.
-        key_position: ``'mean'`` of the cell, or ``'flat_index'`` as the released code has it; see
-            :class:`~mmvisionllama.layers.GSAPositionCalibration`.
+        rope_cfg: Options of :class:`~mmvisionllama.layers.GSAPositionCalibration` and its ``AS2DRoPE`` (``kind``,
+            ``base``, ``ratio``, ``share_heads``, ``ntk_alpha``, ``ntk_keys``, ``scale``), and ``anchor_grid``, a token
+            grid (H0, W0) for every stage in the place of those that follow from ``anchor`` (the release has 14 x 14).
+            Positions inside windows are never scaled: a window has one size at every resolution.
+        key_position: ``'mean'`` of the cell, or ``'flat_index'`` as the released code has it.
         mask_padding: True hides the padding of partial windows; False attends to it, as the released code does.
         ffn_cfg: ``dict(type='swiglu' | 'gelu', bias=...)``.
-        abs_pos_embed: Add a learnable position embedding of ``img_size``'s grid after the first patch embedding (Table
-            7g).
+        abs_pos_embed: Add a learnable position embedding of ``img_size``'s grid at the first stage (Table 7g).
         interpolate_mode: How that embedding is resized to other grids, in ``forward`` and when loading weights.
         peg: Add a position encoding generator after the first block of each stage (Table 7g).
         backend: Attention backend, see :func:`~mmvisionllama.layers.attend`.
@@ -82,8 +78,7 @@ class PyramidVisionLLaMA(BaseBackbone):
     ``'released'`` is accepted for the released code's value of each switch.
 
     Raises:
-        ValueError: For an unknown arch, option or out_index, lists of different lengths, and for a head dim that RoPE
-            cannot split.
+        ValueError: For an unknown arch, option or out_index, and for lists of different lengths.
 
     Examples:
         >>> model = PyramidVisionLLaMA('small', out_indices=(0, 1, 2, 3))

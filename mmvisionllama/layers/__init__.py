@@ -11,7 +11,7 @@ from .layer_scale import LayerScale
 from .norm import build_norm
 from .options import checked_choice, to_2tuple
 from .position_calibration import GSAPositionCalibration
-from .rotary import RotaryTable, apply_rotary, gather_table
+from .rotary import RotaryTable, apply_rotary, gather_table, rotate_qkv
 from .subsampled_attention import GlobalSubsampledAttention
 from .window_attention import WindowAttention, merge_windows, partition_windows, window_context
 
@@ -52,6 +52,7 @@ __all__ = [
     'merge_windows',
     'partition_windows',
     'resize_pos_embed',
+    'rotate_qkv',
     'sincos_embedding',
     'sinusoid',
     'soft_mask_matrix',

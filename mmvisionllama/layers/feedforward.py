@@ -17,7 +17,7 @@ def swiglu_hidden(embed_dims: int, multiple: int = 256) -> int:
 
 def silu_mul(gate: Tensor, up: Tensor) -> Tensor:
     """``silu(gate) * up`` of two tensors of one shape and dtype."""
-    return kernels.silu_mul(gate, up) if kernels.usable() else F.silu(gate) * up
+    return kernels.silu_mul(gate, up) if kernels.can_gate() else F.silu(gate) * up
 
 
 class SwiGLU(nn.Module):

@@ -39,6 +39,11 @@ def can_rotate(x: Tensor, cos: Tensor) -> bool:
     return usable() and x.shape[-1] % 2 == 0 and not cos.requires_grad
 
 
+def can_gate() -> bool:
+    """Whether :func:`silu_mul` takes the place of its formula here."""
+    return usable()
+
+
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """``(B, N, h, d)`` rotated by ``([B,] N, 1 | h, P)``; see :func:`mmvisionllama.layers.rotary.apply_rotary`."""
     return _Rotate.apply(x, cos, sin)

@@ -100,7 +100,7 @@ def slow_tokens(model, image, alpha, mask_mode):
                 query = rotate(q[:, t, part], t)
                 scores = torch.stack([(query * key).sum(-1) for key in keys], dim=-1) / math.sqrt(d)
                 s = torch.tensor([1.0 if m <= t else alpha for m in range(n)], dtype=torch.float64)
-                if mask_mode == 'released':
+                if mask_mode == 'multiplicative':
                     weights = scores.softmax(-1) * s
                 else:
                     weights = scores.exp() * s
@@ -113,7 +113,7 @@ def slow_tokens(model, image, alpha, mask_mode):
     return x
 
 
-@pytest.mark.parametrize('mask_mode', ['additive', 'released'])
+@pytest.mark.parametrize('mask_mode', ['additive', 'multiplicative'])
 @pytest.mark.parametrize('alpha', [0, 0.25, 1])
 @torch.no_grad()
 def test_tokens_equal_a_float64_evaluation_of_the_equations(mask_mode, alpha):
@@ -151,7 +151,7 @@ def test_additive_causal_mode_hides_later_patches_from_earlier_tokens():
 @torch.no_grad()
 def test_the_released_mode_and_a_soft_mask_let_them_through():
     image = torch.randn(1, 3, 64, 64)
-    for kwargs in (dict(mask_mode='released'), dict(soft_mask=0.5), dict(mask_mode='none')):
+    for kwargs in (dict(mask_mode='multiplicative'), dict(soft_mask=0.5), dict(mask_mode='none')):
         model = tiny(out_type='raw', **kwargs)
         before, after = model(image)[0], model(change_last_patch(image))[0]
         assert (before[:, :15] - after[:, :15]).abs().max() > 1e-4, kwargs
@@ -245,7 +245,7 @@ def test_rotary_positions_span_the_anchors_sequence():
     assert model.rotary_positions((4, 4)).flatten().tolist() == list(range(17))
     larger = model.rotary_positions((8, 8)).flatten()
     assert larger[:3].tolist() == [0, 0.25, 0.5] and larger[-2:].tolist() == [15.75, 16]
-    released = tiny(rope_scale='released').rotary_positions((8, 8)).flatten()
+    released = tiny(rope_scale='none').rotary_positions((8, 8)).flatten()
     assert released.tolist() == list(range(65))
     first = tiny(cls_token_position='first').rotary_positions((4, 4)).flatten()
     assert first.tolist() == list(range(17))
@@ -373,7 +373,7 @@ def test_out_types(position):
 
 def test_half_precision_runs_in_every_mask_mode():
     image = torch.rand(1, 3, 64, 64)
-    for mode in ('additive', 'released'):
+    for mode in ('additive', 'multiplicative'):
         for alpha in (0, 0.4):
             model = tiny(mask_mode=mode, soft_mask=alpha)
             expected = model(image)[0]
@@ -398,8 +398,8 @@ def test_layer_depths_and_freezing():
     [
         (dict(arch='huge'), 'tiny, small, base, large'),
         (dict(cls_token_position='middle'), "'last', 'first'"),
-        (dict(mask_mode='causal'), "'additive', 'released', 'none'"),
-        (dict(rope_scale='per_axis'), "'sequence', 'released'"),
+        (dict(mask_mode='causal'), "'additive', 'multiplicative', 'none'"),
+        (dict(rope_scale='per_axis'), "'sequence', 'none'"),
         (dict(soft_mask=2), 'must be in 0'),
         (dict(with_cls_token=False), 'needs with_cls_token'),
         (dict(out_indices=2), 'out of range'),

@@ -79,7 +79,14 @@ def test_no_state_and_no_cache():
 
 
 @pytest.mark.parametrize(
-    'rope_cfg', [dict(kind='1d'), dict(ntk_alpha=2), dict(scale='none'), dict(scale='released'), dict(base=100)]
+    'rope_cfg',
+    [
+        dict(kind='1d'),
+        dict(ntk_alpha=2),
+        dict(scale='none'),
+        dict(scale='height', anchor_grid=(14, 14)),
+        dict(base=100),
+    ],
 )
 def test_rope_variants_share_the_weights(rope_cfg):
     model, x = stirred(tiny()), torch.randn(1, 3, 96, 64)
@@ -133,7 +140,7 @@ def test_output_norms_leave_the_trunk_alone():
     x = torch.randn(1, 3, 64, 64)
     bare = stirred(tiny(out_indices=(0, 1, 2, 3), norm_after_stage=False))
     normed = tiny(out_indices=(0, 1, 2, 3), norm_after_stage=[True, False, True, True])
-    flowing = tiny(out_indices=(0, 1, 2, 3), norm_after_stage='released')
+    flowing = tiny(out_indices=(0, 1, 2, 3), norm_after_stage='in_trunk')
     assert normed.load_state_dict(bare.state_dict(), strict=False).unexpected_keys == []
     flowing.load_state_dict(bare.state_dict(), strict=False)
     outs, normed_outs, flowing_outs = bare(x), normed(x), flowing(x)
@@ -147,7 +154,7 @@ def test_output_norms_leave_the_trunk_alone():
 def test_released_mean_goes_through_the_norm_again():
     x = torch.randn(2, 3, 64, 64)
     once = stirred(tiny(out_type='avg_featmap'))
-    twice = tiny(out_type='avg_featmap', gap_norm='released')
+    twice = tiny(out_type='avg_featmap', gap_norm='twice')
     twice.load_state_dict(once.state_dict())
     torch.testing.assert_close(twice(x)[0], once.norms[3](once(x)[0]))
 
@@ -158,9 +165,7 @@ def test_image_padding_stays_outside():
     On a 9 x 9 map with windows of 7 the first block's output must not change when its padded keys would get large.
     """
     model = stirred(tiny(arch={**TINY, 'depths': (1, 1, 1, 1)}, out_indices=0, norm_after_stage=False))
-    released = tiny(
-        arch={**TINY, 'depths': (1, 1, 1, 1)}, out_indices=0, norm_after_stage=False, mask_padding='released'
-    )
+    released = tiny(arch={**TINY, 'depths': (1, 1, 1, 1)}, out_indices=0, norm_after_stage=False, mask_padding=False)
     released.load_state_dict(model.state_dict())
     whole, partial = torch.randn(1, 3, 56, 56), torch.randn(1, 3, 36, 36)
     assert torch.equal(model(whole)[0], released(whole)[0])
@@ -266,7 +271,7 @@ def test_absolute_embedding_and_peg():
 
 def test_gelu_and_layer_scale():
     model = PyramidVisionLLaMA(TINY, ffn_cfg=dict(type='gelu'), layer_scale_init_value=0)
-    assert type(model.stages[0][0].ffn).__name__ == 'GELUFFN' and model.stages[0][0].ls1 is None
+    assert type(model.stages[0][0].ffn).__name__ == 'GELUFFN' and not model.stages[0][0].ls1.state_dict()
     default = PyramidVisionLLaMA(TINY)
     assert default.stages[3][1].ls2.weight.eq(1e-4).all()
 
@@ -295,7 +300,7 @@ def test_builds_inside_mmpretrain():
         (dict(out_indices=4), 'out of range'),
         (dict(out_type='cls_token'), 'unknown out_type'),
         (dict(gap_norm='twice'), 'unknown gap_norm'),
-        (dict(gap_norm='released'), "needs out_type='avg_featmap'"),
+        (dict(gap_norm='twice'), "needs out_type='avg_featmap'"),
         (dict(norm_after_stage='flow'), 'norm_after_stage must be'),
         (dict(norm_after_stage=[True]), 'list of 4 booleans'),
         (dict(mask_padding='zeros'), 'unknown mask_padding'),

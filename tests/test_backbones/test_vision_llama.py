@@ -129,7 +129,12 @@ class TestCompiled:
             dict(),
             dict(with_cp=True),
             dict(out_type='featmap', with_cls_token=False, window_size=3, window_block_indexes=(0,)),
-            dict(rope_cfg=dict(share_heads=False, ratio=0.5), cls_position='released', peg=True, abs_pos_embed=True),
+            dict(
+                rope_cfg=dict(share_heads=False, ratio=0.5),
+                cls_position='above_top_right',
+                peg=True,
+                abs_pos_embed=True,
+            ),
         ],
     )
     def test_training(self, counters, kwargs):
@@ -310,8 +315,8 @@ class TestClassToken:
         assert self.positions()[0].tolist() == [0, 0]
         assert self.positions(rope_cfg=dict(kind='1d'))[0].tolist() == [0]
 
-    @pytest.mark.parametrize(('cls_position', 'row'), [('released', -1), ('released-y0', 0)])
-    @pytest.mark.parametrize('scale', ['none', 'per_axis', 'released'])
+    @pytest.mark.parametrize(('cls_position', 'row'), [('above_top_right', -1), ('top_right', 0)])
+    @pytest.mark.parametrize('scale', ['none', 'per_axis', 'height'])
     def test_released(self, cls_position, row, scale):
         positions = self.positions(cls_position=cls_position, rope_cfg=dict(scale=scale))
         scale_x, scale_y = axis_scales(self.GRID, (14, 14), scale)
@@ -468,8 +473,8 @@ class TestBuilding:
             (dict(frozen_stages=4), 'frozen_stages'),
             (dict(out_type='pooled'), "'featmap'"),
             (dict(with_cls_token=False), "out_type='cls_token' needs with_cls_token=True"),
-            (dict(cls_position='centre'), "'origin', 'released'"),
-            (dict(cls_position='released', rope_cfg=dict(kind='1d')), '1D RoPE'),
+            (dict(cls_position='centre'), "'origin', 'above_top_right'"),
+            (dict(cls_position='top_right', rope_cfg=dict(kind='1d')), '1D RoPE'),
             (dict(window_block_indexes=(0,)), 'with_cls_token=False'),
             (dict(drop_path_mode='cosine'), "'linear', 'uniform'"),
             (dict(backend='fast'), "'auto', 'sdpa', 'eager'"),

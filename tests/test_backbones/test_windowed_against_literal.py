@@ -66,7 +66,7 @@ def test_windows_are_alone_until_a_global_block():
 
 
 def test_unknown_padding_is_refused_at_once():
-    with pytest.raises(ValueError, match='released'):
+    with pytest.raises(ValueError, match='True, False'):
         windowed_model(mask_window_padding='zero')
     with pytest.raises(ValueError, match='with_cls_token=False'):
         VisionLLaMA('small', window_block_indexes=(0,))

@@ -129,7 +129,7 @@ def test_released_config_is_the_release(golden):
 
     pytest.importorskip('mmseg')
     fixture = golden('pyramid_seg')
-    converted = convert_released(fixture.weights, num_heads=fixture.info['config']['model']['num_heads'])
+    converted = convert_released(fixture.weights, num_heads=fixture.model['num_heads'])
     (path,) = (path for path in CONFIGS if path.stem.startswith('pyramid-visionllama-base') and 'released' in path.stem)
     cfg = launch.load_config(str(path)).model.backbone
     cfg.pop('init_cfg')

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mmvisionllama.layers import RotaryAttention, RotaryEmbedding, attend
+from mmvisionllama.layers import AttentionContext, RotaryAttention, RotaryEmbedding, attend
 
 
 def attention_by_hand(q, k, v, allowed=None, bias=None):
@@ -78,7 +78,7 @@ def test_layer_against_the_formula(backend):
     q, k = (torch.view_as_real(t).flatten(-2) for t in (q, k))
     heads = attention_by_hand(q, k, v)
     expected = heads.transpose(1, 2).reshape(2, 6, 24) @ attn.proj.weight.T + attn.proj.bias
-    torch.testing.assert_close(attn(x, table), expected, atol=1e-12, rtol=0)
+    torch.testing.assert_close(attn(x, AttentionContext(table)), expected, atol=1e-12, rtol=0)
     assert (attn(x) - expected).abs().max() > 1e-3  # without a table nothing is rotated
 
 

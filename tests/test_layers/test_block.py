@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from mmvisionllama.layers import (
+    AttentionContext,
     DropPath,
     RotaryAttention,
     RotaryEmbedding,
@@ -26,7 +27,7 @@ def make_block(window=False, **kwargs):
 
 def make_rope(grid=(3, 3), window=False):
     rotary = RotaryEmbedding(DIMS // 2)
-    return window_context(rotary, grid, 2) if window else rotary(rotary.positions(grid))
+    return window_context(rotary, grid, 2) if window else AttentionContext(rotary(rotary.positions(grid)))
 
 
 @pytest.mark.parametrize('scale', [0.0, 0.3])

@@ -7,9 +7,9 @@ from mmvisionllama.backbones import VisionLLaMA
 from mmvisionllama.checkpoints import CheckpointError, convert_released
 
 VARIANTS = [
-    ('plain_cls', 3, 'logits', 'features', dict()),
-    ('plain_cls_as', 2, 'logits.unscaled', 'features.unscaled', dict()),
-    ('plain_cls_as', 2, 'logits.auto_scale', 'features.auto_scale', dict(auto_scale=True)),
+    ('plain_cls', 'logits', 'features', dict()),
+    ('plain_cls_as', 'logits.unscaled', 'features.unscaled', dict()),
+    ('plain_cls_as', 'logits.auto_scale', 'features.auto_scale', dict(auto_scale=True)),
 ]
 
 
@@ -63,26 +63,28 @@ def backbone_of(converted):
 
 
 class TestNumericFixtures:
-    @pytest.mark.parametrize(('name', 'num_heads', 'logits', 'features', 'overrides'), VARIANTS)
-    def test_logits(self, golden, name, num_heads, logits, features, overrides):
+    @pytest.mark.parametrize(('name', 'logits', 'features', 'overrides'), VARIANTS)
+    def test_logits(self, golden, name, logits, features, overrides):
         fixture = golden(name)
-        model = build(convert_released(fixture.weights, num_heads=num_heads, **overrides))
+        model = build(convert_released(fixture.weights, num_heads=fixture.model['num_heads'], **overrides))
         with torch.no_grad():
             out = model(fixture.inputs['image'], mode='tensor')
             golden_features = model.extract_feat(fixture.inputs['image'])[0]
         fixture.assert_close(out, fixture.outputs[logits])
         fixture.assert_close(golden_features, fixture.outputs[features])
 
-    @pytest.mark.parametrize(('name', 'num_heads', 'logits', 'features', 'overrides'), VARIANTS)
-    def test_float64(self, golden, name, num_heads, logits, features, overrides):
+    @pytest.mark.parametrize(('name', 'logits', 'features', 'overrides'), VARIANTS)
+    def test_float64(self, golden, name, logits, features, overrides):
         fixture = golden(name)
-        backbone = backbone_of(convert_released(fixture.weights, num_heads=num_heads, **overrides)).double()
+        backbone = backbone_of(
+            convert_released(fixture.weights, num_heads=fixture.model['num_heads'], **overrides)
+        ).double()
         with torch.no_grad():
             fixture.assert_close(backbone(fixture.inputs['image'].double())[0], fixture.outputs[features])
 
     def test_inside(self, golden):
         fixture = golden('plain_cls')
-        backbone = backbone_of(convert_released(fixture.weights, num_heads=3))
+        backbone = backbone_of(convert_released(fixture.weights, num_heads=fixture.model['num_heads']))
         seen = []
         for layer in backbone.layers:
             layer.register_forward_hook(lambda module, args, out: seen.append(out))
@@ -95,19 +97,23 @@ class TestNumericFixtures:
         for i, out in enumerate(seen):
             fixture.assert_close(out, fixture.outputs[f'mid.block{i}'])
 
-    @pytest.mark.parametrize('cls_position', ['origin', 'released-y0'])
+    @pytest.mark.parametrize('cls_position', ['origin', 'top_right', 'released-y0'])
     def test_the_class_tokens_place_matters(self, golden, cls_position):
         fixture = golden('plain_cls')
-        backbone = backbone_of(convert_released(fixture.weights, num_heads=3, cls_position=cls_position))
+        backbone = backbone_of(
+            convert_released(fixture.weights, num_heads=fixture.model['num_heads'], cls_position=cls_position)
+        )
         change = (backbone(fixture.inputs['image'])[0] - fixture.outputs['features']).abs().max().item()
-        expected = fixture.info['discrimination']['values'][{'origin': 'cls_00', 'released-y0': 'cls_y0'}[cls_position]]
+        expected = fixture.info['discrimination']['values']['cls_00' if cls_position == 'origin' else 'cls_y0']
         assert change == pytest.approx(expected['change']['out.features'], rel=0.1)
 
     def test_scaling_is_the_identity_at_224(self, golden):
         fixture = golden('plain_cls_as')
         image = torch.randn(1, 3, 224, 224)
         outs = [
-            backbone_of(convert_released(fixture.weights, num_heads=2, auto_scale=scale))(image)[0]
+            backbone_of(convert_released(fixture.weights, num_heads=fixture.model['num_heads'], auto_scale=scale))(
+                image
+            )[0]
             for scale in (False, True)
         ]
         assert torch.equal(*outs)
@@ -139,7 +145,7 @@ class TestInference:
         converted = convert_released(state, num_heads=2)
         backbone = backbone_of(converted)
         image = torch.randn(1, 3, 16, 24)
-        assert backbone.layers[0].ls1 is None
+        assert isinstance(backbone.layers[0].ls1, torch.nn.Identity)
         backbone.out_type = 'raw'
         tokens = backbone(image)[0]
         backbone.out_type = 'avg_featmap'

@@ -148,7 +148,7 @@ def test_a_training_that_ends_before_the_soft_mask_is_warned_about(tmp_path):
 def test_configs_that_leave_it_out_say_so_in_their_names():
     from mmengine.config import Config
 
-    configs = Path(__file__).parents[2] / 'configs'
+    configs = Path(__file__).parents[3] / 'configs'
     files = sorted(configs.glob('*/illama/*.py')) + sorted(configs.glob('*/quickstart/illama*.py'))
     assert len(files) > 25
     for file in files:

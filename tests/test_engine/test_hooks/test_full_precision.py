@@ -10,7 +10,7 @@ from torch import nn
 
 from mmvisionllama.engine.hooks.full_precision import FullPrecisionOutputHook, to_fp32
 
-CONFIGS = Path(__file__).parents[2] / 'configs'
+CONFIGS = Path(__file__).parents[3] / 'configs'
 
 
 class Head(nn.Module):

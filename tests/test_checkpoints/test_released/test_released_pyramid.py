@@ -27,7 +27,7 @@ def build(converted):
 )
 def test_classifier(golden, suffix, options):
     fixture = golden('pyramid_cls')
-    converted = convert_released(fixture.weights, num_heads=fixture.info['config']['model']['num_heads'], **options)
+    converted = convert_released(fixture.weights, num_heads=fixture.model['num_heads'], **options)
     assert converted.family == 'pyramid'
     backbone, head = build(converted)
     with torch.no_grad():
@@ -44,19 +44,21 @@ def test_dense_backbones(golden, name, prefixed):
     if prefixed:  # a whole segmentor; only its backbone is ours
         weights = {f'backbone.{k}': v for k, v in weights.items()}
         weights['decode_head.conv_seg.weight'] = torch.zeros(3, 32, 1, 1)
-    backbone, _ = build(convert_released(weights, num_heads=fixture.info['config']['model']['num_heads']))
+    backbone, _ = build(convert_released(weights, num_heads=fixture.model['num_heads']))
     with torch.no_grad():
         outs = backbone(fixture.inputs['image'])
-    assert len(outs) == 4
+    assert len(outs) == len(fixture.model['out_indices'])
     for i, out in enumerate(outs):
         fixture.assert_close(out, fixture.outputs[f'feat{i}'])
 
 
-@pytest.mark.parametrize('switch', ['key_position', 'mask_padding', 'gap_norm'])
-def test_every_released_switch_matters(golden, switch):
+@pytest.mark.parametrize(
+    ('switch', 'value'), [('key_position', 'flat_index'), ('mask_padding', False), ('gap_norm', 'twice')]
+)
+def test_every_released_switch_matters(golden, switch, value):
     fixture = golden('pyramid_cls')
-    converted = convert_released(fixture.weights, num_heads=fixture.info['config']['model']['num_heads'])
-    assert converted.model['backbone'].pop(switch) == 'released'
+    converted = convert_released(fixture.weights, num_heads=fixture.model['num_heads'])
+    assert converted.model['backbone'].pop(switch) == value
     backbone, _ = build(converted)
     with torch.no_grad():
         (features,) = backbone(fixture.inputs['image'])

@@ -13,7 +13,7 @@ from mmvisionllama import launch
 from mmvisionllama.datasets.transforms.check_seg_files import CheckSegFiles, DataError, check_pictures
 
 Image = pytest.importorskip('PIL.Image')
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture

@@ -2,11 +2,12 @@
 
 import pytest
 import torch
+from paper import rotated, softmax_attention
 
 from mmvisionllama.layers import (
+    AttentionContext,
     RotaryAttention,
     RotaryEmbedding,
-    RotaryTable,
     WindowAttention,
     merge_windows,
     partition_windows,
@@ -41,7 +42,7 @@ def test_equals_full_attention_with_a_block_diagonal_mask(grid, kind):
     number, place = windows_of(grid)
     if kind == '1d':
         place = place[:, 1:] * WINDOW + place[:, :1]
-    expected = full(x, rotary(place.float()), mask=number[:, None] == number)
+    expected = full(x, AttentionContext(rotary(place.float()), mask=number[:, None] == number))
     torch.testing.assert_close(windowed(x, window_context(rotary, grid, WINDOW)), expected, atol=1e-5, rtol=0)
 
 
@@ -99,7 +100,7 @@ def test_padding_does_not_leak():
     grid = (4, 4)  # the last row and column fill windows of their own
     x = torch.randn(1, 16, 16)
     out = windowed(x, window_context(rotary, grid, WINDOW))
-    alone = full(x[:, -1:], RotaryTable(*(t[:1] for t in rotary(rotary.positions((1, 1))))))
+    alone = full(x[:, -1:], AttentionContext(rotary(rotary.positions((1, 1)))))
     torch.testing.assert_close(out[:, -1:], alone)
     # a token of one window never moves another window
     moved = x.clone()
@@ -115,7 +116,7 @@ def test_released_padding_is_attended(mask_padding):
     padded = torch.zeros(1, 6, 6, 16)
     padded[:, :4, :5] = x.view(1, 4, 5, 16)
     number, place = windows_of((6, 6))
-    expected = full(padded.flatten(1, 2), rotary(place.float()), mask=number[:, None] == number)
+    expected = full(padded.flatten(1, 2), AttentionContext(rotary(place.float()), mask=number[:, None] == number))
     expected = expected.view(1, 6, 6, 16)[:, :4, :5].flatten(1, 2)
     context = window_context(rotary, (4, 5), WINDOW, mask_padding)
     assert context.mask is None
@@ -145,5 +146,72 @@ def test_partition_and_merge(grid):
 
 
 def test_unknown_padding():
-    with pytest.raises(ValueError, match='released'):
-        window_context(RotaryEmbedding(8), (3, 3), WINDOW, 'none')
+    for padding in ('none', 'zeros', 1):
+        with pytest.raises(ValueError, match='mask_padding.*True, False'):
+            window_context(RotaryEmbedding(8), (3, 3), WINDOW, padding)
+
+
+def local_attention(grid, mask_padding=True, dims=16, heads=2, window=7):
+    attention = WindowAttention(dims, heads, window).double()
+    rotary = RotaryEmbedding(dims // heads)
+    return attention, window_context(rotary, grid, window, mask_padding, dtype=torch.float64)
+
+
+@pytest.mark.parametrize('grid', [(7, 14), (9, 5)])
+@pytest.mark.parametrize('mask_padding', [True, False])
+def test_lsa_against_float64(grid, mask_padding):
+    attention, context = local_attention(grid, mask_padding)
+    x = torch.randn(1, grid[0] * grid[1], 16, dtype=torch.float64)
+    maps = x.view(*grid, 16)
+    out = torch.empty(*grid, 16, dtype=torch.float64)
+    for y0 in range(0, grid[0], 7):
+        for x0 in range(0, grid[1], 7):
+            tokens, places, real = [], [], []
+            for y in range(7):
+                for v in range(7):
+                    inside = y0 + y < grid[0] and x0 + v < grid[1]
+                    if inside or not mask_padding:  # the release sees zeros there
+                        tokens.append(maps[y0 + y, x0 + v] if inside else torch.zeros(16, dtype=torch.float64))
+                        places.append((v, y))
+                        real.append(inside)
+            qkv = torch.stack(tokens) @ attention.qkv.weight.T + attention.qkv.bias
+            heads = []
+            for head in range(2):
+                q, k, v = (qkv[:, i * 16 + head * 8 : i * 16 + (head + 1) * 8] for i in range(3))
+                q, k = ([rotated(row, place) for row, place in zip(t, places)] for t in (q, k))
+                heads.append(softmax_attention(q, k, list(v)))
+            result = torch.cat(heads, dim=-1) @ attention.proj.weight.T + attention.proj.bias
+            for row, (v, y), inside in zip(result, places, real):
+                if inside:
+                    out[y0 + y, x0 + v] = row
+    torch.testing.assert_close(attention(x, context), out.view(1, -1, 16), rtol=1e-9, atol=1e-9)
+
+
+def test_masked_padding_does_not_reach_the_image():
+    grid = (9, 12)
+    x = torch.randn(2, 108, 16, dtype=torch.float64)
+    for mask_padding, independent in ((True, True), (False, False)):
+        attention, context = local_attention(grid, mask_padding)
+        before = attention(x, context)
+        # k and v of a padded (zero) token are the bias; for real tokens a larger bias and smaller input cancel out
+        shift = torch.randn(16, dtype=torch.float64)
+        with torch.no_grad():
+            attention.qkv.bias += attention.qkv.weight @ shift
+        after = attention(x - shift, context)
+        assert torch.allclose(before, after, atol=1e-9) is independent
+
+
+def test_window_aligned_translation():
+    attention, context = local_attention((21, 28))
+    x = torch.randn(1, 21, 28, 16, dtype=torch.float64)
+    moved = x.roll((7, 14), dims=(1, 2))
+    out, out_moved = (attention(t.reshape(1, -1, 16), context).view(1, 21, 28, 16) for t in (x, moved))
+    torch.testing.assert_close(out_moved, out.roll((7, 14), dims=(1, 2)), rtol=1e-12, atol=1e-12)
+    aside = x.roll(1, dims=2)  # not window-aligned: another partition
+    assert (attention(aside.reshape(1, -1, 16), context).view_as(x) - out.roll(1, dims=2)).abs().max() > 1e-3
+
+
+def test_local_positions_are_never_scaled():
+    rotary = RotaryEmbedding(8, scale='per_axis')
+    tables = [window_context(rotary, grid, 7).rope.cos for grid in ((7, 7), (70, 21))]
+    assert torch.equal(*tables)

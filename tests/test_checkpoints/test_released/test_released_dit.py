@@ -6,12 +6,11 @@ from mmengine.registry import MODELS
 
 from mmvisionllama.checkpoints import CheckpointError, convert_released
 from mmvisionllama.generation import DDPMSampler, DiTLLaMA, LinearInterpolant, ODESampler, SDESampler
-from mmvisionllama.generation.dit_llama import sincos_embedding
-from mmvisionllama.layers import grid_positions
+from mmvisionllama.layers import grid_positions, sincos_embedding
 
 
 def build(fixture, family):
-    converted = convert_released(fixture.weights, family=family, num_heads=4)
+    converted = convert_released(fixture.weights, family=family, num_heads=fixture.model['num_heads'])
     assert converted.family == family
     model = MODELS.build(converted.model)
     model.load_state_dict(converted.state_dict)
@@ -30,13 +29,18 @@ def sit(golden):
     return fixture, build(fixture, 'sit'), fixture.inputs, fixture.outputs
 
 
-def doubled(network, labels):
+def first_half(batch):
+    """The samples with a label; the released guidance takes a second half of null labels."""
+    return batch[: len(batch) // 2]
+
+
+def doubled(fixture, network, labels):
     """The released guidance: one batch of two halves, of which the first one's latents count for both."""
 
     def model(x, t):
         half = len(x) // 2
         both = network(torch.cat((x[:half], x[:half])), t, labels)
-        guided = network.forward_with_cfg(x[:half], t[:half], labels[:half], 1.5, 'released')
+        guided = network.forward_with_cfg(x[:half], t[:half], labels[:half], fixture.config['cfg_scale'], 'first_three')
         return torch.cat((guided[:, :3].repeat(2, 1, 1, 1), both[:, 3:]), dim=1)
 
     return model
@@ -48,13 +52,19 @@ def test_forward_and_guidance(golden, family):
     fixture = golden(family)
     network, x, out = build(fixture, family).network, fixture.inputs, fixture.outputs
     fixture.assert_close(network(x['x'], x['t'], x['y']), out['model_out'])
-    fixture.assert_close(doubled(network, x['cfg_y'])(x['cfg_x'], x['cfg_t']), out['cfg_out'])
+    fixture.assert_close(doubled(fixture, network, x['cfg_y'])(x['cfg_x'], x['cfg_t']), out['cfg_out'])
     fixture.assert_close(network.time_embed(x['t']), out['mid.t_emb'])
     fixture.assert_close(network.label_embed(x['y']), out['mid.y_emb'])
-    half = network.forward_with_cfg(x['cfg_x'][:2], x['cfg_t'][:2], x['cfg_y'][:2], 1.5, 'released')
-    fixture.assert_close(half, out['cfg_out'][:2])
-    all_guided = network.forward_with_cfg(x['cfg_x'][:2], x['cfg_t'][:2], x['cfg_y'][:2], 1.5)
-    assert (all_guided - out['cfg_out'][:2]).abs()[:, 3].max() > 0.1  # our default guides the fourth channel too
+    half = network.forward_with_cfg(
+        first_half(x['cfg_x']), first_half(x['cfg_t']), first_half(x['cfg_y']), fixture.config['cfg_scale'], 'released'
+    )
+    fixture.assert_close(half, first_half(out['cfg_out']))
+    all_guided = network.forward_with_cfg(
+        first_half(x['cfg_x']), first_half(x['cfg_t']), first_half(x['cfg_y']), fixture.config['cfg_scale']
+    )
+    assert (all_guided - first_half(out['cfg_out'])).abs()[
+        :, 3
+    ].max() > 0.1  # our default guides the fourth channel too
 
 
 @torch.no_grad()
@@ -73,7 +83,7 @@ def test_dit_training_losses(dit):
 @torch.no_grad()
 def test_dit_reverse_step(dit):
     fixture, model, x, out = dit
-    process = model.objective.respace(250)
+    process = model.objective.respace(fixture.config['respacing_step'])
     assert torch.equal(process.timestep_map, out['schedule_step.timestep_map'])
     assert torch.allclose(process.betas, out['schedule_step.betas'], rtol=1e-10, atol=0)
     t = x['ps_t']
@@ -83,7 +93,7 @@ def test_dit_reverse_step(dit):
     fixture.assert_close(step.log_variance.exp(), out['p_mean_variance.variance'])
     fixture.assert_close(step.x0, out['p_mean_variance.pred_xstart'], tol=2e-5)
     # the sampler takes one step for the whole batch; the fixture's samples stand at different ones
-    sampler = DDPMSampler(model.objective, 250)
+    sampler = DDPMSampler(model.objective, fixture.config['respacing_step'])
     for i, number in enumerate(t.tolist()):
         one = type(step)(*(tensor[i : i + 1] for tensor in step))
         drawn = sampler.step(one, number, lambda i=i: x['ps_noise'][i : i + 1])
@@ -94,17 +104,19 @@ def test_dit_reverse_step(dit):
 def test_dit_loop(dit):
     fixture, model, x, out = dit
     noise = iter([x['cfg_x'], *x['loop_noise']])
-    sampler = DDPMSampler(model.objective, 5)
+    sampler = DDPMSampler(model.objective, fixture.config['respacing_loop'])
     assert torch.equal(sampler.process.timestep_map, out['schedule_loop.timestep_map'])
-    sample = sampler(doubled(model.network, x['cfg_y']), lambda: next(noise))
+    sample = sampler(doubled(fixture, model.network, x['cfg_y']), lambda: next(noise))
     fixture.assert_close(sample, out['loop.sample'], tol=2e-5)
     # as the generator calls it: without the second half, which the released guidance ignores
-    noise = iter([x['cfg_x'][:2], *x['loop_noise'][:, :2]])
+    noise = iter([first_half(x['cfg_x']), *map(first_half, x['loop_noise'])])
     own = sampler(
-        lambda noisy, t: model.network.forward_with_cfg(noisy, t, x['cfg_y'][:2], 1.5, model.cfg_channels),
+        lambda noisy, t: model.network.forward_with_cfg(
+            noisy, t, first_half(x['cfg_y']), fixture.config['cfg_scale'], model.cfg_channels
+        ),
         lambda: next(noise),
     )
-    fixture.assert_close(own, out['loop.sample'][:2], tol=2e-5)
+    fixture.assert_close(own, first_half(out['loop.sample']), tol=2e-5)
 
 
 @torch.no_grad()
@@ -129,7 +141,9 @@ def test_sit_sde(sit):
         return model.network(noisy, t, x['z_y'])
 
     noise = iter([x['z'], *x['sde_noise']])
-    states = list(SDESampler(LinearInterpolant(), num_steps=10).states(field, lambda: next(noise)))
+    states = list(
+        SDESampler(LinearInterpolant(), num_steps=fixture.config['sde_steps']).states(field, lambda: next(noise))
+    )
     fixture.assert_close(torch.stack(states), out['sde.states'], tol=1e-5)
     assert 2 * len(calls) == out['sde.model_calls'].item()
 
@@ -142,18 +156,23 @@ def test_sit_ode(sit):
         return model.network(noisy, t, x['z_y'])
 
     interpolant = LinearInterpolant()
-    states = ODESampler(interpolant).integrate(field, x['z'], torch.linspace(0, 1, 5))
+    states = ODESampler(interpolant).integrate(field, x['z'], torch.linspace(0, 1, fixture.config['ode_points']))
     assert (states - out['ode.states']).abs().max() < 1e-2
     tight = ODESampler(interpolant, atol=1e-6, rtol=1e-6)
     assert (tight(field, lambda: x['z']) - out['ode_tight.final']).abs().max() < 3e-4
-    fixture.assert_close(ODESampler(interpolant, 'euler', 4)(field, lambda: x['z']), out['ode_euler.final'])
-    guided = doubled(model.network, x['cfg_y'])
+    fixture.assert_close(
+        ODESampler(interpolant, 'euler', fixture.config['ode_points'] - 1)(field, lambda: x['z']),
+        out['ode_euler.final'],
+    )
+    guided = doubled(fixture, model.network, x['cfg_y'])
     assert (tight(guided, lambda: x['cfg_x']) - out['ode_cfg_tight.final']).abs().max() < 3e-4
     half = tight(
-        lambda noisy, t: model.network.forward_with_cfg(noisy, t, x['cfg_y'][:2], 1.5, model.cfg_channels),
-        lambda: x['cfg_x'][:2],
+        lambda noisy, t: model.network.forward_with_cfg(
+            noisy, t, first_half(x['cfg_y']), fixture.config['cfg_scale'], model.cfg_channels
+        ),
+        lambda: first_half(x['cfg_x']),
     )
-    assert (half - out['ode_cfg_tight.final'][:2]).abs().max() < 3e-4
+    assert (half - first_half(out['ode_cfg_tight.final'])).abs().max() < 3e-4
     assert (ODESampler(interpolant)(guided, lambda: x['cfg_x']) - out['ode_cfg.final']).abs().max() < 1e-2
 
 

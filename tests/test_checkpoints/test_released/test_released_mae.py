@@ -46,7 +46,11 @@ def build(config):
 @torch.no_grad()
 def test_pretraining_equals_the_released_codes(golden):
     fixture = golden('mae')
-    converted = convert_released(fixture.weights, num_heads=3, decoder_num_heads=4)
+    converted = convert_released(
+        fixture.weights,
+        num_heads=fixture.model['backbone']['arch']['num_heads'],
+        decoder_num_heads=fixture.model['neck']['decoder_num_heads'],
+    )
     assert converted.family == 'mae'
     model = build(converted.model).eval()
     model.load_state_dict(converted.state_dict)
@@ -64,7 +68,7 @@ def test_pretraining_equals_the_released_codes(golden):
 
     model.neck.init_weights()
     fixture.assert_close(model.neck.decoder_pos_embed, out['init.decoder_pos_embed'])
-    table = model.backbone.rotary(model.backbone.rotary_positions((4, 4)))
+    table = model.backbone.rotary(model.backbone.rotary_positions(fixture.grid))
     fixture.assert_close(table.cos[:, 0], out['rope.table.real'])
     fixture.assert_close(table.sin[:, 0], out['rope.table.imag'])
 
@@ -74,7 +78,7 @@ def test_pretraining_equals_the_released_codes(golden):
 def test_downstream_backbone_equals_the_released_codes(golden, variant):
     fixture = golden('mm_plain')
     settings = fixture.info['config']['variants'][variant]
-    converted = convert_released(fixture.weights, num_heads=3, **settings)
+    converted = convert_released(fixture.weights, num_heads=fixture.model['arch']['num_heads'], **settings)
     assert converted.family == 'mm_plain'
     config = dict(converted.model)
     assert config.pop('type') == 'VisionLLaMA'

@@ -49,7 +49,7 @@ def build(converted):
 @torch.no_grad()
 def test_logits_equal_the_released_codes(golden, alpha):
     fixture = golden('illama')
-    converted = convert_released(fixture.weights, num_heads=2)
+    converted = convert_released(fixture.weights, num_heads=fixture.model['num_heads'])
     assert converted.family == 'illama'
     backbone, head = build(converted)
     assert sum(v.numel() for v in converted.state_dict.values()) == fixture.info['num_params']
@@ -62,9 +62,9 @@ def test_logits_equal_the_released_codes(golden, alpha):
 @torch.no_grad()
 def test_a_converted_model_starts_causal_and_never_rescales(golden):
     fixture = golden('illama')
-    backbone, head = build(convert_released(fixture.weights, num_heads=2))
+    backbone, head = build(convert_released(fixture.weights, num_heads=fixture.model['num_heads']))
     fixture.assert_close(head(backbone(fixture.inputs['image'])[0]), fixture.outputs['logits.alpha0'])
-    table = backbone.rotary(backbone.rotary_positions((4, 4)))
+    table = backbone.rotary(backbone.rotary_positions(fixture.grid))
     fixture.assert_close(table.cos[:, 0], fixture.outputs['rope.table.real'])
     fixture.assert_close(table.sin[:, 0], fixture.outputs['rope.table.imag'])
 

@@ -1,0 +1,166 @@
+"""The autograd functions against the formulas whose place they take."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from mmvisionllama.layers import (
+    AttentionContext,
+    RotaryAttention,
+    RotaryEmbedding,
+    SwiGLU,
+    TransformerBlock,
+    apply_rotary,
+    build_norm,
+    gather_table,
+    kernels,
+    rotate_qkv,
+    use_kernels,
+)
+from mmvisionllama.layers.feedforward import silu_mul
+
+
+def table_for(kind):
+    rotary = RotaryEmbedding(8, 2, share_heads=kind != 'per head', ratio=0.5 if kind == 'partial' else 1.0)
+    table = rotary(rotary.positions((2, 3), dtype=torch.float64))
+    return gather_table(table, torch.stack((torch.randperm(6), torch.randperm(6)))) if kind == 'gathered' else table
+
+
+def results(function, *inputs):
+    """Outputs, gradients and gradients of the gradients."""
+    outs = function(*inputs)
+    outs = outs if isinstance(outs, tuple) else (outs,)
+    grads = torch.autograd.grad(sum(out.pow(3).sum() for out in outs), inputs, create_graph=True)
+    return *outs, *grads, *torch.autograd.grad(sum(grad.pow(2).sum() for grad in grads), inputs)
+
+
+CASES = {
+    **{f'q alone, {kind}': kind for kind in ('shared', 'per head', 'partial', 'gathered')},
+    **{f'packed, {kind}': kind for kind in ('shared', 'per head', 'partial', 'gathered')},
+    'gate': None,
+}
+
+
+def case(name):
+    torch.manual_seed(0)
+    kind = CASES[name]
+    if name == 'gate':
+        return silu_mul, torch.randn(2, 3, 5, 7, dtype=torch.float64, requires_grad=True).unbind(0)
+    table = table_for(kind)
+    if name.startswith('q alone'):
+        return lambda x: apply_rotary(x, table), (torch.randn(2, 6, 2, 8, dtype=torch.float64, requires_grad=True),)
+    return lambda x: rotate_qkv(x, table), (torch.randn(2, 6, 3, 2, 8, dtype=torch.float64, requires_grad=True),)
+
+
+@pytest.mark.parametrize('name', CASES)
+def test_values_and_both_derivatives(name):
+    function, inputs = case(name)
+    with use_kernels(True):
+        ours = results(function, *inputs)
+    with use_kernels(False):
+        plain = results(function, *inputs)
+    for a, b in zip(ours, plain):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
+
+
+def first(outs):
+    return outs[0] if isinstance(outs, tuple) else outs
+
+
+def function_names(out):
+    """Names of the autograd nodes behind an output."""
+    names, todo = set(), [out.grad_fn]
+    while todo:
+        node = todo.pop()
+        if node is not None:
+            names.add(type(node).__name__)
+            todo += [parent for parent, _ in node.next_functions]
+    return names
+
+
+@pytest.mark.parametrize('name', CASES)
+def test_the_switch_switches(name):
+    function, inputs = case(name)
+    ours = {'_RotateBackward', '_RotateQKVBackward', '_SiLUMulBackward'}
+    assert function_names(first(function(*inputs))) & ours
+    with use_kernels(False):
+        assert not function_names(first(function(*inputs))) & ours
+    assert function_names(first(function(*inputs))) & ours
+
+
+def test_the_environment_switches():
+    code = 'from mmvisionllama.layers import kernels; print(kernels.usable())'
+    for value, expected in (('0', 'False'), ('1', 'True')):
+        env = dict(os.environ, MMVISIONLLAMA_KERNELS=value)
+        out = subprocess.run([sys.executable, '-c', code], env=env, capture_output=True, text=True, check=True).stdout
+        assert out.split()[-1] == expected
+
+
+def test_compiled_graphs_are_of_the_formulas():
+    block = TransformerBlock(
+        RotaryAttention(16, 2),
+        SwiGLU(16, 24),
+        *(build_norm(dict(type='LN'), 16) for _ in range(2)),
+        embed_dims=16,
+        layer_scale_init_value=0.5,
+    )
+    rotary, x = RotaryEmbedding(8), torch.randn(2, 6, 16)
+    context = AttentionContext(rotary(rotary.positions((2, 3))))
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph
+
+    compiled = torch.compile(block, backend=backend, fullgraph=True)
+    torch.testing.assert_close(compiled(x, context), block(x, context))
+    targets = {str(node.target) for node in graphs[0].graph.nodes}
+    assert 'autograd' not in ' '.join(targets).lower() and any('silu' in target for target in targets)
+
+
+def test_function_transforms_see_the_formulas():
+    ffn = SwiGLU(4, 6)
+    params = dict(ffn.named_parameters())
+
+    def loss(params, x):
+        return torch.func.functional_call(ffn, params, (x,)).square().sum()
+
+    x = torch.randn(3, 5, 4)
+    per_sample = torch.func.vmap(torch.func.grad(loss), (None, 0))(params, x)
+    total = torch.autograd.grad(loss(params, x), list(params.values()))
+    for ours, expected in zip(per_sample.values(), total):
+        torch.testing.assert_close(ours.sum(0), expected)
+
+
+def test_they_keep_less_for_the_backward_pass():
+    """The plain gate keeps silu(gate) and its product besides gate and up; here only the two inputs are kept."""
+
+    def saved(function, *inputs):
+        storages = {}
+
+        def pack(tensor):
+            storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            out = function(*inputs)
+        return sum(storage.nbytes() for storage in storages.values()), out
+
+    gate, up = torch.randn(2, 64, 32, requires_grad=True).unbind(0)
+    ours, _ = saved(silu_mul, gate, up)
+    plain, _ = saved(lambda a, b: F.silu(a) * b, gate, up)
+    assert ours == 2 * gate.numel() * 4 or ours == gate.untyped_storage().nbytes()
+    assert plain == ours + gate.numel() * 4
+
+
+def test_half_precision_tables_are_refused():
+    rotary = RotaryEmbedding(8)
+    table = rotary(rotary.positions((2, 2)))
+    for enabled in (True, False):
+        with use_kernels(enabled), pytest.raises(TypeError, match='fp32 or fp64'):
+            apply_rotary(torch.randn(1, 4, 1, 8), type(table)(*(t.half() for t in table)))
+    assert kernels.usable()
