@@ -101,12 +101,12 @@ def train_step(model: nn.Module, latents: torch.Tensor, labels: torch.Tensor):
 def sampling_step(model: nn.Module, latents: torch.Tensor, labels: torch.Tensor):
     """One reverse step of the 250, guided."""
     sampler = DDPMSampler(model.objective, 250)
-    t = torch.full((len(latents),), 100)
+    t = torch.full((len(latents),), 100, device=latents.device)
 
     def call():
         model.eval()
         with torch.no_grad():
-            steps = sampler.process.timestep_map[t].to(latents.device)
+            steps = sampler.process.network_time(t)
             output = model.network.forward_with_cfg(latents, steps, labels, 1.5)
             return sampler.step(sampler.process.reverse(output, latents, t), 100, lambda: torch.randn_like(latents))
 

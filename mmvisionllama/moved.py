@@ -32,7 +32,7 @@ MODULES: Dict[str, Sequence[str]] = {
     'engine.full_precision': ('engine.hooks.full_precision',),
     'engine.launch': ('launch', 'launch.testing', 'launch.config', 'datasets.checks'),
     'engine.layer_decay': ('engine.optimizers.layer_decay',),
-    'engine.quantization': ('engine.hooks.quantization',),
+    'engine.quantization': ('engine.hooks.quantization_aware',),
     'engine.reseed': ('engine.hooks.reseed',),
     'engine.soft_mask': ('engine.hooks.soft_mask',),
     'generation.data': ('generation.labelled_images',),

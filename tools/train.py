@@ -24,7 +24,12 @@ def parse_args() -> argparse.Namespace:
         const='auto',
         help='continue from this checkpoint; without a path, from the newest one of the work directory if there is one',
     )
-    parser.add_argument('--amp', action='store_true', help='mixed precision: float16 on GPUs, bfloat16 without one')
+    parser.add_argument(
+        '--amp',
+        action='store_true',
+        help='mixed precision: bfloat16, or float16 with loss scaling on GPUs without it and with '
+        '--cfg-options optim_wrapper.dtype=float16',
+    )
     parser.add_argument('--no-validate', action='store_true', help='do not evaluate during training')
     parser.add_argument(
         '--auto-scale-lr',

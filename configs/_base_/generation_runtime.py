@@ -29,7 +29,8 @@ custom_hooks = [
 env_cfg = dict(
     cudnn_benchmark=False,
     mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0),
-    dist_cfg=dict(backend='nccl'),  # tools/train.py takes gloo where there is no GPU
+    # tools/train.py takes gloo where there is no GPU; seconds, for the metrics that the first process computes alone
+    dist_cfg=dict(backend='nccl', timeout=7200),
 )
 
 visualizer = dict(type='Visualizer', vis_backends=[dict(type='LocalVisBackend')])

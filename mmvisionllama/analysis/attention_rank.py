@@ -21,9 +21,12 @@ class AttentionRecorder(TorchFunctionMode):
         callback: Called with the weights ``(B, h, N, M)``.
 
     Examples:
+        >>> from mmvisionllama.layers import RotaryAttention
         >>> maps = []
         >>> with torch.no_grad(), AttentionRecorder(maps.append):
-        ...     model(images)
+        ...     _ = RotaryAttention(16, 2)(torch.rand(1, 9, 16))
+        >>> maps[0].shape
+        torch.Size([1, 2, 9, 9])
     """
 
     def __init__(self, callback: Callable[[Tensor], Any]) -> None:
@@ -111,12 +114,14 @@ class RankMeter:
         rtol: See :func:`numerical_rank`.
 
     Examples:
-        >>> meter = RankMeter()
+        >>> from mmvisionllama.layers import RotaryAttention
+        >>> model, meter = RotaryAttention(16, 2), RankMeter()
         >>> with torch.no_grad():
-        ...     for images in batches:
+        ...     for tokens in torch.rand(3, 1, 9, 16):
         ...         with meter.record():
-        ...             model(images)
-        >>> meter.result()[0].effective_rank
+        ...             _ = model(tokens)
+        >>> 1 <= meter.result()[0].effective_rank <= 9
+        True
     """
 
     def __init__(self, rtol: float = 1e-2) -> None:

@@ -123,7 +123,9 @@ def strict_pretrained(init_cfg: Optional[Union[dict, list]]) -> Optional[Union[d
     cfgs = [init_cfg] if isinstance(init_cfg, dict) else list(init_cfg)
     kinds = ('Pretrained', 'StrictPretrained')
     strict = [dict(cfg, type='StrictPretrained') for cfg in cfgs if cfg.get('type') in kinds]
-    return [cfg for cfg in cfgs if cfg.get('type') not in kinds] + strict if strict else init_cfg
+    if not strict:
+        return init_cfg
+    return strict[0] if isinstance(init_cfg, dict) else [cfg for cfg in cfgs if cfg.get('type') not in kinds] + strict
 
 
 def resolved_norm(cfg: dict) -> dict:

@@ -93,5 +93,6 @@ def coco_classes(dataset: dict, scope: Optional[str] = None) -> Sequence[str]:
     """Names of the classes of an mmdetection data set's config, in the order of their labels."""
     classes = (dataset.get('metainfo') or {}).get('classes')
     if classes is None:
-        classes = dataset_class(dataset, scope).METAINFO['classes']
+        cls = dataset_class(dataset, scope or 'mmdet')
+        classes = cls.METAINFO['classes']
     return list_from_file(classes) if isinstance(classes, str) else classes

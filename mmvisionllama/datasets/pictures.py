@@ -1,7 +1,7 @@
 """Reading image files, with errors that name the file."""
 
 import io
-from typing import Optional
+from typing import Optional, Tuple
 
 from mmengine import fileio
 
@@ -13,6 +13,12 @@ def upright(image):
     from PIL import ImageOps
 
     return ImageOps.exif_transpose(image)
+
+
+def upright_size(image) -> Tuple[int, int]:
+    """Width and height of :func:`upright`'s image, without making it."""
+    turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)  # the orientations that exchange the axes
+    return image.size[::-1] if turned else image.size
 
 
 def read(path: str, what: str, backend_args: Optional[dict] = None):

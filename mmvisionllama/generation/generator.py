@@ -4,7 +4,7 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 
 import torch
 from mmengine.config import Config
-from mmengine.model import BaseModel
+from mmengine.model import BaseDataPreprocessor, BaseModel
 from mmengine.registry import MODELS, TASK_UTILS
 from torch import Tensor
 
@@ -20,6 +20,33 @@ from .samplers import SampleNoise, build_sampler
 def to_uint8(images: Tensor) -> Tensor:
     """Images in [-1, 1] to 0 ... 255, rounded."""
     return (127.5 * images + 128).clamp(0, 255).to(torch.uint8)
+
+
+@MODELS.register_module()
+class LabelledBatchPreprocessor(BaseDataPreprocessor):
+    """mmengine's, which moves a batch to the device, after a look at its labels on the host.
+
+    A label out of range is an assertion on the device, and the null class's has a row of its own, which a data set with
+    one class too many would train in silence. On the device the look would wait for the step before.
+
+    Args:
+        num_classes: Labels are 0 ... num_classes - 1.
+        non_blocking: As in mmengine.
+    """
+
+    def __init__(self, num_classes: int, non_blocking: bool = False) -> None:
+        super().__init__(non_blocking)
+        self.num_classes = num_classes
+
+    def forward(self, data: dict, training: bool = False) -> dict:
+        """See the class.
+
+        Raises:
+            ValueError: For a label out of range.
+        """
+        if 'labels' in data:
+            check_labels(data['labels'], self.num_classes)
+        return super().forward(data, training)
 
 
 @MODELS.register_module()
@@ -39,7 +66,7 @@ class ImageGenerator(BaseModel):
         cfg_channels: ``'all'`` latent channels are guided, or ``'first_three'``.
         flip_prob: Probability of mirroring a training image.
         seed: Seed of ``predict`` mode.
-        data_preprocessor: As in mmengine.
+        data_preprocessor: As in mmengine; by default a :class:`LabelledBatchPreprocessor`.
         init_cfg: As in mmengine.
 
     Raises:
@@ -63,6 +90,8 @@ class ImageGenerator(BaseModel):
     ) -> None:
         super().__init__(data_preprocessor, init_cfg)
         self.network = MODELS.build(network)
+        if data_preprocessor is None:
+            self.data_preprocessor = LabelledBatchPreprocessor(self.network.num_classes)
         self.objective = TASK_UTILS.build(objective)
         self.sampler = build_sampler(sampler, self.objective)
         self.codec = TASK_UTILS.build(codec or dict(type='PixelCodec'))
@@ -125,10 +154,10 @@ class ImageGenerator(BaseModel):
         """Training losses, averaged over the batch. Everything random in training is drawn here.
 
         Raises:
-            ValueError: For a class out of range. (The null class has a row of its own, which a data set with one class
-                too many would train in silence.)
+            ValueError: For a class out of range among labels on the host; the Runner's batches were looked at there.
         """
-        check_labels(labels, self.network.num_classes)
+        if labels.device.type == 'cpu':
+            check_labels(labels, self.network.num_classes)
         if moments is not None:
             latents = self.codec.sample(moments)
         else:

@@ -13,10 +13,12 @@ from typing import Any, Dict, List, Optional, Sequence
 import numpy as np
 import torch
 from mmengine.device import get_device
+from mmengine.dist import broadcast, broadcast_object_list
 from mmengine.evaluator import BaseMetric
 from mmengine.registry import METRICS, TASK_UTILS
 from torch import Tensor
 
+from .neighbours import full_precision, precision_recall
 from .pictures import iterate_npz, npz_header
 
 Features = Dict[str, np.ndarray]
@@ -62,50 +64,8 @@ def inception_score(logits: np.ndarray, split_size: int = 5000) -> float:
     return float(np.mean(scores))
 
 
-def _squared_distances(one: Tensor, two: Tensor) -> Tensor:
-    """``(N, D)`` and ``(M, D)`` to ``(N, M)``."""
-    product = one @ two.T
-    return (one.square().sum(1)[:, None] + two.square().sum(1) - 2 * product).clamp_(min=0)
-
-
-def _radii(features: Tensor, neighbour: int, chunk: int) -> Tensor:
-    """Squared distance of each row to its k-th nearest other row."""
-    return torch.cat(
-        [
-            _squared_distances(part, features).kthvalue(neighbour + 1, dim=1).values  # the nearest is the row itself
-            for part in features.split(chunk)
-        ]
-    )
-
-
-def precision_recall(
-    samples: np.ndarray, reference: np.ndarray, neighbour: int = 3, chunk: int = 1000
-) -> Dict[str, float]:
-    """Improved precision and recall (Kynkaanniemi et al., the paper's [34]) of features ``(N, D)`` and ``(M, D)``.
-
-    Precision is the part of the samples that lie in the ball of some reference image, whose radius is the distance to
-    its k-th nearest reference image; recall the same with the roles exchanged.
-
-    Raises:
-        ValueError: For sets that have no k-th neighbour.
-    """
-    if min(len(samples), len(reference)) <= neighbour:
-        raise ValueError(
-            f'precision and recall with {neighbour} neighbours need more images than that, '
-            f'got {len(samples)} and {len(reference)}'
-        )
-    samples, reference = (torch.as_tensor(np.asarray(x, dtype=np.float64)) for x in (samples, reference))
-
-    def covered(points: Tensor, centres: Tensor) -> float:
-        radii = _radii(centres, neighbour, chunk)
-        inside = [(_squared_distances(part, centres) <= radii).any(dim=1) for part in points.split(chunk)]
-        return torch.cat(inside).double().mean().item()
-
-    return dict(precision=covered(samples, reference), recall=covered(reference, samples))
-
-
 def compare(
-    samples: Features, reference: Dict[str, Any], neighbour: int = 3, split_size: int = 5000
+    samples: Features, reference: Dict[str, Any], neighbour: int = 3, split_size: int = 5000, device: str = 'cpu'
 ) -> Dict[str, float]:
     """Every metric that the features allow.
 
@@ -114,15 +74,22 @@ def compare(
         reference: From :func:`load_reference`.
         neighbour: k of precision and recall.
         split_size: Samples per split of the inception score.
+        device: Where the distances of precision and recall are computed.
     """
+    results = distribution_metrics(samples, reference, split_size)
+    if 'pool' in reference['features']:
+        results.update(precision_recall(samples['pool'], reference['features']['pool'], neighbour, device=device))
+    return results
+
+
+def distribution_metrics(samples: Features, reference: Dict[str, Any], split_size: int = 5000) -> Dict[str, float]:
+    """Those of :func:`compare` that need no distances: inception score, FID and sFID."""
     results = {}
     if 'logits' in samples:
         results['IS'] = inception_score(samples['logits'], split_size)
     for name, key in (('FID', 'pool'), ('sFID', 'spatial')):
         if key in samples and key in reference['statistics']:
             results[name] = frechet_distance(statistics(samples[key]), reference['statistics'][key])
-    if 'pool' in reference['features']:
-        results.update(precision_recall(samples['pool'], reference['features']['pool'], neighbour))
     return results
 
 
@@ -171,7 +138,8 @@ class InceptionFeatures:
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Dict[str, Tensor]:
         """uint8 images ``(B, 3, height, width)`` to features, each ``(B, D)`` on the CPU; runs where the images are."""
-        pool, logits = self.network.to(images.device)(images)
+        with full_precision():
+            pool, logits = self.network.to(images.device)(images)
         return dict(pool=pool.cpu(), spatial=self._spatial.float().cpu(), logits=logits.cpu())
 
 
@@ -263,6 +231,7 @@ class GenerationMetric(BaseMetric):
         self.reference = load_reference(reference, self.extractor, device=get_device())
         self.neighbour = neighbour
         self.split_size = split_size
+        self._collected: Optional[np.ndarray] = None
 
     def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
         """Extracts the features of one batch of samples."""
@@ -271,8 +240,35 @@ class GenerationMetric(BaseMetric):
         for row, sample in enumerate(data_samples):
             self.results.append((sample['index'], {key: value[row] for key, value in features.items()}))
 
+    def evaluate(self, size: int) -> Dict[str, float]:
+        """As in mmengine, but that the processes share the distances of precision and recall."""
+        results = super().evaluate(size)
+        if 'pool' in self.reference['features']:
+            found = precision_recall(
+                self._pool(),
+                self.reference['features']['pool'],
+                self.neighbour,
+                device=get_device(),
+                shared=True,
+            )
+            results.update({f'{self.prefix}/{key}' if self.prefix else key: value for key, value in found.items()})
+        return results
+
+    def _pool(self) -> np.ndarray:
+        """The features that the first process has collected, in every process."""
+        pool, self._collected = self._collected, None
+        shape = [None if pool is None else pool.shape]
+        broadcast_object_list(shape)
+        pool = torch.empty(shape[0]) if pool is None else torch.from_numpy(pool).float()
+        broadcast(pool)
+        return pool.numpy()
+
     def compute_metrics(self, results: list) -> Dict[str, float]:
-        """Metrics of all samples; one that a padded loader gave twice counts once."""
+        """Metrics of all samples, without precision and recall; a sample that a padded loader gave twice counts once.
+
+        mmengine calls it in the first process alone.
+        """
         unique = dict(results)
         features = _stack([{k: v[None] for k, v in unique[index].items()} for index in sorted(unique)])
-        return compare(features, self.reference, self.neighbour, self.split_size)
+        self._collected = features.get('pool')
+        return distribution_metrics(features, self.reference, self.split_size)

@@ -47,7 +47,10 @@ class SampleNoise:
     def __call__(self) -> Tensor:
         """The next draw, ``(B, *shape)``, fp32."""
         draws = [stream.standard_normal(self.shape, dtype=np.float32) for stream in self.streams]
-        return torch.from_numpy(np.stack(draws)).to(self.device)
+        draws = torch.from_numpy(np.stack(draws))
+        if self.device is not None and torch.device(self.device).type == 'cuda':
+            draws = draws.pin_memory()  # so that the copy does not wait for the work before it
+        return draws.to(self.device, non_blocking=True)
 
 
 def times(t: float, x: Tensor) -> Tensor:
@@ -70,8 +73,8 @@ class _DiffusionSampler:
         x = noise()
         yield x
         for step in reversed(range(self.process.num_timesteps)):
-            t = torch.full((len(x),), step, dtype=torch.int64)
-            output = model(x, self.process.timestep_map[t].to(x.device))
+            t = torch.full((len(x),), step, device=x.device, dtype=torch.int64)
+            output = model(x, self.process.network_time(t))
             x = self.step(self.process.reverse(output, x, t, self.clip), step, noise)
             yield x
 

@@ -4,7 +4,7 @@ from ..errors import LaunchError
 from .checks import check_checkpoint, check_data, check_names, check_pretrained
 from .cli import run_cli
 from .config import default_work_dir, iter_datasets, load_config, missing_library, prepare_dataloaders
-from .runner import build_runner, init_cpu_group
+from .runner import build_runner, init_cpu_group, set_matmul_precision
 from .testing import prepare_test, show_predictions, test, use_tta
 from .training import prepare_train, use_amp
 
@@ -24,6 +24,7 @@ __all__ = [
     'prepare_test',
     'prepare_train',
     'run_cli',
+    'set_matmul_precision',
     'show_predictions',
     'test',
     'use_amp',

@@ -2,15 +2,26 @@
 
 import os
 import subprocess
+from datetime import timedelta
+from typing import Optional
 
 import torch
 from mmengine.config import Config
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
+from ..errors import LaunchError
 
-def init_cpu_group(launcher: str) -> bool:
+#: torch's names: fp32; TF32; bfloat16 products where the GPU has no better
+MATMUL_PRECISIONS = ('highest', 'high', 'medium')
+
+
+def init_cpu_group(launcher: str, timeout: Optional[float] = None) -> bool:
     """Starts a gloo process group when no GPU is visible; mmengine's own start-up always asks for one.
+
+    Args:
+        launcher: As in :func:`prepare_train`.
+        timeout: Seconds that a process waits for the others; by default torch's 30 minutes.
 
     Returns:
         bool: Whether the group was started here.
@@ -23,13 +34,31 @@ def init_cpu_group(launcher: str) -> bool:
         os.environ.setdefault('MASTER_PORT', '29500')
         for ours, slurm in (('RANK', 'PROCID'), ('WORLD_SIZE', 'NTASKS'), ('LOCAL_RANK', 'LOCALID')):
             os.environ[ours] = os.environ[f'SLURM_{slurm}']
-    torch.distributed.init_process_group('gloo')
+    torch.distributed.init_process_group('gloo', timeout=None if timeout is None else timedelta(seconds=timeout))
     return True
+
+
+def set_matmul_precision(cfg: Config) -> None:
+    """Lets a GPU multiply fp32 matrices in TF32, or as ``env_cfg.matmul_precision`` says (``'highest'``: in fp32).
+
+    TF32 has fp32's range and 10 bits of mantissa. Positions never see it: tables are made by broadcast products.
+
+    Raises:
+        LaunchError: For another value than torch's ``'highest'``, ``'high'`` and ``'medium'``.
+    """
+    precision = cfg.get('env_cfg', {}).get('matmul_precision', 'high')
+    if precision not in MATMUL_PRECISIONS:
+        raise LaunchError(
+            f'env_cfg.matmul_precision is {precision!r}: choose {", ".join(map(repr, MATMUL_PRECISIONS))}'
+        )
+    if torch.cuda.is_available():
+        torch.set_float32_matmul_precision(precision)
 
 
 def build_runner(cfg: Config) -> Runner:
     """Runner of a config; without a GPU it trains on the CPU, several processes over gloo."""
-    if init_cpu_group(cfg.launcher):
+    set_matmul_precision(cfg)
+    if init_cpu_group(cfg.launcher, cfg.get('env_cfg', {}).get('dist_cfg', {}).get('timeout')):
         # DistributedDataParallel takes no device on the CPU, and mmengine passes the local rank
         wrapper = dict(
             type='MMDistributedDataParallel',

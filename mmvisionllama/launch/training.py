@@ -26,7 +26,7 @@ def prepare_train(
         cfg: Config with ``work_dir`` set.
         resume: ``'auto'`` continues from the newest checkpoint of the work directory (from the start if there is
             none), a path from that checkpoint.
-        amp: Mixed precision; float16 with loss scaling unless the config says otherwise, bfloat16 on the CPU.
+        amp: Mixed precision, see :func:`use_amp`.
         auto_scale_lr: Scale the learning rate by the real batch size over ``auto_scale_lr.base_batch_size``.
         validate: Evaluate during training.
         launcher: ``'none'``, ``'pytorch'``, ``'slurm'`` or ``'mpi'``.
@@ -59,16 +59,27 @@ def prepare_train(
 
 
 def use_amp(cfg: Config) -> None:
-    """Switches the optimizer wrapper to mixed precision: float16 with loss scaling on GPUs, bfloat16 without one."""
-    kind = cfg.optim_wrapper.get('type', 'OptimWrapper')
+    """Switches the optimizer wrapper to mixed precision.
+
+    That is bfloat16 on the CPU and on GPUs that have it, float16 with loss scaling on others and where the config asks
+    for it: ``optim_wrapper.dtype='float16'`` or ``type='AmpOptimWrapper'``.
+    """
+    wrapper = cfg.optim_wrapper
+    kind = wrapper.get('type', 'OptimWrapper')
     if kind == 'AutocastOptimWrapper':
         return  # is mixed precision already
     if kind not in ('OptimWrapper', 'AmpOptimWrapper'):
         raise LaunchError(f'--amp works with OptimWrapper, and the config uses {kind}: set its precision in the config')
-    if torch.cuda.is_available():
-        cfg.optim_wrapper.type = 'AmpOptimWrapper'
-        cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
+    asked = kind == 'AmpOptimWrapper' or wrapper.get('dtype') == 'float16'
+    if torch.cuda.is_available() and (asked or not has_bfloat16()):
+        wrapper.type = 'AmpOptimWrapper'
+        wrapper.setdefault('loss_scale', 'dynamic')
     else:
-        cfg.optim_wrapper.type = 'AutocastOptimWrapper'
+        wrapper.type = 'AutocastOptimWrapper'
         for option in ('loss_scale', 'dtype'):
-            cfg.optim_wrapper.pop(option, None)
+            wrapper.pop(option, None)
+
+
+def has_bfloat16() -> bool:
+    """Whether the GPU computes in bfloat16 (NVIDIA: from Ampere on), not only emulates it."""
+    return bool(torch.version.hip) or torch.cuda.get_device_capability()[0] >= 8

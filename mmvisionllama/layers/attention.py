@@ -100,7 +100,7 @@ def attend(
             to ``(B, h, N, M)``. No fused kernel does this: it runs ``'eager'``.
         dropout: Dropout of the attention weights, already 0 in evaluation.
         backend: ``'sdpa'`` runs ``scaled_dot_product_attention``, ``'eager'`` writes the softmax out (for reference
-            and for hooks on the weights), ``'auto'`` picks the fastest that is installed.
+            and for hooks on the weights); ``'auto'`` is ``'sdpa'``, which chooses among torch's own kernels.
 
     Returns:
         Tensor: ``(B, h, N, d)``.

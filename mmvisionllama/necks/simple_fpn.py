@@ -53,6 +53,7 @@ class SimpleFPN(BaseModule):
         ValueError: For fewer than 4 levels or channels that 4 does not divide.
 
     Examples:
+        >>> import torch
         >>> neck = SimpleFPN(768)
         >>> [tuple(level.shape[2:]) for level in neck((torch.rand(1, 768, 50, 84),))]
         [(200, 336), (100, 168), (50, 84), (25, 42), (13, 21)]

@@ -8,12 +8,12 @@ import torch.nn.functional as F
 from mmvisionllama.analysis.attention_rank import (
     AttentionRecorder,
     RankMeter,
-    draw_ranks,
     effective_rank,
     numerical_rank,
     singular_values,
 )
 from mmvisionllama.backbones import PyramidVisionLLaMA, VisionLLaMA, iLLaMA
+from mmvisionllama.visualization.analyses import draw_ranks
 
 TINY = dict(embed_dims=16, num_layers=2, num_heads=2, feedforward_channels=16)
 

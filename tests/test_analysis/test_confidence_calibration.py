@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from mmvisionllama.analysis.confidence_calibration import draw_reliability, reliability
+from mmvisionllama.analysis.confidence_calibration import reliability
+from mmvisionllama.visualization.analyses import draw_reliability
 
 
 def slow_ece(scores, labels, bins):

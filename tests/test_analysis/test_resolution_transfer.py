@@ -13,7 +13,7 @@ from mmengine.registry import MODELS
 
 from mmvisionllama import launch
 from mmvisionllama.analysis import resolution_transfer as study
-from mmvisionllama.checkpoints import CheckpointError
+from mmvisionllama.errors import CheckpointError, OptionError
 
 ROOT = Path(__file__).parents[2]
 PYRAMID = dict(embed_dims=(8, 16), depths=(2, 2), num_heads=(1, 2), sr_ratios=(2, 1), feedforward_channels=(16, 16))
@@ -50,7 +50,7 @@ def test_pipeline_keeps_its_proportions():
 def test_pipeline_with_pairs():
     (step,) = study.scale_pipeline([dict(type='Resize', scale=(64, 32))], 48)
     assert step['scale'] == (96, 48)
-    with pytest.raises(launch.LaunchError, match='sets no size'):
+    with pytest.raises(OptionError, match='sets no size'):
         study.scale_pipeline(pipeline(), 64)
 
 
@@ -70,12 +70,13 @@ def test_variants(variant, expected):
     assert changed.get('cls_position') == (None if variant == '1d' else 'released')
 
 
-def test_variants_of_a_released_model():
-    backbone = dict(type='PyramidVisionLLaMA', key_position='released', rope_cfg=dict(scale='none'))
+@pytest.mark.parametrize('key_position', ['flat_index', 'released'])
+def test_variants_of_a_released_model(key_position):
+    backbone = dict(type='PyramidVisionLLaMA', key_position=key_position, rope_cfg=dict(scale='none'))
     variants = {name: study.rotary_variant(backbone, name) for name in ('as2d', '2d', 'ntk:5', '1d')}
-    assert variants['as2d']['rope_cfg'] == dict(scale='released')
+    assert variants['as2d']['rope_cfg'] == dict(scale='height', anchor_grid=(14, 14))
     assert variants['2d'] == backbone
-    assert variants['ntk:5']['rope_cfg'] == dict(scale='none', ntk_alpha=5, ntk_keys='released')
+    assert variants['ntk:5']['rope_cfg'] == dict(scale='none', ntk_alpha=5, ntk_keys='plain_base')
     assert 'key_position' not in variants['1d']
     for config in variants.values():
         MODELS.build({**config, 'arch': PYRAMID, 'out_indices': 1})
@@ -83,7 +84,7 @@ def test_variants_of_a_released_model():
 
 @pytest.mark.parametrize('variant', ['ntk', 'ntk:0', 'ntk:x', '3d'])
 def test_unknown_variant(variant):
-    with pytest.raises(launch.LaunchError, match='unknown variant'):
+    with pytest.raises(OptionError, match='unknown variant'):
         study.rotary_variant(dict(type='VisionLLaMA'), variant)
 
 
@@ -195,7 +196,7 @@ def test_command_line(experiment, tmp_path):
 def test_errors(experiment, tmp_path):
     config, checkpoint = experiment('plain')
     cfg = launch.load_config(config)
-    with pytest.raises(launch.LaunchError, match='positive'):
+    with pytest.raises(OptionError, match='positive'):
         study.evaluate(cfg, checkpoint, [0])
     with pytest.raises(CheckpointError, match='does not exist'):
         study.evaluate(cfg, str(tmp_path / 'none.pth'), [16])
@@ -203,5 +204,5 @@ def test_errors(experiment, tmp_path):
     cfg = launch.load_config(other_config, {'model.backbone.arch.embed_dims': 32})
     with pytest.raises(CheckpointError, match='does not fit the config'):
         study.evaluate(cfg, checkpoint, [16])
-    with pytest.raises(launch.LaunchError, match='classification configs'):
+    with pytest.raises(OptionError, match='classification configs'):
         study.evaluate(Config(dict(default_scope='mmseg', model=dict(backbone=dict()))), checkpoint, [16])

@@ -299,7 +299,7 @@ def test_builds_inside_mmpretrain():
         (dict(arch=dict(TINY, num_heads=(3, 1, 1, 1))), 'does not divide'),
         (dict(out_indices=4), 'out of range'),
         (dict(out_type='cls_token'), 'unknown out_type'),
-        (dict(gap_norm='twice'), 'unknown gap_norm'),
+        (dict(gap_norm='thrice'), 'unknown gap_norm'),
         (dict(gap_norm='twice'), "needs out_type='avg_featmap'"),
         (dict(norm_after_stage='flow'), 'norm_after_stage must be'),
         (dict(norm_after_stage=[True]), 'list of 4 booleans'),

@@ -223,8 +223,8 @@ class TestAnySizeAndState:
         model.layers[1].register_forward_hook(lambda module, args, out: seen.append((args[0], args[1], out)))
         with torch.autocast('cpu', dtype):
             model(torch.randn(1, 3, 64, 48))
-        ((x, rope, out),) = seen
-        assert x.dtype == out.dtype == rope.cos.dtype == torch.float32
+        ((x, context, out),) = seen
+        assert x.dtype == out.dtype == context.rope.cos.dtype == torch.float32
 
     def test_pure_half_model(self):
         model, image = tiny().eval(), torch.randn(1, 3, 64, 48)
@@ -503,4 +503,4 @@ class TestPretrained:
             nn.ModuleDict(dict(backbone=model))['backbone'].init_weights()
         for key, value in source.state_dict().items():
             assert torch.equal(model.state_dict()[key], value)
-        assert model.init_cfg['type'] == 'Pretrained'  # a second call would load again
+        assert model.init_cfg['type'] == 'StrictPretrained'  # a second call would load again

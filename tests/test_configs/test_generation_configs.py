@@ -173,3 +173,9 @@ def test_milestones_stay_and_one_rolling_checkpoint_moves(tmp_path, monkeypatch)
     assert Path((halves / 'last_checkpoint').read_text()).name == 'iter_23.pth'
     for key, value in resumed.items():
         torch.testing.assert_close(value, whole[key], rtol=0, atol=0)
+
+
+def test_waiting_for_the_first_process():
+    """Metrics of 50,000 images and a VAE's download take longer than the ten minutes that NCCL waits by default."""
+    for path in CONFIGS:
+        assert Config.fromfile(path).env_cfg.dist_cfg.timeout >= 3600, path

@@ -12,10 +12,6 @@ STAGE1 = 'visionllama-{}_8xb256-800e_in1k{}.py'
 STAGE2 = 'visionllama-{}_8xb64-20e_in1k{}.py'
 
 
-#: the ledger's switch of C6
-SHARES = dict(_delete_=True, type='CrossEntropyLoss', use_sigmoid=True, loss_weight=1 / 1000)
-
-
 def load(pattern, *parts):
     return Config.fromfile(FOLDER / pattern.format(*parts))
 
@@ -126,7 +122,7 @@ def test_what_decays():
 
 
 def test_loss_is_a_mean():
-    """Over samples and classes, whose targets are 1 wherever a mixed image has a share; the switch keeps the shares."""
+    """Over samples and classes, of targets that are all present or absent."""
     pytest.importorskip('mmpretrain.models')
     from mmengine.registry import MODELS, init_default_scope
     from mmpretrain.structures import DataSample
@@ -136,14 +132,25 @@ def test_loss_is_a_mean():
     head = MODELS.build(cfg.model.head)
     head.init_weights()
     assert 0.015 < head.layers.head.weight.std() < 0.025
-    feats, targets = torch.randn(3, 384), torch.zeros(3, 1000)
-    targets[:, 7], targets[1, 7], targets[1, 9] = 1.0, 0.3, 0.7
-    samples = [DataSample().set_gt_score(target) for target in targets]
-    expected = torch.nn.functional.binary_cross_entropy_with_logits(head((feats,)), targets.gt(0).float())
-    assert head.loss((feats,), samples)['loss'].item() == pytest.approx(expected.item(), rel=1e-5)
+    feats, targets = torch.randn(3, 384), torch.rand(3, 1000) * (torch.rand(3, 1000) < 0.5)
+    loss = head.loss((feats,), [DataSample().set_gt_score(target) for target in targets])['loss']
+    expected = torch.nn.functional.binary_cross_entropy_with_logits(head((feats,)), targets.sign())
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
 
-    cfg.merge_from_dict({'model.head.loss': SHARES})
-    soft = MODELS.build(cfg.model.head)
-    soft.load_state_dict(head.state_dict())
-    expected = torch.nn.functional.binary_cross_entropy_with_logits(head((feats,)), targets)
-    assert soft.loss((feats,), samples)['loss'].item() == pytest.approx(expected.item(), rel=1e-5)
+
+def test_mixing_ratios_as_targets():
+    """The switch of the first stage, a mean as well: the gradient of a mixed image's minor class changes its sign."""
+    pytest.importorskip('mmpretrain.models')
+    from mmengine.registry import MODELS, init_default_scope
+
+    init_default_scope('mmpretrain')
+    cfg = load(STAGE1, 'small-p16', '')
+    soft = dict(type='CrossEntropyLoss', use_sigmoid=True, loss_weight=1 / 1000)
+    targets = torch.zeros(1, 1000)
+    targets[0, 3], targets[0, 7] = 0.7, 0.3
+    gradients = []
+    for loss in (cfg.model.head.loss, soft):
+        scores = torch.zeros(1, 1000, requires_grad=True)
+        MODELS.build(loss)(scores, targets, avg_factor=1).backward()
+        gradients.append((1000 * scores.grad[0, [3, 7, 0]]).tolist())
+    assert gradients == [pytest.approx([-0.5, -0.5, 0.5]), pytest.approx([-0.2, 0.2, 0.5])]

@@ -9,7 +9,7 @@ import torch
 
 from mmvisionllama.generation import DiTLLaMA
 from mmvisionllama.generation.dit_llama import guide, sincos_embedding
-from mmvisionllama.layers import grid_positions
+from mmvisionllama.layers import AttentionContext, grid_positions
 
 ROOT = Path(__file__).parents[2]
 TINY = dict(embed_dims=48, num_layers=2, num_heads=4)
@@ -136,7 +136,7 @@ def test_forward_backward(kwargs):
 def test_starts_at_zero_with_identity_blocks():
     network = DiTLLaMA(TINY, num_classes=5, anchor=8)
     tokens, cond = torch.randn(2, 16, 48), torch.randn(2, 48)
-    assert torch.equal(network.layers[0](tokens, None, cond), tokens)
+    assert torch.equal(network.layers[0](tokens, AttentionContext(), cond), tokens)
     assert not network(*inputs()).any()
 
 
@@ -159,7 +159,7 @@ def test_any_size_uses_the_anchor():
     network(torch.randn(1, 4, 16, 8), torch.tensor([3]), torch.tensor([1]))
     positions = grid_positions((8, 4), (4, 4))
     assert positions[:, 1].max() == 3.5 and positions[:, 0].max() == 3  # twice as many rows on the same range
-    assert torch.equal(seen[0].cos, network.rotary(positions).cos)
+    assert torch.equal(seen[0].rope.cos, network.rotary(positions).cos)
 
 
 def test_state_dict_holds_nothing_positional():

@@ -175,3 +175,17 @@ def test_errors(diffusion):
         GaussianDiffusion(beta_end=1.5)
     with pytest.raises(ValueError, match='returns 1 channels where this diffusion needs 2'):
         diffusion.losses(lambda x, t: x, torch.zeros(1, 1, 2, 2))
+
+
+def test_respacing_twice(diffusion):
+    """Steps keep their numbers in the training process, and a_t its values."""
+    twice = diffusion.respace(100).respace(10)
+    assert twice.timestep_map.tolist() == [diffusion.respace(100).timestep_map[11 * i].item() for i in range(10)]
+    assert torch.allclose(twice.alphas, diffusion.alphas[twice.timestep_map], rtol=1e-12)
+    assert twice.network_time(torch.tensor([9, 0])).tolist() == [999, 0]
+
+
+@pytest.mark.parametrize('visited', [[], [3, 3], [4, 2], [-1, 2], [0, 1000]])
+def test_steps_that_a_process_does_not_have(visited):
+    with pytest.raises(ValueError, match=r'ascending steps out of 0 \.\.\. 999'):
+        GaussianDiffusion(visited=visited)

@@ -3,6 +3,7 @@
 import runpy
 import socket
 import sys
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from mmengine.config import Config
 
 from mmvisionllama import launch
 from mmvisionllama.checkpoints import CheckpointError
-from mmvisionllama.launch import LaunchError
+from mmvisionllama.launch import LaunchError, testing
 
 ROOT = Path(__file__).parents[2]
 
@@ -214,12 +215,32 @@ def test_auto_scale_lr(data):
         launch.prepare_train(config(data), auto_scale_lr=True)
 
 
-def test_amp(data, monkeypatch):
-    """float16 with loss scaling on a GPU, bfloat16 without one; a wrapper that it cannot replace is an error."""
+@pytest.mark.parametrize(
+    'major, wrapper, kind, loss_scale',
+    [
+        (8, dict(), 'AutocastOptimWrapper', None),
+        (7, dict(), 'AmpOptimWrapper', 'dynamic'),
+        (8, dict(dtype='float16'), 'AmpOptimWrapper', 'dynamic'),
+        (8, dict(type='AmpOptimWrapper', loss_scale=512.0), 'AmpOptimWrapper', 512.0),
+        (8, dict(type='AutocastOptimWrapper', dtype='float32'), 'AutocastOptimWrapper', None),
+    ],
+)
+def test_amp_on_a_gpu(data, monkeypatch, major, wrapper, kind, loss_scale):
+    """bfloat16 where the GPU has it, float16 with loss scaling elsewhere and where the config asks for it."""
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
-    cfg = launch.prepare_train(config(data), amp=True)
-    assert cfg.optim_wrapper.type == 'AmpOptimWrapper' and cfg.optim_wrapper.loss_scale == 'dynamic'
+    monkeypatch.setattr(torch.cuda, 'get_device_capability', lambda: (major, 0))
+    cfg = config(data)
+    cfg.optim_wrapper.update(wrapper)
+    launch.prepare_train(cfg, amp=True)
+    assert cfg.optim_wrapper.type == kind and cfg.optim_wrapper.get('loss_scale') == loss_scale
+    assert cfg.optim_wrapper.get('dtype') == wrapper.get('dtype')
+
+
+def test_amp(data, monkeypatch):
+    """bfloat16 without a GPU; a wrapper that it cannot replace is an error."""
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
+    cfg = config(data)
+    cfg.optim_wrapper.update(type='AmpOptimWrapper', loss_scale='dynamic', dtype='float16')
     launch.use_amp(cfg)
     assert cfg.optim_wrapper.type == 'AutocastOptimWrapper' and 'loss_scale' not in cfg.optim_wrapper
     before = cfg.optim_wrapper.copy()
@@ -228,6 +249,35 @@ def test_amp(data, monkeypatch):
     cfg.optim_wrapper.type = 'SomeOtherWrapper'
     with pytest.raises(LaunchError, match='SomeOtherWrapper'):
         launch.use_amp(cfg)
+
+
+@pytest.fixture
+def matmul_precision():
+    """torch's setting, put back afterwards."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision('highest')
+    yield torch.get_float32_matmul_precision
+    torch.set_float32_matmul_precision(before)
+
+
+def test_tf32(monkeypatch, matmul_precision):
+    """On GPUs unless the config says otherwise; elsewhere nothing changes."""
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
+    launch.set_matmul_precision(Config({}))
+    assert matmul_precision() == 'highest'
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    launch.set_matmul_precision(Config({}))
+    assert matmul_precision() == 'high'
+    launch.set_matmul_precision(Config(dict(env_cfg=dict(matmul_precision='highest'))))
+    assert matmul_precision() == 'highest'
+    with pytest.raises(LaunchError, match="matmul_precision is 'tf32': choose 'highest', 'high', 'medium'"):
+        launch.set_matmul_precision(Config(dict(env_cfg=dict(matmul_precision='tf32'))))
+
+
+def test_a_runner_allows_tf32(monkeypatch, matmul_precision):
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    monkeypatch.setattr('mmvisionllama.launch.runner.Runner.from_cfg', lambda cfg: matmul_precision())
+    assert launch.build_runner(Config(dict(launcher='none'))) == 'high'
 
 
 def test_no_validate(data):
@@ -264,7 +314,7 @@ def test_tta(data, scope):
     """Flips unless the config says otherwise; the model is wrapped."""
     cfg = config(data, scope)
     launch.use_tta(cfg)
-    assert cfg.model.type == launch.DEFAULT_TTA[scope]['type'] and cfg.model.module.type == 'Model'
+    assert cfg.model.type == testing.DEFAULT_TTA[scope]['type'] and cfg.model.module.type == 'Model'
     flips, pack = cfg.test_dataloader.dataset.pipeline[-1].transforms
     assert [flip.prob for flip in flips] == [1.0, 0.0] and pack[0].type == 'Pack'
     own = config(data, scope, tta_model=dict(type='Mine'), tta_pipeline=[dict(type='Own')])
@@ -313,8 +363,10 @@ def test_gloo_under_slurm(monkeypatch, tmp_path):
         monkeypatch.setenv(f'SLURM_{key}', str(value))
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
     assert not launch.init_cpu_group('none')
-    assert launch.init_cpu_group('slurm')
+    assert launch.init_cpu_group('slurm', timeout=77)
     try:
+        backend = torch.distributed.group.WORLD._get_backend(torch.device('cpu'))
+        assert backend.options._timeout == timedelta(seconds=77)
         assert torch.distributed.get_backend() == 'gloo' and torch.distributed.get_world_size() == 1
         assert not launch.init_cpu_group('slurm'), 'started once'
     finally:

@@ -117,12 +117,3 @@ def test_calibrates_a_foreign_attention():
 def test_calibration_errors(options, message):
     with pytest.raises(ValueError, match=message):
         GSAPositionCalibration(32, **options)
-
-
-def test_documented_example_runs():
-    import doctest
-
-    from mmvisionllama.layers import position_calibration
-
-    result = doctest.testmod(position_calibration)
-    assert result.attempted >= 5 and not result.failed

@@ -144,13 +144,15 @@ def test_quantize(classifier, tmp_path, monkeypatch, mode):
     assert (fp32['model'], int8['model']) == ('fp32', f'int8 {mode}')
     assert int(int8['bytes']) == out.stat().st_size
 
-    from mmvisionllama.analysis import predictions, quantization
+    from mmvisionllama import quantization
+    from mmvisionllama.analysis import classification
+    from mmvisionllama.launch import classifier as opening
 
     cfg = launch.load_config(classifier[0])
     cfg.work_dir = str(tmp_path / 'work')
-    model, dataloader = predictions.open_classifier(cfg, classifier[1])
+    model, dataloader = opening.open_classifier(cfg, classifier[1])
     quantization.load_quantised(model, str(out))
-    assert predictions.predict(model, dataloader).accuracy == pytest.approx(float(int8['top1']), abs=1e-3)
+    assert classification.predict(model, dataloader).accuracy == pytest.approx(float(int8['top1']), abs=1e-3)
 
 
 @pytest.mark.parametrize('kind', [kind for kind in KINDS if kind != 'illama_digits'])

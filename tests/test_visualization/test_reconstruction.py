@@ -11,7 +11,8 @@ import torch
 from mmengine.registry import init_default_scope
 
 from mmvisionllama.engine.hooks.reconstruction import preserved_random_state
-from mmvisionllama.visualization.reconstruction import draw, fixed_noise, reconstruct, to_uint8
+from mmvisionllama.pretraining.reconstruction import fixed_noise, reconstruct
+from mmvisionllama.visualization.reconstruction import draw, to_uint8
 
 pytest.importorskip('mmpretrain')
 TOOL = Path(__file__).parents[2] / 'tools/visualization/mae_reconstruction.py'

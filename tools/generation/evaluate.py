@@ -59,7 +59,7 @@ def main() -> None:
         extractor = InceptionFeatures(args.inception) if args.inception else load_extractor(args.extractor)
         reference = load_reference(args.reference, extractor, args.batch_size, device)
         samples = extract_npz(args.samples, extractor, args.batch_size, device)
-        results = compare(samples, reference, args.neighbour, args.split_size)
+        results = compare(samples, reference, args.neighbour, args.split_size, device)
     except (ValueError, FileNotFoundError, ImportError) as error:
         raise launch.LaunchError(str(error)) from error
     for name, value in results.items():

@@ -11,6 +11,7 @@ import argparse
 import os
 import time
 
+import numpy as np
 import torch
 from mmengine.config import DictAction
 
@@ -91,6 +92,7 @@ def main() -> None:
     cfg = launch.load_config(args.config, args.cfg_options)
     if args.vae:
         cfg.model.codec.pretrained = args.vae
+    launch.set_matmul_precision(cfg)
     rank, world_size, device = processes(args.device)
     try:
         model = load_generator(cfg, args.checkpoint, device)
@@ -116,7 +118,7 @@ def main() -> None:
         if target:
             target.write(indices, images)
         if args.grid:
-            shown.update(zip(indices, images.cpu()))
+            shown.update(zip(indices, images.cpu().numpy()))  # a tensor's row would be sent with its whole batch
         if rank == 0:
             done = min(num, indices[-1] + 1 + (world_size - 1) * args.batch_size)
             print(f'{done} of {num} samples, {time.time() - start:.0f} s', flush=True)
@@ -137,7 +139,7 @@ def main() -> None:
             shown = {index: image for part in parts for index, image in part.items()}
         if rank == 0:
             columns = args.columns or (len(args.classes) if args.classes else 8)
-            grid = image_grid(torch.stack([shown[index] for index in range(num)]), columns)
+            grid = image_grid(torch.from_numpy(np.stack([shown[index] for index in range(num)])), columns)
             save_picture(args.grid, grid, min_side=1024)
             print(f'picture written to {args.grid}')
     if world_size > 1:

@@ -49,10 +49,11 @@ def convert_released(state_dict: StateDict, *, family: Optional[str] = None, **o
     Raises:
         CheckpointError: If no family matches, weights are missing or an override is unknown.
 
-    Examples:
-        >>> converted = convert_released(find_state_dict(read_checkpoint('small.pth')))
-        >>> model = mmpretrain.registry.MODELS.build(converted.model)
-        >>> model.load_state_dict(converted.state_dict)
+    Examples::
+
+        converted = convert_released(find_state_dict(read_checkpoint('small.pth')))
+        model = mmpretrain.registry.MODELS.build(converted.model)
+        model.load_state_dict(converted.state_dict)
     """
     state_dict = {k: v for k, v in state_dict.items() if isinstance(v, Tensor)}
     found = recognise(state_dict, family)

@@ -1,13 +1,14 @@
 """A check of the files of a segmentation data set, with errors that name the file."""
 
 from pathlib import Path
-from typing import Any, Optional, Set, Tuple
+from typing import Any, Optional, Tuple
 
 import numpy as np
 from mmengine.registry import TRANSFORMS
 
 from ...errors import DataError
-from ..pictures import read, upright
+from ..pictures import read, upright_size
+from ..seen_files import SeenFiles
 
 IGNORED = 255
 
@@ -17,8 +18,9 @@ class CheckSegFiles:
     """Reads a picture and its label map before the pipeline does, and says which file is wrong and how.
 
     Libraries decode a truncated JPEG without a word, name no file when a PNG is damaged, and meet a class that is not
-    there inside a loss or, on a GPU, as a device-side assertion. A file that was found right is not read again by the
-    same worker. Stands first in a pipeline; a picture without a label map and a path are checked as well, arrays pass.
+    there inside a loss or, on a GPU, as a device-side assertion. Files that were found right are not read again until
+    they change, whatever workers and epochs come; see :class:`~mmvisionllama.datasets.seen_files.SeenFiles`. Stands
+    first in a pipeline; a picture without a label map and a path are checked as well, arrays pass.
 
     Required Keys: ``img_path``; ``seg_map_path`` if there is a label map. Nothing is modified.
 
@@ -37,7 +39,7 @@ class CheckSegFiles:
         self.num_classes = num_classes
         self.reduce_zero_label = reduce_zero_label
         self.backend_args = backend_args
-        self._right: Set[Tuple[str, Optional[str]]] = set()
+        self._right = SeenFiles()
 
     def __call__(self, results: Any) -> Any:
         """Returns ``results`` as they are."""
@@ -45,12 +47,15 @@ class CheckSegFiles:
             files = results.get('img_path'), results.get('seg_map_path')
         else:
             files = (results if isinstance(results, (str, Path)) else None), None
-        if files[0] is None or files in self._right:
+        if files[0] is None:
             return results
-        size = upright(read(files[0], 'picture', self.backend_args)).size
+        key = self._right.key(*files)
+        if key in self._right:
+            return results
+        size = upright_size(read(files[0], 'picture', self.backend_args))
         if files[1] is not None:
             self._check_labels(*files, size)
-        self._right.add(files)
+        self._right.add(key)
         return results
 
     def _check_labels(self, img_path: str, seg_map_path: str, size: Tuple[int, int]) -> None:
@@ -66,7 +71,7 @@ class CheckSegFiles:
                 f'{size[0]} x {size[1]}: they must be of the same size'
             )
         last = self.num_classes if self.reduce_zero_label else self.num_classes - 1
-        values = np.unique(labels)
+        values = _present(labels)
         unknown = values[(values > last) & (values != IGNORED)]
         if unknown.size:
             raise DataError(
@@ -77,3 +82,12 @@ class CheckSegFiles:
 
     def __repr__(self) -> str:
         return f'{type(self).__name__}(num_classes={self.num_classes}, reduce_zero_label={self.reduce_zero_label})'
+
+
+def _present(labels: np.ndarray) -> np.ndarray:
+    """The values of an array, ascending."""
+    if labels.dtype not in (np.uint8, np.uint16):
+        return np.unique(labels)
+    present = np.zeros(np.iinfo(labels.dtype).max + 1, dtype=bool)  # np.unique would sort all pixels
+    present[labels] = True
+    return np.flatnonzero(present)

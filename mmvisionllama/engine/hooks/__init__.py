@@ -1,7 +1,7 @@
 """Every hook of this package, whatever task it serves."""
 
 from .full_precision import FullPrecisionOutputHook
-from .quantization import QuantizationAwareTrainingHook
+from .quantization_aware import QuantizationAwareTrainingHook
 from .reconstruction import MAEReconstructionHook
 from .reseed import ReseedHook
 from .samples import SampleHook

@@ -3,14 +3,16 @@
 import os.path as osp
 from typing import Optional, Sequence, Union
 
+import numpy as np
 import torch
-from mmengine.dist import barrier, is_main_process
+from mmengine.dist import all_gather_object, barrier, get_dist_info, is_main_process
 from mmengine.hooks import EMAHook, Hook
 from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 
 from ...generation.labelled_images import check_labels
 from ...generation.pictures import image_grid, save_picture
+from ...generation.sample_set import sample_set
 from ...generation.samplers import build_sampler
 
 
@@ -19,7 +21,8 @@ class SampleHook(Hook):
     """Writes a grid of sampled images every so often: ``<work_dir>/samples/iter_<n>.png``, one row per class.
 
     The noise is the same every time, so the pictures show one set of samples developing. With an ``EMAHook`` the
-    averaged weights are used. The training's random numbers are not touched.
+    averaged weights are used. The training's random numbers are not touched. The processes share the images. (The
+    adaptive ODE chooses its steps for a batch, so its images depend slightly on the number of processes.)
 
     Args:
         interval: Iterations between pictures.
@@ -27,7 +30,7 @@ class SampleHook(Hook):
         per_class: Images of each.
         cfg_scale: Guidance of the pictures; by default the model's.
         sampler: Sampler of the pictures; by default the model's.
-        batch_size: Images sampled at once.
+        batch_size: Images that one process samples at once, at most.
         min_side: Small pictures are enlarged to this many pixels.
     """
 
@@ -65,24 +68,33 @@ class SampleHook(Hook):
             model.check_sampling(model.image_size, self.options['cfg_scale'])
         if is_main_process():
             model.codec.load()
+        barrier()  # one process fetches a VAE from the hub, the others find it there
+        model.codec.load()
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
         if not self.every_n_train_iters(runner, self.interval):
             return
+        averaged = [hook.ema_model.module for hook in runner.hooks if isinstance(hook, EMAHook)]
+        model = averaged[0] if averaged else _bare(runner.model)
+        images = self._sample(model)
         if is_main_process():
-            averaged = [hook.ema_model.module for hook in runner.hooks if isinstance(hook, EMAHook)]
-            model = averaged[0] if averaged else _bare(runner.model)
-            images = [
-                model.sample(self.labels[i : i + self.batch_size], indices=self._indices(i), **self.options)
-                for i in range(0, len(self.labels), self.batch_size)
-            ]
             path = osp.join(runner.work_dir, 'samples', f'iter_{runner.iter + 1:07d}.png')
-            save_picture(path, image_grid(torch.cat(images), self.per_class), self.min_side)
+            save_picture(path, image_grid(images, self.per_class), self.min_side)
             runner.logger.info(f'samples written to {path}')
-        barrier()
 
-    def _indices(self, start: int) -> range:
-        return range(start, min(start + self.batch_size, len(self.labels)))
+    def _sample(self, model) -> torch.Tensor:
+        """All images, on the host of every process."""
+        rank, world_size = get_dist_info()
+        own = {}
+
+        def keep(indices, images):
+            own.update(zip(indices, images.cpu().numpy()))  # a tensor's row would be sent with its whole batch
+
+        share = -(-len(self.labels) // world_size)
+        batch_size = min(self.batch_size, share)
+        sample_set(model, self.labels, keep, batch_size=batch_size, rank=rank, world_size=world_size, **self.options)
+        found = {index: image for part in all_gather_object(own) for index, image in part.items()}
+        return torch.from_numpy(np.stack([found[index] for index in range(len(self.labels))]))
 
 
 def _bare(model):

@@ -127,7 +127,7 @@ class TestInference:
         assert arch == dict(embed_dims=128, num_layers=3, num_heads=2, feedforward_channels=512)
         assert converted.family == 'plain' and converted.model['head']['num_classes'] == 7
         backbone = backbone_of(converted)
-        assert backbone.cls_position == 'released' and backbone.rotary.scale == 'none'
+        assert backbone.cls_position == 'above_top_right' and backbone.rotary.scale == 'none'
         assert len(converted.state_dict) == len(state)
         assert build(converted)(torch.randn(1, 3, 64, 64), mode='tensor').shape == (1, 7)
 
