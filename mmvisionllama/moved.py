@@ -73,6 +73,11 @@ class MovedModules(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         is_package = any(other.startswith(f'{name}.') for other in MODULES)
         return importlib.machinery.ModuleSpec(fullname, self, is_package=is_package)
 
+    def get_code(self, fullname: str) -> Any:
+        """For ``python -m``: runs the module where it is now."""
+        target = f'{ROOT}.{MODULES[fullname.removeprefix(f"{ROOT}.")][0]}'
+        return compile(f'import runpy; runpy.run_module({target!r}, run_name="__main__")', fullname, 'exec')
+
     def exec_module(self, module: ModuleType) -> None:
         targets = [f'{ROOT}.{target}' for target in MODULES[module.__name__.removeprefix(f'{ROOT}.')]]
         _warn(module.__name__, targets[0])

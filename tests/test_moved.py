@@ -84,6 +84,13 @@ def test_they_are_the_same_objects_and_say_so():
     subprocess.run([sys.executable, '-c', code], check=True)
 
 
+def test_scripts_run_under_their_earlier_names(tmp_path):
+    command = [sys.executable, '-m', 'mmvisionllama.data.digits', str(tmp_path / 'digits')]
+    pytest.importorskip('sklearn')
+    out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert '1437 training and 360 test images' in out and (tmp_path / 'digits' / 'train' / '3').is_dir()
+
+
 def test_the_doctor_runs_without_torch_and_mmengine_and_the_rest_says_what_is_missing(tmp_path):
     for library in ('torch', 'mmengine'):
         (tmp_path / f'{library}.py').write_text(f'raise ImportError("no {library} here", name="{library}")')

@@ -34,7 +34,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--auto-scale-lr',
         action='store_true',
-        help="scale the learning rate by (processes x batch size) / the config's auto_scale_lr.base_batch_size",
+        help="scale the learning rate by (processes x batch size) / the config's auto_scale_lr.base_batch_size, "
+        'which counts one iteration, without accumulated ones',
     )
     parser.add_argument(
         '--cfg-options',

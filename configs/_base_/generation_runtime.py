@@ -6,7 +6,17 @@ default_hooks = dict(
     timer=dict(type='IterTimerHook'),
     logger=dict(type='LoggerHook', interval=100, log_metric_by_epoch=False),
     param_scheduler=dict(type='ParamSchedulerHook'),
-    checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=50000),
+    # milestones, which stay (Table 10 evaluates 100k, 200k, 300k and 400k), and one rolling checkpoint to resume from; no
+    # best one, because no score is taken while training
+    checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=100000),
+    rolling_checkpoint=dict(
+        type='CheckpointHook',
+        by_epoch=False,
+        interval=5000,
+        max_keep_ckpts=1,
+        save_last=False,
+        filename_tmpl='rolling_iter_{}.pth',
+    ),
     sampler_seed=dict(type='DistSamplerSeedHook'),
     reseed=dict(type='ReseedHook'),  # makes a resumed training equal to an uninterrupted one
 )

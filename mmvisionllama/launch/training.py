@@ -27,7 +27,8 @@ def prepare_train(
         resume: ``'auto'`` continues from the newest checkpoint of the work directory (from the start if there is
             none), a path from that checkpoint.
         amp: Mixed precision, see :func:`use_amp`.
-        auto_scale_lr: Scale the learning rate by the real batch size over ``auto_scale_lr.base_batch_size``.
+        auto_scale_lr: Scale the learning rate by the real batch size over ``auto_scale_lr.base_batch_size``, both of
+            one iteration, without accumulated ones.
         validate: Evaluate during training.
         launcher: ``'none'``, ``'pytorch'``, ``'slurm'`` or ``'mpi'``.
 

@@ -1,4 +1,4 @@
-"""Binary cross entropy as the released training of the plain models computes it."""
+"""Binary cross entropy as DeiT III, and with it the released training of the plain models, computes it."""
 
 from typing import Optional
 

@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -129,7 +130,49 @@ def test_settings(path):
     else:
         assert type(model.sampler).__name__ == 'SDESampler' and model.sampler.num_steps == 250
         assert not model.network.return_sigma
-    assert (model.cfg_channels == 'released') == path.stem.endswith('_released')
+    # milestones that stay, and a rolling checkpoint
+    milestones, rolling = cfg.default_hooks.checkpoint, cfg.default_hooks.rolling_checkpoint
+    kept = -(-cfg.train_cfg.max_iters // milestones.interval)
+    assert 4 <= kept <= 7 and 'max_keep_ckpts' not in milestones
+    assert (rolling.interval, rolling.max_keep_ckpts) == (5000, 1)
+    assert (model.cfg_channels == 'first_three') == path.stem.endswith('_released')
+
+
+def test_milestones_stay_and_one_rolling_checkpoint_moves(tmp_path, monkeypatch):
+    """In small: a resumed training leaves the same files and ends at the same weights."""
+    monkeypatch.setattr(Config, 'pretty_text', property(str))
+
+    def train(work_dir, iterations, resume=None):
+        path = next(path for path in RECIPES if path.stem == 'dit-llama-b-4_8xb32-400k_imagenet-256')
+        cfg = launch.load_config(str(path))
+        cfg.work_dir = str(work_dir)
+        cfg.model.network.update(arch=TINY, patch_size=8)
+        cfg.train_dataloader.update(batch_size=2, num_workers=0, persistent_workers=False)
+        cfg.train_dataloader.dataset.data_root = str(tmp_path / 'data')
+        cfg.train_cfg.max_iters = iterations
+        cfg.optim_wrapper = dict(type='OptimWrapper', optimizer=cfg.optim_wrapper.optimizer)
+        cfg.custom_hooks = [hook for hook in cfg.custom_hooks if hook.type != 'SampleHook']
+        hooks = cfg.default_hooks
+        hooks.checkpoint.interval //= 10000
+        hooks.rolling_checkpoint.interval //= 1000
+        runner = Runner.from_cfg(launch.prepare_train(cfg, resume=resume))
+        runner.train()
+        return runner.model.state_dict()
+
+    data_folder(SimpleNamespace(filename='moments'), tmp_path / 'data')
+    whole = train(tmp_path / 'whole', 23)
+    train(tmp_path / 'halves', 17)
+    halves = tmp_path / 'halves'
+    assert {path.name for path in halves.glob('*.pth')} == {'iter_10.pth', 'iter_17.pth', 'rolling_iter_15.pth'}
+    # what a training that was cut off after 17 iterations leaves
+    (halves / 'iter_17.pth').unlink()
+    (halves / 'last_checkpoint').write_text(str(halves / 'rolling_iter_15.pth'))
+    resumed = train(halves, 23, resume='auto')
+    names = {'iter_10.pth', 'iter_20.pth', 'iter_23.pth', 'rolling_iter_20.pth'}
+    assert {path.name for path in halves.glob('*.pth')} == names
+    assert Path((halves / 'last_checkpoint').read_text()).name == 'iter_23.pth'
+    for key, value in resumed.items():
+        torch.testing.assert_close(value, whole[key], rtol=0, atol=0)
 
 
 def test_waiting_for_the_first_process():

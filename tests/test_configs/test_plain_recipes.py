@@ -46,7 +46,7 @@ def test_first_stage(size, suffix, drop_path, lr, weight_decay, resolution, edge
     assert (optimizer.type, optimizer.lr, optimizer.weight_decay) == ('Lamb', lr, weight_decay)
     assert (cfg.optim_wrapper.clip_grad is None) == released
     assert loss == dict(type='BinarizedCrossEntropyLoss')
-    assert backbone.get('cls_position', 'origin') == ('released' if released else 'origin')
+    assert backbone.get('cls_position', 'origin') == ('above_top_right' if released else 'origin')
     assert cfg.train_dataloader.sampler.type == 'RepeatAugSampler'
     steps = [step.type for step in cfg.train_dataloader.dataset.pipeline]
     assert steps[1:-1] == ['RandomResizedCrop', 'RandomFlip', 'ThreeAugment', 'ColorJitter']

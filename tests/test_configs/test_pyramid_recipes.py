@@ -43,7 +43,7 @@ def test_release(arch):
     cfg = load(arch, '_released')
     backbone = cfg.model.backbone
     assert backbone.layer_scale_init_value == 1e-4 and backbone.rope_cfg.scale == 'none'
-    assert {backbone[key] for key in ('key_position', 'mask_padding', 'gap_norm')} == {'released'}
+    assert (backbone.key_position, backbone.mask_padding, backbone.gap_norm) == ('flat_index', False, 'twice')
     assert cfg.train_dataloader.sampler == dict(type='DefaultSampler', shuffle=True)
     assert cfg.param_scheduler[1].eta_min == 1e-5
 

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from mmengine.optim import build_optim_wrapper
@@ -88,6 +89,38 @@ def test_positions_in_both_modes(kind, mode, sizes):
     assert [item[:2] for item in found] == [item[:2] for item in expected]
     for (*_, positions), (*_, wanted) in zip(found, expected):
         torch.testing.assert_close(positions.double(), wanted, atol=1e-5, rtol=1e-5)
+
+
+DATA = sorted((ROOT / 'configs' / 'mmseg').glob('*/*.py'))
+
+
+@pytest.mark.parametrize('path', DATA, ids=lambda path: path.stem)
+def test_the_library_predicts_arrays_and_paths(path, tmp_path):
+    """``mmseg.apis.inference_model``, one picture and several; the data sets still check their files first."""
+    pytest.importorskip('mmseg')
+    from mmseg.apis import inference_model
+    from mmseg.structures import SegDataSample
+    from PIL import Image
+
+    class Recorder(torch.nn.Module):
+        seen = []
+
+        def test_step(self, data):
+            self.seen.extend(data['inputs'])
+            return [SegDataSample() for _ in data['inputs']]
+
+    image = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
+    file = tmp_path / '0.png'
+    Image.fromarray(image[..., ::-1]).save(file)  # arrays are BGR
+    init_default_scope('mmseg')
+    for images, count in ((image, 1), (str(file), 1), ([image, image], 2), ([str(file)], 1)):
+        model = Recorder()
+        model.cfg = launch.load_config(str(path))
+        for split in ('train', 'val', 'test'):
+            assert model.cfg[f'{split}_dataloader'].dataset.pipeline[0].type == 'CheckSegFiles'
+        results = inference_model(model, images)
+        assert len(results) == count if isinstance(images, list) else isinstance(results, SegDataSample)
+    assert len(Recorder.seen) == 5 and all(torch.equal(seen, Recorder.seen[0]) for seen in Recorder.seen)
 
 
 def test_released_config_is_the_release(golden):

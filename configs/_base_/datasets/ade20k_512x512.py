@@ -24,8 +24,8 @@ train_pipeline = [
     dict(type='PhotoMetricDistortion'),
     dict(type='PackSegInputs'),
 ]
+# starts with the loader, which mmseg.apis replaces to predict arrays; the data sets below check their files before it
 test_pipeline = [
-    check_files,
     dict(type='LoadImageFromFile'),
     dict(type='Resize', scale=(2048, 512), keep_ratio=True),
     dict(type='LoadAnnotations', reduce_zero_label=True),
@@ -53,7 +53,7 @@ val_dataloader = dict(
         type=dataset_type,
         data_root=data_root,
         data_prefix=dict(img_path='images/validation', seg_map_path='annotations/validation'),
-        pipeline=test_pipeline,
+        pipeline=[check_files, *test_pipeline],
     ),
 )
 test_dataloader = val_dataloader

@@ -6,10 +6,12 @@ dataset_type = 'CIFAR10'
 data_root = 'data/cifar10'
 data_preprocessor = dict(num_classes=10, to_rgb=False)
 
-train_pipeline = _base_.train_pipeline[1:]
-test_pipeline = _base_.test_pipeline[1:]
-train_pipeline[2].hparams.pad_val = [round(x) for x in _base_.data_preprocessor.mean]
-train_pipeline[3].update(fill_color=_base_.data_preprocessor.mean, fill_std=_base_.data_preprocessor.std)
+mean, std = _base_.data_preprocessor.mean, _base_.data_preprocessor.std
+hparams = dict(_base_.rand_augment.hparams, pad_val=[round(x) for x in mean])
+rand_augment = dict(_base_.rand_augment, hparams=hparams)
+erase = dict(_base_.erase, fill_color=mean, fill_std=std)
+train_pipeline = [_base_.random_crop, _base_.flip, rand_augment, erase, _base_.pack]
+test_pipeline = [_base_.resize_edge, _base_.center_crop, _base_.pack]
 
 train_dataloader = dict(
     dataset=dict(_delete_=True, type=dataset_type, data_root=data_root, split='train', pipeline=train_pipeline)

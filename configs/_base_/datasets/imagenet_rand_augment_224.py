@@ -1,5 +1,5 @@
-# ImageNet-1K with RandAugment 9/0.5 and random erasing (Table 13, column D.2; Table 15). Step 1 of the pipelines sets
-# the resolution: `train_pipeline = _base_.train_pipeline; train_pipeline[1].scale = 192` and so on.
+# ImageNet-1K with RandAugment 9/0.5 and random erasing (Table 13, column D.2; Table 15). Every step has a name, so that a
+# config says what it changes: `erase = dict(_base_.erase, erase_prob=0.0)`, then the pipeline of `_base_.load`, ..., erase.
 dataset_type = 'ImageNet'
 data_root = 'data/imagenet'
 data_preprocessor = dict(
@@ -12,37 +12,34 @@ data_preprocessor = dict(
 bgr_mean = data_preprocessor['mean'][::-1]
 bgr_std = data_preprocessor['std'][::-1]
 
-train_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='RandomResizedCrop', scale=224, backend='pillow', interpolation='bicubic'),
-    dict(type='RandomFlip', prob=0.5, direction='horizontal'),
-    dict(
-        type='RandAugment',
-        policies='timm_increasing',
-        num_policies=2,
-        total_level=10,
-        magnitude_level=9,
-        magnitude_std=0.5,
-        hparams=dict(pad_val=[round(x) for x in bgr_mean], interpolation='bicubic'),
-    ),
-    dict(
-        type='RandomErasing',
-        erase_prob=0.25,
-        mode='rand',
-        min_area_ratio=0.02,
-        max_area_ratio=1 / 3,
-        fill_color=bgr_mean,
-        fill_std=bgr_std,
-    ),
-    dict(type='PackInputs'),
-]
+load = dict(type='LoadImageFromFile')
+random_crop = dict(type='RandomResizedCrop', scale=224, backend='pillow', interpolation='bicubic')
+flip = dict(type='RandomFlip', prob=0.5, direction='horizontal')
+rand_augment = dict(
+    type='RandAugment',
+    policies='timm_increasing',
+    num_policies=2,
+    total_level=10,
+    magnitude_level=9,
+    magnitude_std=0.5,
+    hparams=dict(pad_val=[round(x) for x in bgr_mean], interpolation='bicubic'),
+)
+erase = dict(
+    type='RandomErasing',
+    erase_prob=0.25,
+    mode='rand',
+    min_area_ratio=0.02,
+    max_area_ratio=1 / 3,
+    fill_color=bgr_mean,
+    fill_std=bgr_std,
+)
 # test crop ratio 0.875: 224 / 256
-test_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='ResizeEdge', scale=256, edge='short', backend='pillow', interpolation='bicubic'),
-    dict(type='CenterCrop', crop_size=224),
-    dict(type='PackInputs'),
-]
+resize_edge = dict(type='ResizeEdge', scale=256, edge='short', backend='pillow', interpolation='bicubic')
+center_crop = dict(type='CenterCrop', crop_size=224)
+pack = dict(type='PackInputs')
+
+train_pipeline = [load, random_crop, flip, rand_augment, erase, pack]
+test_pipeline = [load, resize_edge, center_crop, pack]
 
 train_dataloader = dict(
     batch_size=128,

@@ -1,5 +1,5 @@
-# ImageNet-1K with 3-Augment and repeated augmentation (Table 13, column D.1). Step 1 of the pipelines sets the
-# resolution: `train_pipeline = _base_.train_pipeline; train_pipeline[1].scale = 192` and so on.
+# ImageNet-1K with 3-Augment and repeated augmentation (Table 13, column D.1). Every step has a name, so that a config says
+# what it changes: `random_crop = dict(_base_.random_crop, scale=192)`, then the pipeline of `_base_.load`, random_crop, ...
 dataset_type = 'ImageNet'
 data_root = 'data/imagenet'
 data_preprocessor = dict(
@@ -9,21 +9,20 @@ data_preprocessor = dict(
     to_rgb=True,
 )
 
-train_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='RandomResizedCrop', scale=224, backend='pillow', interpolation='bicubic'),
+load = dict(type='LoadImageFromFile')
+random_crop = dict(type='RandomResizedCrop', scale=224, backend='pillow', interpolation='bicubic')
+augment = [
     dict(type='RandomFlip', prob=0.5, direction='horizontal'),
     dict(type='ThreeAugment'),
     dict(type='ColorJitter', brightness=0.3, contrast=0.3, saturation=0.3),
-    dict(type='PackInputs'),
 ]
 # test crop ratio 1.0: the short side is resized to the crop
-test_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='ResizeEdge', scale=224, edge='short', backend='pillow', interpolation='bicubic'),
-    dict(type='CenterCrop', crop_size=224),
-    dict(type='PackInputs'),
-]
+resize_edge = dict(type='ResizeEdge', scale=224, edge='short', backend='pillow', interpolation='bicubic')
+center_crop = dict(type='CenterCrop', crop_size=224)
+pack = dict(type='PackInputs')
+
+train_pipeline = [load, random_crop, *augment, pack]
+test_pipeline = [load, resize_edge, center_crop, pack]
 
 train_dataloader = dict(
     batch_size=256,

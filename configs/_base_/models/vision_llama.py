@@ -18,9 +18,9 @@ model = dict(
         type='VisionTransformerClsHead',
         num_classes=1000,
         in_channels=384,
-        # DeiT III's, as released: every class of a mixed image counts fully, mean over samples and classes. Mixing
-        # ratios as targets: dict(type='CrossEntropyLoss', use_sigmoid=True, loss_weight=1 / 1000), as mmpretrain sums
-        # over the classes and the recipe's gradient clip is for the mean.
+        # DeiT III's, whose settings the paper takes over: every class of a mixed image is fully present; mean over samples
+        # and classes. The mixing ratios as targets instead, with mmpretrain's loss, which sums over the classes:
+        # dict(_delete_=True, type='CrossEntropyLoss', use_sigmoid=True, loss_weight=1 / 1000)
         loss=dict(type='BinarizedCrossEntropyLoss'),
         # not zeros, mmpretrain's default: LAMB's steps are proportional to the weights
         init_cfg=dict(type='TruncNormal', layer='Linear', std=0.02),

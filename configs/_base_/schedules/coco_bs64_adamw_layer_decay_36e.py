@@ -15,4 +15,5 @@ param_scheduler = [
 train_cfg = dict(by_epoch=True, max_epochs=36, val_interval=3)
 val_cfg = dict()
 test_cfg = dict()
-auto_scale_lr = dict(base_batch_size=64)
+# of an iteration: mmengine's factor is GPUs x batch / base, without the accumulated batches
+auto_scale_lr = dict(base_batch_size=32)

@@ -4,10 +4,9 @@ optim_wrapper = dict(
     # no decay for biases, norms and LayerScale
     paramwise_cfg=dict(flat_decay_mult=0.0, custom_keys={'.cls_token': dict(decay_mult=0.0)}),
 )
-param_scheduler = [
-    dict(type='LinearLR', start_factor=1e-3, by_epoch=True, end=5, convert_to_iter_based=True),
-    dict(type='CosineAnnealingLR', eta_min=0.0, by_epoch=True, begin=5, end=300, convert_to_iter_based=True),
-]
+warmup = dict(type='LinearLR', start_factor=1e-3, by_epoch=True, end=5, convert_to_iter_based=True)
+cosine = dict(type='CosineAnnealingLR', eta_min=0.0, by_epoch=True, begin=5, end=300, convert_to_iter_based=True)
+param_scheduler = [warmup, cosine]
 train_cfg = dict(by_epoch=True, max_epochs=300, val_interval=10)
 val_cfg = dict()
 test_cfg = dict()

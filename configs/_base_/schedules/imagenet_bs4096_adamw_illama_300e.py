@@ -8,11 +8,11 @@ optim_wrapper = dict(
     ),
     accumulative_counts=4,
 )
-param_scheduler = [
-    dict(type='LinearLR', start_factor=1e-6, by_epoch=True, end=5, convert_to_iter_based=True),
-    dict(type='CosineAnnealingLR', eta_min=1e-6, by_epoch=True, begin=5, end=300, convert_to_iter_based=True),
-]
+warmup = dict(type='LinearLR', start_factor=1e-6, by_epoch=True, end=5, convert_to_iter_based=True)
+cosine = dict(type='CosineAnnealingLR', eta_min=1e-6, by_epoch=True, begin=5, end=300, convert_to_iter_based=True)
+param_scheduler = [warmup, cosine]
 train_cfg = dict(by_epoch=True, max_epochs=300, val_interval=1)
 val_cfg = dict()
 test_cfg = dict()
-auto_scale_lr = dict(base_batch_size=4096)
+# of an iteration: mmengine's factor is GPUs x batch / base, without the accumulated batches
+auto_scale_lr = dict(base_batch_size=1024)

@@ -8,9 +8,8 @@ optim_wrapper = dict(
         custom_keys={'cls_token': dict(decay_mult=0.0), 'mask_token': dict(decay_mult=0.0)},
     ),
 )
-param_scheduler = [
-    dict(type='LinearLR', start_factor=1e-9, by_epoch=True, end=40, convert_to_iter_based=True),
-    dict(type='CosineAnnealingLR', eta_min=0.0, by_epoch=True, begin=40, end=800, convert_to_iter_based=True),
-]
+warmup = dict(type='LinearLR', start_factor=1e-9, by_epoch=True, end=40, convert_to_iter_based=True)
+cosine = dict(type='CosineAnnealingLR', eta_min=0.0, by_epoch=True, begin=40, end=800, convert_to_iter_based=True)
+param_scheduler = [warmup, cosine]
 train_cfg = dict(by_epoch=True, max_epochs=800)
 auto_scale_lr = dict(base_batch_size=4096)

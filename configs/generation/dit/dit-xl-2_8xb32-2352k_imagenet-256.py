@@ -13,3 +13,4 @@ _base_ = [
 
 model = dict(network=dict(arch='XL', patch_size=2, position='sincos', ffn_cfg=dict(type='gelu', approximate='tanh')))
 train_cfg = dict(max_iters=2352000)
+default_hooks = dict(checkpoint=dict(interval=400000))  # some 11 GB each

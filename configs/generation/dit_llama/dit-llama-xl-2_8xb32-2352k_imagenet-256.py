@@ -14,3 +14,4 @@ _base_ = [
 
 model = dict(network=dict(arch='XL', patch_size=2))
 train_cfg = dict(max_iters=2352000)
+default_hooks = dict(checkpoint=dict(interval=400000))  # some 11 GB each

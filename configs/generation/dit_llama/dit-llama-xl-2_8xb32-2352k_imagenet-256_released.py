@@ -7,5 +7,5 @@
 #     tools/dist_train.sh configs/generation/dit_llama/dit-llama-xl-2_8xb32-2352k_imagenet-256_released.py 8
 _base_ = ['dit-llama-xl-2_8xb32-2352k_imagenet-256.py']
 
-model = dict(cfg_channels='released')
+model = dict(cfg_channels='first_three')
 train_cfg = dict(max_iters=2401920)

@@ -1,5 +1,5 @@
 # DiT-LLaMA on handwritten digits in pixel space: no VAE, no download, no GPU.
-# Data:     python -m mmvisionllama.data.digits data/digits   (1,437 training and 360 test scans of 8 x 8)
+# Data:     python -m mmvisionllama.datasets.digits data/digits   (1,437 training and 360 test scans of 8 x 8)
 # Model:    embed_dims 96, 4 blocks, 4 heads, patch 2 on 8 x 8 (4 x 4 tokens)
 # Schedule: 2,000 iterations x batch 64
 #

@@ -4,7 +4,7 @@
 # Paper (Table 5): box AP 49.1, mask AP 43.8. Not reproduced here.
 # Model: 75.54 M parameters, 395.52 GMACs at 800 x 1280 (1000 boxes, 100 masks).
 # Schedule (section D.8): 8 GPUs x 2 = 16 images; ceil(117,266 / 16) = 7330 iterations x 36 epochs.
-# Weights: init_cfg.checkpoint; published ones have to be converted first (docs/checkpoints.md)
+# Weights: init_cfg.checkpoint; published ones have to be converted first (docs/pyramid.md)
 #
 #     tools/dist_train.sh configs/mmdet/pyramid_vision_llama/pyramid-visionllama-base_mask-rcnn_8xb2-ms-3x_coco_released.py 8
 _base_ = ['pyramid-visionllama-base_mask-rcnn_8xb2-ms-3x_coco.py']
@@ -12,10 +12,10 @@ _base_ = ['pyramid-visionllama-base_mask-rcnn_8xb2-ms-3x_coco.py']
 model = dict(
     backbone=dict(
         layer_scale_init_value=1e-4,
-        rope_cfg=dict(scale='released'),
-        key_position='released',
-        mask_padding='released',
-        norm_after_stage='released',
+        rope_cfg=dict(scale='height', anchor_grid=(14, 14)),
+        key_position='flat_index',
+        mask_padding=False,
+        norm_after_stage='in_trunk',
         init_cfg=dict(checkpoint='work_dirs/pyramid-visionllama-base_8xb128-300e_in1k_released/epoch_300.pth'),
     ),
 )

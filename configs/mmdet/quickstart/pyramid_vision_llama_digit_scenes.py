@@ -1,6 +1,6 @@
 """Mask R-CNN with a small Pyramid VisionLLaMA on scenes of real digits: the quickstart, and a template for own objects.
 
-Data:     python -m mmvisionllama.data.digit_scenes data/digit_scenes   (600 training, 80 larger validation scenes)
+Data:     python -m mmvisionllama.datasets.digit_scenes data/digit_scenes   (600 training, 80 larger validation scenes)
 Model:    4 stages of 24, 48, 96, 96 channels (those of the segmentation quickstart), levels of 48 channels
 Schedule: 12 epochs x 75 iterations x batch 8
 Command:  python tools/train.py configs/mmdet/quickstart/pyramid_vision_llama_digit_scenes.py --cfg-options \\

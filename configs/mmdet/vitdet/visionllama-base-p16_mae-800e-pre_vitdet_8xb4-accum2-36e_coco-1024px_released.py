@@ -15,7 +15,7 @@ model = dict(
     backbone=dict(
         arch='base-wide',
         rope_cfg=dict(scale='none'),
-        mask_window_padding='released',
+        mask_padding=False,
         init_cfg=dict(checkpoint='work_dirs/mae_visionllama-base-p16_8xb512-amp-800e_in1k_released/epoch_800.pth'),
     ),
 )

@@ -20,7 +20,6 @@ model = dict(
 )
 custom_hooks = [dict(type='SoftMaskHook', schedule='linear', end=25)]
 
-param_scheduler = [
-    dict(type='LinearLR', start_factor=1e-6, by_epoch=True, end=50, convert_to_iter_based=True),
-    dict(type='CosineAnnealingLR', eta_min=1e-6, by_epoch=True, begin=50, end=300, convert_to_iter_based=True),
-]
+warmup = dict(_base_.warmup, end=50)
+cosine = dict(_base_.cosine, begin=50)
+param_scheduler = [warmup, cosine]

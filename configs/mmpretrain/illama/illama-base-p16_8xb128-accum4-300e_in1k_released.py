@@ -6,4 +6,4 @@
 #     tools/dist_train.sh configs/mmpretrain/illama/illama-base-p16_8xb128-accum4-300e_in1k_released.py 8
 _base_ = ['illama-base-p16_8xb128-accum4-300e_in1k.py']
 
-model = dict(backbone=dict(mask_mode='released', rope_scale='released'))
+model = dict(backbone=dict(mask_mode='multiplicative', rope_scale='none'))

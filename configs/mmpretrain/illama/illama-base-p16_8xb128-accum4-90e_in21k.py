@@ -20,8 +20,6 @@ model = dict(
 custom_hooks = [dict(type='SoftMaskHook', schedule='constant', end=30)]
 
 optim_wrapper = dict(optimizer=dict(lr=1e-3, weight_decay=0.01))
-param_scheduler = [
-    dict(type='LinearLR', start_factor=1e-6, by_epoch=True, end=5, convert_to_iter_based=True),
-    dict(type='CosineAnnealingLR', eta_min=1e-6, by_epoch=True, begin=5, end=90, convert_to_iter_based=True),
-]
+cosine = dict(_base_.cosine, end=90)
+param_scheduler = [_base_.warmup, cosine]
 train_cfg = dict(max_epochs=90)

@@ -9,8 +9,8 @@ _base_ = ['illama-base-p16_in1k-pre_8xb64-30e-no-soft-mask_in1k-384px.py']
 
 model = dict(
     backbone=dict(
-        mask_mode='released',
-        rope_scale='released',
-        init_cfg=dict(checkpoint='work_dirs/illama-base-p16_8xb128-accum4-300e_in1k_released/epoch_300.pth'),
+        mask_mode='multiplicative',
+        rope_scale='none',
     ),
 )
+load_from = 'work_dirs/illama-base-p16_8xb128-accum4-300e_in1k_released/epoch_300.pth'

@@ -9,8 +9,8 @@ _base_ = ['illama-large-p16_in21k-pre_8xb64-30e-no-soft-mask_in1k-224px.py']
 
 model = dict(
     backbone=dict(
-        mask_mode='released',
-        rope_scale='released',
+        mask_mode='multiplicative',
+        rope_scale='none',
         init_cfg=dict(checkpoint='work_dirs/illama-large-p16_8xb128-accum4-90e_in21k_released/epoch_90.pth'),
     ),
 )

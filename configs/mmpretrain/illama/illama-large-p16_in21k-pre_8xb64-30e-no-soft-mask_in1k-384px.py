@@ -10,7 +10,7 @@
 #     tools/dist_train.sh configs/mmpretrain/illama/illama-large-p16_in21k-pre_8xb64-30e-no-soft-mask_in1k-384px.py 8
 _base_ = [
     '../../_base_/models/illama.py',
-    '../../_base_/datasets/imagenet_rand_augment_224.py',
+    '../../_base_/datasets/imagenet_rand_augment_384.py',
     '../../_base_/schedules/imagenet_bs512_adamw_illama_30e.py',
     '../../_base_/default_runtime.py',
 ]
@@ -29,14 +29,3 @@ model = dict(
     head=dict(in_channels=1024),
 )
 optim_wrapper = dict(optimizer=dict(lr=3.5e-5))
-
-train_pipeline = _base_.train_pipeline
-train_pipeline[1].scale = 384
-train_dataloader = dict(batch_size=64, dataset=dict(pipeline=train_pipeline))
-test_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='Resize', scale=(384, 384), backend='pillow', interpolation='bicubic'),
-    dict(type='PackInputs'),
-]
-val_dataloader = dict(batch_size=64, dataset=dict(pipeline=test_pipeline))
-test_dataloader = val_dataloader

@@ -7,7 +7,6 @@
 _base_ = ['illama-tiny-p16_8xb128-accum4-300e_in1k.py']
 
 custom_hooks = []
-param_scheduler = [
-    dict(type='LinearLR', start_factor=1e-6, by_epoch=True, end=50, convert_to_iter_based=True),
-    dict(type='CosineAnnealingLR', eta_min=1e-6, by_epoch=True, begin=50, end=300, convert_to_iter_based=True),
-]
+warmup = dict(_base_.warmup, end=50)
+cosine = dict(_base_.cosine, begin=50)
+param_scheduler = [warmup, cosine]

@@ -26,8 +26,6 @@ model = dict(
 custom_hooks = [dict(type='SoftMaskHook', schedule='linear', end=50)]
 
 optim_wrapper = dict(optimizer=dict(lr=2e-3), accumulative_counts=1)
-param_scheduler = [
-    dict(type='LinearLR', start_factor=1e-6, by_epoch=True, end=50, convert_to_iter_based=True),
-    dict(type='CosineAnnealingLR', eta_min=1e-6, by_epoch=True, begin=50, end=300, convert_to_iter_based=True),
-]
-auto_scale_lr = dict(base_batch_size=1024)
+warmup = dict(_base_.warmup, end=50)
+cosine = dict(_base_.cosine, begin=50)
+param_scheduler = [warmup, cosine]

@@ -9,6 +9,6 @@
 #     tools/dist_train.sh configs/mmpretrain/mae_vision_llama/mae_visionllama-base-p16_8xb512-amp-1600e_in1k.py 8
 _base_ = ['mae_visionllama-base-p16_8xb512-amp-800e_in1k.py']
 
-param_scheduler = _base_.param_scheduler
-param_scheduler[1].end = 1600
+cosine = dict(_base_.cosine, end=1600)
+param_scheduler = [_base_.warmup, cosine]
 train_cfg = dict(max_epochs=1600)

@@ -28,5 +28,5 @@ model = dict(
 )
 
 # Table 15 lists no random erasing
-train_pipeline = [step for step in _base_.train_pipeline if step.type != 'RandomErasing']
+train_pipeline = [_base_.load, _base_.random_crop, _base_.flip, _base_.rand_augment, _base_.pack]
 train_dataloader = dict(dataset=dict(pipeline=train_pipeline))

@@ -25,5 +25,5 @@ model = dict(
 )
 
 # random resized crops and flips alone
-train_pipeline = [step for step in _base_.train_pipeline if step.type not in ('RandAugment', 'RandomErasing')]
+train_pipeline = [_base_.load, _base_.random_crop, _base_.flip, _base_.pack]
 train_dataloader = dict(batch_size=2048, dataset=dict(pipeline=train_pipeline))

@@ -18,6 +18,6 @@ model = dict(
     head=dict(in_channels=1024),
 )
 
-param_scheduler = _base_.param_scheduler
-param_scheduler[1].end = 50
+cosine = dict(_base_.cosine, end=50)
+param_scheduler = [_base_.warmup, cosine]
 train_cfg = dict(max_epochs=50)

@@ -11,13 +11,11 @@ model = dict(
     backbone=dict(
         layer_scale_init_value=1e-4,
         rope_cfg=dict(scale='none'),
-        key_position='released',
-        mask_padding='released',
-        gap_norm='released',
+        key_position='flat_index',
+        mask_padding=False,
+        gap_norm='twice',
     ),
 )
 train_dataloader = dict(sampler=dict(_delete_=True, type='DefaultSampler', shuffle=True))
-param_scheduler = [
-    dict(type='LinearLR', start_factor=1e-3, by_epoch=True, end=5, convert_to_iter_based=True),
-    dict(type='CosineAnnealingLR', eta_min=1e-5, by_epoch=True, begin=5, end=300, convert_to_iter_based=True),
-]
+cosine = dict(_base_.cosine, eta_min=1e-5)
+param_scheduler = [_base_.warmup, cosine]

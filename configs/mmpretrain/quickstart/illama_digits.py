@@ -1,6 +1,6 @@
 """iLLaMA on real handwritten digits: causal attention that a soft mask phases in over the first epochs.
 
-Data:     python -m mmvisionllama.data.digits data/digits   (1,437 training and 360 test scans of 8 x 8, no download)
+Data:     python -m mmvisionllama.datasets.digits data/digits   (1,437 training and 360 test scans of 8 x 8, no download)
 Model:    embed_dims 64, 4 blocks, 4 heads, patch 4 on 32 x 32 (8 x 8 patches and the class token last)
 Schedule: that of vision_llama_digits.py, linear soft mask over the first 5 epochs
 Command:  python tools/train.py configs/mmpretrain/quickstart/illama_digits.py

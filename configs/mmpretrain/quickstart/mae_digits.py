@@ -1,6 +1,6 @@
 """MAE pre-training on handwritten digits, labels unused: first step of `make demo-mae`.
 
-Data:     python -m mmvisionllama.data.digits data/digits   (1,437 training scans of 8 x 8, no download)
+Data:     python -m mmvisionllama.datasets.digits data/digits   (1,437 training scans of 8 x 8, no download)
 Model:    the encoder of the quickstart (embed_dims 64, 4 blocks, patch 4 on 32 x 32), mask ratio 0.75, 1 decoder block
 Schedule: 80 epochs x 11 iterations x batch 128
 Command:  python tools/train.py configs/mmpretrain/quickstart/mae_digits.py

@@ -2,7 +2,7 @@
 
 The demo trains on a tenth of the labels (a list given as train_dataloader.dataset.ann_file); without it, on all.
 
-Data:     python -m mmvisionllama.data.digits data/digits   (1,437 training and 360 test scans of 8 x 8, no download)
+Data:     python -m mmvisionllama.datasets.digits data/digits   (1,437 training and 360 test scans of 8 x 8, no download)
 Model:    VisionLLaMA, embed_dims 64, 4 blocks, patch 4 on 32 x 32; mean of the patches, no class token
 Schedule: 200 iterations x batch 64
 Command:  python tools/train.py configs/mmpretrain/quickstart/mae_digits_finetune.py

@@ -1,6 +1,6 @@
 """A small Pyramid VisionLLaMA on crops of the digit scenes: pre-training for segmentation and detection in small.
 
-Data:     python -m mmvisionllama.data.digit_scenes data/digit_crops --crops   (8,000 training, 800 validation crops)
+Data:     python -m mmvisionllama.datasets.digit_scenes data/digit_crops --crops   (8,000 training, 800 validation crops)
 Model:    4 stages of 24, 48, 96, 96 channels; 16 x 16 to 2 x 2 tokens at 64 x 64 pixels
 Schedule: 5 epochs x 250 iterations x batch 32
 Command:  python tools/train.py configs/mmpretrain/quickstart/pyramid_vision_llama_digit_crops.py

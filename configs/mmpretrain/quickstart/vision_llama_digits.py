@@ -1,6 +1,6 @@
 """Plain VisionLLaMA on real handwritten digits: the quickstart, and a template for small image folders.
 
-Data:     python -m mmvisionllama.data.digits data/digits   (1,437 training and 360 test scans of 8 x 8, no download)
+Data:     python -m mmvisionllama.datasets.digits data/digits   (1,437 training and 360 test scans of 8 x 8, no download)
 Model:    embed_dims 64, 4 blocks, 4 heads, patch 4 on 32 x 32 (8 x 8 tokens)
 Schedule: 18 epochs x 22 iterations x batch 64
 Command:  python tools/train.py configs/mmpretrain/quickstart/vision_llama_digits.py

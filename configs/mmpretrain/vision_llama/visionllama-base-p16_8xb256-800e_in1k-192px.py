@@ -2,7 +2,7 @@
 # Paper (Table 2): top-1 83.6 % after both stages. Not reproduced here.
 # Model: 86.39 M parameters, 12.79 GMACs at 192 (17.56 at 224).
 # Schedule (section D.1, Table 13): 8 GPUs x 256 = 2048 images; floor(1,281,167 / 2048) = 625 iterations x 800 epochs.
-# Loss: DeiT III's binary cross entropy, mixed targets binarised.
+# Binary cross entropy whose targets are 1 for both classes of a mixed image, as DeiT III's.
 # The release uses weight decay 0.05 and test crop ratio 0.875: ..._released.py
 #
 #     tools/dist_train.sh configs/mmpretrain/vision_llama/visionllama-base-p16_8xb256-800e_in1k-192px.py 8 --amp
@@ -19,11 +19,11 @@ model = dict(
     head=dict(in_channels=768),
 )
 
-train_pipeline = _base_.train_pipeline
-train_pipeline[1].scale = 192
-test_pipeline = _base_.test_pipeline
-test_pipeline[1].scale = 192
-test_pipeline[2].crop_size = 192
+random_crop = dict(_base_.random_crop, scale=192)
+resize_edge = dict(_base_.resize_edge, scale=192)
+center_crop = dict(_base_.center_crop, crop_size=192)
+train_pipeline = [_base_.load, random_crop, *_base_.augment, _base_.pack]
+test_pipeline = [_base_.load, resize_edge, center_crop, _base_.pack]
 train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
 val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
 test_dataloader = val_dataloader

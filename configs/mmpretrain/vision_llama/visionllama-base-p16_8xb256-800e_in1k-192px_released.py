@@ -7,10 +7,10 @@
 #     tools/dist_train.sh configs/mmpretrain/vision_llama/visionllama-base-p16_8xb256-800e_in1k-192px_released.py 8 --amp
 _base_ = ['visionllama-base-p16_8xb256-800e_in1k-192px.py']
 
-model = dict(backbone=dict(cls_position='released'))
+model = dict(backbone=dict(cls_position='above_top_right'))
 optim_wrapper = dict(optimizer=dict(weight_decay=0.05), clip_grad=None)
 
-test_pipeline = _base_.test_pipeline
-test_pipeline[1].scale = 219  # 192 / 0.875
+resize_edge = dict(_base_.resize_edge, scale=219)  # 192 / 0.875
+test_pipeline = [_base_.load, resize_edge, _base_.center_crop, _base_.pack]
 val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
 test_dataloader = val_dataloader

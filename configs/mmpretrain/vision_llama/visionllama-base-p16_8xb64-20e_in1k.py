@@ -22,10 +22,10 @@ model = dict(
 )
 load_from = 'work_dirs/visionllama-base-p16_8xb256-800e_in1k-192px/epoch_800.pth'
 
-train_pipeline = _base_.train_pipeline
-train_pipeline[4].erase_prob = 0.0
+erase = dict(_base_.erase, erase_prob=0.0)
+resize_edge = dict(_base_.resize_edge, scale=224)  # test crop ratio 1.0 (Table 13)
+train_pipeline = [_base_.load, _base_.random_crop, _base_.flip, _base_.rand_augment, erase, _base_.pack]
 train_dataloader = dict(batch_size=64, dataset=dict(pipeline=train_pipeline))
-test_pipeline = _base_.test_pipeline
-test_pipeline[1].scale = 224  # test crop ratio 1.0 (Table 13)
+test_pipeline = [_base_.load, resize_edge, _base_.center_crop, _base_.pack]
 val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
 test_dataloader = val_dataloader

@@ -10,6 +10,6 @@ _base_ = ['visionllama-base-p16_8xb64-20e_in1k.py']
 model = dict(backbone=dict(arch='large', drop_path_rate=0.45), head=dict(in_channels=1024))
 load_from = 'work_dirs/visionllama-large-p16_8xb256-800e_in1k-160px/epoch_800.pth'
 
-train_pipeline = _base_.train_pipeline
-train_pipeline[4].erase_prob = 0.25
+erase = dict(_base_.erase, erase_prob=0.25)
+train_pipeline = [_base_.load, _base_.random_crop, _base_.flip, _base_.rand_augment, erase, _base_.pack]
 train_dataloader = dict(dataset=dict(pipeline=train_pipeline))

@@ -6,10 +6,10 @@
 #     tools/dist_train.sh configs/mmpretrain/vision_llama/visionllama-large-p16_8xb64-20e_in1k_released.py 8 --amp
 _base_ = ['visionllama-large-p16_8xb64-20e_in1k.py']
 
-model = dict(backbone=dict(cls_position='released'))
+model = dict(backbone=dict(cls_position='above_top_right'))
 load_from = 'work_dirs/visionllama-large-p16_8xb256-800e_in1k-128px_released/epoch_800.pth'
 
-test_pipeline = _base_.test_pipeline
-test_pipeline[1].scale = 256  # 224 / 0.875
+resize_edge = dict(_base_.resize_edge, scale=256)  # 224 / 0.875
+test_pipeline = [_base_.load, resize_edge, _base_.center_crop, _base_.pack]
 val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
 test_dataloader = val_dataloader

@@ -2,8 +2,8 @@
 # Paper (Table 2): top-1 81.6 %. Not reproduced here. Model: 21.96 M parameters, 4.60 GMACs at 224.
 # Schedule (section D.1, Table 13): 8 GPUs x 256 = 2048 images; floor(1,281,167 / 2048) = 625 iterations x 800 epochs.
 # Repeated augmentation takes each image three times, so an epoch sees a third of the images.
-# Loss: DeiT III's binary cross entropy, mixed targets binarised.
-# The release trains with lr 4e-3 and wd 0.05 and tests with crop ratio 0.875: ..._released.py
+# Binary cross entropy whose targets are 1 for both classes of a mixed image, as DeiT III's.
+# The release trains with lr 4e-3 and wd 0.05, and tests with crop ratio 0.875: ..._released.py
 #
 #     tools/dist_train.sh configs/mmpretrain/vision_llama/visionllama-small-p16_8xb256-800e_in1k.py 8 --amp
 _base_ = [

@@ -12,10 +12,10 @@ _base_ = ['pyramid-visionllama-large_upernet_8xb2-160k_ade20k-512x512.py']
 model = dict(
     backbone=dict(
         layer_scale_init_value=1e-4,
-        rope_cfg=dict(scale='released'),
-        key_position='released',
-        mask_padding='released',
-        norm_after_stage='released',
+        rope_cfg=dict(scale='height', anchor_grid=(14, 14)),
+        key_position='flat_index',
+        mask_padding=False,
+        norm_after_stage='in_trunk',
         init_cfg=dict(checkpoint='work_dirs/pyramid-visionllama-large_8xb128-300e_in1k_released/epoch_300.pth'),
     ),
     test_cfg=dict(mode='slide'),

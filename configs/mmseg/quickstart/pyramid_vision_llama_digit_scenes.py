@@ -1,6 +1,6 @@
 """UperNet with a small Pyramid VisionLLaMA on scenes of real digits: the quickstart, and a template for own label maps.
 
-Data:     python -m mmvisionllama.data.digit_scenes data/digit_scenes   (600 training, 80 larger validation scenes)
+Data:     python -m mmvisionllama.datasets.digit_scenes data/digit_scenes   (600 training, 80 larger validation scenes)
 Model:    4 stages of 24, 48, 96, 96 channels; trained on crops of 128 x 128, tested on whole scenes of any size
 Schedule: 1,400 iterations x batch 12
 Command:  python tools/train.py configs/mmseg/quickstart/pyramid_vision_llama_digit_scenes.py --cfg-options \\
@@ -74,8 +74,8 @@ train_pipeline = [
     dict(type='RandomCrop', crop_size=(crop, crop)),
     dict(type='PackSegInputs'),
 ]
+# starts with the loader, which mmseg.apis replaces to predict arrays; the data set below checks its files before it
 test_pipeline = [
-    check_files,
     dict(type='LoadImageFromFile'),
     # whole grids in all stages, as in training: what padding fills up is easily taken for ink. Labels stay as they are.
     dict(type='ResizeToMultiple', size_divisor=32),
@@ -107,7 +107,7 @@ val_dataloader = dict(
     sampler=dict(type='DefaultSampler', shuffle=False),
     dataset=dict(
         data_prefix=dict(img_path='images/validation', seg_map_path='annotations/validation'),
-        pipeline=test_pipeline,
+        pipeline=[check_files, *test_pipeline],
         **dataset,
     ),
 )

@@ -1,0 +1,266 @@
+#!/usr/bin/env python
+"""Writes the model zoo's files: README.md and metafile.yml of every folder of configs, and model-index.yml.
+
+python tools/model_zoo/make_index.py            # writes them
+python tools/model_zoo/make_index.py --check    # says which are stale, exit status 1
+
+Everything comes from the heads of the configs and from ``methods.yml`` beside this file. The format is OpenMMLab's
+(``mim``, mmpretrain's ``ModelHub``), where "FLOPs" are multiply-accumulates. Accuracies are the papers', and say so.
+"""
+
+import argparse
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Dict, List, Optional
+
+import yaml
+
+ROOT = Path(__file__).parents[2]
+TEXTS = yaml.safe_load((Path(__file__).parent / 'methods.yml').read_text())
+METHODS, PAPERS = TEXTS['methods'], TEXTS['papers']
+NOT_OURS = "the paper's, not reproduced"
+QUICKSTARTS = ('mmpretrain/quickstart', 'mmseg/quickstart', 'mmdet/quickstart', 'generation/quickstart')
+
+#: end of a config's name -> what it trains on
+DATA = {
+    'in1k': 'ImageNet-1k',
+    'in21k': 'ImageNet-21k',
+    'cifar10': 'CIFAR-10',
+    'cifar100': 'CIFAR-100',
+    'ade20k': 'ADE20K',
+    'coco': 'COCO',
+    'imagenet-256': 'ImageNet-1k',
+}
+#: what a head says right behind "Paper (...):" -> (task, metric) of each number
+RESULTS = (
+    (r'top-1 (\d+\.\d+) %(?! after)', [('Image Classification', 'Top 1 Accuracy')]),
+    (r'mIoU (\d+\.\d+) % multi-scale', [('Semantic Segmentation', 'mIoU(ms+flip)')]),
+    (r'mIoU (\d+\.\d+) %', [('Semantic Segmentation', 'mIoU')]),
+    (r'box AP (\d+\.\d+), mask AP (\d+\.\d+)', [('Object Detection', 'box AP'), ('Instance Segmentation', 'mask AP')]),
+    (
+        r'FID (\d+\.\d+) without guidance(?:, (\d+\.\d+) with 1\.5)?',
+        [('Image Generation', 'FID'), ('Image Generation', 'FID with guidance 1.5')],
+    ),
+    (
+        r'FID (\d+\.\d+) with the SDE \(Table 8\), (\d+\.\d+) with the ODE',
+        [('Image Generation', 'FID by the SDE'), ('Image Generation', 'FID by the ODE')],
+    ),
+)
+
+
+@dataclass
+class Recipe:
+    """What the head of a config says.
+
+    ``results`` holds (task, metric, number as printed); it is empty where the paper has no such row, and for
+    pre-training and first stages, whose numbers are those of the configs that train on from them.
+    """
+
+    path: Path
+    params: float  # millions
+    macs: float  # giga
+    size: str  # pixels
+    batch: int
+    length: str  # '300 epochs', '400,000 iterations'
+    results: List[tuple]
+    command: str
+
+    @property
+    def name(self) -> str:
+        return self.path.stem
+
+    @property
+    def data(self) -> str:
+        return next(data for key, data in DATA.items() if re.search(rf'_{key}(_|-\d+px|-\d+x|$)', self.name))
+
+
+def read_head(path: Path) -> Recipe:
+    """The comment on top of a config.
+
+    Raises:
+        ValueError: If it lacks one of its parts; the message names the file and the part.
+    """
+    head = ' '.join(line.lstrip('# ') for line in path.read_text().split('_base_ =')[0].splitlines())
+
+    def find(pattern: str, what: str) -> 're.Match':
+        match = re.search(pattern, head)
+        if match is None:
+            raise ValueError(f'{path}: the comment on top gives no {what} (tests/test_configs says how)')
+        return match
+
+    paper = find(r'Paper[^:]*: (.*?)(?= Model:)', "paper's number").group(1)
+    params, macs, size = find(
+        r'Model: ([\d.]+) M parameters, ([\d.]+) GMACs at (\d+(?: x \d+)?)', "model's size"
+    ).groups()
+    schedule = find(r'Schedule[^:]*: (.*?= (\d+) images.*)', 'schedule')
+    length = re.search(r'\d+ epochs', schedule.group(1)) if ' iterations x ' in schedule.group(1) else None
+    length = length or re.search(r'[\d,]+ iterations', schedule.group(1))
+    if length is None:
+        raise ValueError(f'{path}: the schedule in the comment on top gives no epochs or iterations')
+    return Recipe(
+        path=path,
+        params=float(params),
+        macs=float(macs),
+        size=size,
+        batch=int(schedule.group(2)),
+        length=length.group(),
+        results=read_results(paper),
+        command=find(r'(tools/dist_train\.sh configs/\S+ \d+(?: --\w+)*)', 'command').group(1),
+    )
+
+
+def read_results(paper: str) -> List[tuple]:
+    """(task, metric, number) of each number of the paper for this very config."""
+    for pattern, kinds in RESULTS:
+        match = re.match(pattern, paper)
+        if match:
+            return [(*kind, number) for kind, number in zip(kinds, match.groups()) if number]
+    return []
+
+
+def metafile(folder: str, recipes: List[Recipe]) -> str:
+    """``metafile.yml`` of a folder."""
+    method = METHODS[folder]
+    collection = {
+        'Name': method['name'],
+        'Metadata': {'Architecture': method['architecture']},
+        'Paper': PAPERS[method['paper']],
+        'README': f'configs/{folder}/README.md',
+    }
+    models = []
+    for recipe in recipes:
+        number, unit = recipe.length.replace(',', '').split()
+        metadata = {
+            'FLOPs': round(recipe.macs * 1e9),
+            'Parameters': round(recipe.params * 1e6),
+            unit.capitalize(): int(number),
+            'Batch Size': recipe.batch,
+            'Training Data': recipe.data,
+        }
+        results: Dict[str, dict] = {}
+        for task, metric, value in recipe.results:
+            results.setdefault(task, {})[f'{metric} ({NOT_OURS})'] = float(value)
+        model = {'Name': recipe.name, 'In Collection': method['name'], 'Metadata': metadata}
+        if results:
+            model['Results'] = [
+                {'Task': task, 'Dataset': recipe.data, 'Metrics': metrics} for task, metrics in results.items()
+            ]
+        model['Config'] = f'configs/{folder}/{recipe.path.name}'
+        model['Command'] = recipe.command
+        models.append(model)
+    return yaml.safe_dump({'Collections': [collection], 'Models': models}, sort_keys=False, width=1000)
+
+
+NOTE = (
+    '<!-- Written by tools/model_zoo/make_index.py from the heads of the configs: change those, or the texts there. -->'
+)
+
+
+def readme(folder: str, recipes: List[Recipe]) -> str:
+    """``README.md`` of a folder."""
+    method = METHODS[folder]
+    paper = PAPERS[method['paper']]
+    metrics = list(dict.fromkeys(metric for recipe in recipes for _, metric, _ in recipe.results))
+    lines = [f'# {method["name"]}', '', NOTE, '', f'> [{paper["Title"]}]({paper["URL"]})', '', method['text'], '']
+    documents = dict.fromkeys([method['document'], 'docs/tables.md'])
+    lines += [
+        f'More: {", ".join(f"`{document}`" for document in documents)} (every row of the papers, as a command).',
+        '',
+    ]
+    if any(recipe.name.endswith('_released') for recipe in recipes):
+        lines += [
+            'A config ending in `_released` does what the published code does where that differs from the paper',
+            '(`docs/paper_vs_release.md`).',
+            '',
+        ]
+    lines += [
+        '## Configs',
+        '',
+        "The numbers of accuracy are **the paper's; none was reproduced here**, and there are no weights to download.",
+        '',
+        '| ' + ' | '.join(['config', 'parameters (M)', 'GMACs', 'schedule', *(f'paper: {m}' for m in metrics)]) + ' |',
+        '|' + '---|' * (4 + len(metrics)),
+    ]
+    for recipe in recipes:
+        found = {metric: value for _, metric, value in recipe.results}
+        cells = [
+            f'[{recipe.name}]({recipe.path.name})',
+            f'{recipe.params:.2f}',
+            f'{recipe.macs:.2f} at {recipe.size}',
+            f'{recipe.length}, batch {recipe.batch}',
+            *(found.get(metric, '–') for metric in metrics),
+        ]
+        lines.append('| ' + ' | '.join(cells) + ' |')
+    lines += ['', '## Commands', '', '```bash', *(recipe.command for recipe in recipes), '```', '']
+    return '\n'.join(lines)
+
+
+def quickstart_readme(folder: str, paths: List[Path]) -> str:
+    """``README.md`` of small configs that train on a CPU; what they are stands in their docstrings or comments."""
+    lines = [
+        '# Quickstart',
+        '',
+        NOTE,
+        '',
+        'Small trainings on data that are made on the spot: no download, no GPU.',
+        '',
+    ]
+    lines += ['| config | what |', '|---|---|']
+    for path in paths:
+        text = path.read_text()
+        first = text.split('"""')[1] if text.startswith('"""') else text.replace('#', '')
+        sentence = re.split(r'(?<=\w)[.:](?=\s)', ' '.join(first.split('\n\n')[0].split()).rstrip('.'))[0]
+        lines.append(f'| [{path.stem}]({path.name}) | {sentence} |')
+    lines += ['', '```bash', *(f'python tools/train.py configs/{folder}/{path.name}' for path in paths), '```', '']
+    return '\n'.join(lines)
+
+
+def generate(root: Path = ROOT) -> Dict[Path, str]:
+    """Path to contents of every file."""
+    folders = {
+        str(path.relative_to(root / 'configs')): path
+        for path in sorted((root / 'configs').glob('*/*'))
+        if path.is_dir() and path.parent.name != '_base_' and list(path.glob('*.py'))
+    }
+    unknown = set(folders) - set(METHODS) - set(QUICKSTARTS)
+    if unknown:
+        raise ValueError(f'say in tools/model_zoo/methods.yml what is in {", ".join(sorted(unknown))}')
+    files, imports = {}, []
+    for folder, path in folders.items():
+        configs = sorted(path.glob('*.py'))
+        if folder in QUICKSTARTS:
+            files[path / 'README.md'] = quickstart_readme(folder, configs)
+            continue
+        recipes = [read_head(config) for config in configs]
+        files[path / 'README.md'] = readme(folder, recipes)
+        files[path / 'metafile.yml'] = metafile(folder, recipes)
+        imports.append(f'configs/{folder}/metafile.yml')
+    files[root / 'model-index.yml'] = yaml.safe_dump({'Import': imports}, sort_keys=False)
+    return files
+
+
+def stale(root: Path = ROOT) -> List[Path]:
+    """Files that are missing, differ from what would be written, or belong to no folder of configs any more."""
+    files = generate(root)
+    wrong = [path for path, text in files.items() if not path.is_file() or path.read_text() != text]
+    left = [path for name in ('README.md', 'metafile.yml') for path in (root / 'configs').glob(f'*/*/{name}')]
+    return wrong + [path for path in left if path not in files]
+
+
+def main(args: Optional[List[str]] = None) -> int:
+    parser = argparse.ArgumentParser(description="Writes the model zoo's files")
+    parser.add_argument('--check', action='store_true', help='write nothing, exit with 1 if a file is stale')
+    if parser.parse_args(args).check:
+        wrong = stale()
+        for path in wrong:
+            print(f'{path.relative_to(ROOT)} is stale: run python tools/model_zoo/make_index.py', file=sys.stderr)
+        return int(bool(wrong))
+    for path, text in generate().items():
+        path.write_text(text)
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
