@@ -83,7 +83,7 @@ def test_converts(main, published, tmp_path, capsys):
     checkpoint = read_checkpoint(out)  # weights-only
     assert checkpoint['meta']['family'] == 'plain' and checkpoint['meta']['source'] == 'published.pth'
     backbone = checkpoint['meta']['model']['backbone']
-    assert backbone['img_size'] == 64 and backbone['rope_cfg'] == dict(scale='released')
+    assert backbone['img_size'] == 64 and backbone['rope_cfg'] == dict(scale='height')
     from mmpretrain.registry import MODELS
 
     classifier = MODELS.build(checkpoint['meta']['model'])

@@ -1,6 +1,6 @@
 # Mask R-CNN with Pyramid VisionLLaMA-B, 36 epochs with multi-scale training on COCO.
 # Paper (Table 5): box AP 49.1, mask AP 43.8 (Swin-S 47.6 and 42.8, Twins-SVT-B 48.0 and 43.0). Not reproduced here.
-# Model: 75.52 M parameters, 395.52 GMACs at 800 x 1280 (1000 boxes, 100 masks). The paper prints 76.3 M, as
+# Model: 75.52 M parameters, 394.43 GMACs at 800 x 1280 (1000 boxes, 100 masks). The paper prints 76.3 M, as
 # for Twins-SVT-B.
 # Schedule (section D.8): 8 GPUs x 2 = 16 images; ceil(117,266 / 16) = 7330 iterations x 36 epochs.
 # What the release did otherwise: ..._released.py

@@ -2,7 +2,7 @@
 # every stage, the released positions of GSA's keys, windows that attend to their padding, and stage norms whose output
 # also enters the next stage. All else as in the config it inherits from.
 # Paper (Table 5): box AP 49.1, mask AP 43.8. Not reproduced here.
-# Model: 75.54 M parameters, 395.52 GMACs at 800 x 1280 (1000 boxes, 100 masks).
+# Model: 75.54 M parameters, 394.43 GMACs at 800 x 1280 (1000 boxes, 100 masks).
 # Schedule (section D.8): 8 GPUs x 2 = 16 images; ceil(117,266 / 16) = 7330 iterations x 36 epochs.
 # Weights: init_cfg.checkpoint; published ones have to be converted first (docs/pyramid.md)
 #

@@ -1,6 +1,6 @@
 # Mask R-CNN with Pyramid VisionLLaMA-L, 36 epochs with multi-scale training on COCO: the recipe of the B model.
 # Paper: this size is not in Table 5 (B: box AP 49.1, mask AP 43.8). Drop path 0.3 is our choice.
-# Model: 124.07 M parameters, 578.56 GMACs at 800 x 1280 (1000 boxes, 100 masks).
+# Model: 124.07 M parameters, 576.64 GMACs at 800 x 1280 (1000 boxes, 100 masks).
 # Schedule (section D.8): 8 GPUs x 2 = 16 images; ceil(117,266 / 16) = 7330 iterations x 36 epochs.
 # Weights: init_cfg.checkpoint; others with --cfg-options model.backbone.init_cfg.checkpoint=FILE
 #

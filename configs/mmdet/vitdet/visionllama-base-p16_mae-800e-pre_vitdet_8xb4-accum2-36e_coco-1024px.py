@@ -1,6 +1,6 @@
 # ViTDet with VisionLLaMA-B after 800 epochs of MAE, 36 epochs on COCO at 1024 x 1024 with large-scale jitter.
 # Paper (Table 6): box AP 52.2, mask AP 46.3 (ViT-B, MAE 1600 epochs, 100 epochs: 51.6 and 45.7). Not reproduced here.
-# Model: 110.61 M parameters, 837.20 GMACs at 1024 (1000 boxes, 100 masks).
+# Model: 110.61 M parameters, 833.40 GMACs at 1024 (1000 boxes, 100 masks).
 # Schedule (section D.9): 8 GPUs x 4 x 2 accumulated = 64 images; ceil(117,266 / 32) = 3665 iterations x 36 epochs. An
 # iteration of the Runner is one batch of 32, so that 131,940 iterations are 65,970 steps of the optimizer, and the 1000
 # steps of warm-up are 2000 iterations. bf16.

@@ -3,7 +3,7 @@
 # release trains in float16, and its config names an optimizer constructor that it does not contain; all else as in the
 # config this one inherits from.
 # Paper (Table 6): box AP 52.2, mask AP 46.3. Not reproduced here.
-# Model: 280.68 M parameters, 1532.98 GMACs at 1024 (1000 boxes, 100 masks).
+# Model: 280.68 M parameters, 1529.19 GMACs at 1024 (1000 boxes, 100 masks).
 # Schedule: 8 GPUs x 4 x 2 accumulated = 64 images; 137,250 iterations of 32 images, 68,625 steps of the optimizer: 37.5
 # epochs of the 117,266 images with objects.
 # Weights: init_cfg.checkpoint; others with --cfg-options model.backbone.init_cfg.checkpoint=FILE

@@ -1,7 +1,7 @@
 # ViTDet with VisionLLaMA-L after 800 epochs of MAE, 36 epochs on COCO at 1024 x 1024 with large-scale jitter.
 # Paper: this size is not in Table 6 (B: box AP 52.2, mask AP 46.3). Drop path 0.4, layer-wise decay 0.8 and the global
 # blocks 5, 11, 17 and 23 are those of ViTDet's ViT-L.
-# Model: 336.52 M parameters, 1880.22 GMACs at 1024 (1000 boxes, 100 masks).
+# Model: 336.52 M parameters, 1863.36 GMACs at 1024 (1000 boxes, 100 masks).
 # Schedule (section D.9): 8 GPUs x 4 x 2 accumulated = 64 images; ceil(117,266 / 32) = 3665 iterations x 36 epochs. An
 # iteration of the Runner is one batch of 32, so that 131,940 iterations are 65,970 steps of the optimizer, and the 1000
 # steps of warm-up are 2000 iterations. bf16.

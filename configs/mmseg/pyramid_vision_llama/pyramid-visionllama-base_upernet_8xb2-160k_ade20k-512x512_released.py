@@ -2,7 +2,7 @@
 # positions of GSA's keys, windows that attend to their padding, stage norms that flow on into the trunk, LayerScale, slide
 # inference. All else as in the config it inherits from.
 # Paper (Table 4a): mIoU 49.1 % single-scale, "88.5 M" parameters. Not reproduced here.
-# Model: 87.68 M parameters, 260.37 GMACs at 512.
+# Model: 87.68 M parameters, 259.95 GMACs at 512.
 # Schedule (section D.7): 8 GPUs x 2 = 16 images; 160,000 iterations.
 # Weights: init_cfg.checkpoint; others with --cfg-options model.backbone.init_cfg.checkpoint=FILE
 #

@@ -2,7 +2,7 @@
 # positions of GSA's keys, windows that attend to their padding, stage norms that flow on into the trunk, LayerScale, slide
 # inference. All else as in the config it inherits from.
 # Paper (Table 4a): mIoU 50.0 % single-scale, "133 M" parameters. Not reproduced here.
-# Model: 138.23 M parameters, 305.18 GMACs at 512.
+# Model: 138.23 M parameters, 304.44 GMACs at 512.
 # Schedule (section D.7): 8 GPUs x 2 = 16 images; 160,000 iterations.
 # Weights: init_cfg.checkpoint; others with --cfg-options model.backbone.init_cfg.checkpoint=FILE
 #
