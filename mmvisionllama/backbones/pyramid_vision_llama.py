@@ -323,7 +323,7 @@ class PyramidVisionLLaMA(BaseBackbone):
             if stage in self.out_indices:
                 outs.append(self.format_output(x, stage, grid))
             x = keep_in_graph(x, self.norms[stage])  # necks and heads may leave this output out
-            x = x.transpose(1, 2).unflatten(2, grid)  # [B, C, H, W], channels last in memory
+            x = x.transpose(1, 2).view(x.shape[0], x.shape[2], *grid)  # [B, C, H, W], channels last in memory
         return tuple(outs)
 
     def format_output(self, x: Tensor, stage: int, grid: Sequence[int]) -> Tensor:

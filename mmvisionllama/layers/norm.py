@@ -2,6 +2,7 @@
 
 from typing import Optional
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -24,6 +25,10 @@ class RMSNorm(nn.LayerNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(..., C)`` to the same shape."""
+        if torch.jit.is_tracing():  # TorchScript's ONNX exporter does not know rms_norm
+            values = x.float()
+            eps = torch.finfo(x.dtype).eps if self.eps is None else self.eps
+            return (values * torch.rsqrt(values.square().mean(-1, keepdim=True) + eps)).to(x.dtype) * self.weight
         return F.rms_norm(x, self.normalized_shape, self.weight, self.eps)
 
 
