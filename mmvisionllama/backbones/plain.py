@@ -5,7 +5,6 @@ from typing import Callable, List, Optional, Sequence, Tuple, Union
 import torch
 from torch import Tensor, nn
 
-from ..errors import OptionError
 from ..layers import AttentionContext, PatchEmbed, TransformerBlock, build_ffn, build_norm
 from ..layers.options import checked_choice, to_2tuple
 from .base import BaseBackbone, drop_path_rates, hidden_channels, init_linear, resolved_norm
@@ -15,7 +14,8 @@ class PatchMap(nn.Identity):
     """Shows the patch tokens that enter the last block as a map ``(B, C, H, W)`` to whoever hooks it.
 
     Made for class activation maps (GradCAM and its kind): a place that needs no reshaping, knows grids that are no
-    squares, and leaves out the class token wherever it stands. Without a forward hook nothing passes through it.
+    squares, and leaves out the class token wherever it stands (mmpretrain's vis_cam.py: ``--target-layers
+    backbone.patch_map``, without ``--vit-like``). Without a forward hook nothing passes through it.
     """
 
 
@@ -135,18 +135,12 @@ class PlainBackbone(BaseBackbone):
 
     @property
     def num_extra_tokens(self) -> int:
-        """Tokens before the patches, as mmpretrain's backbones say it.
+        """Tokens before the patches, as mmpretrain's backbones say it: CAM tools cut off that many.
 
-        Raises:
-            OptionError: For a class token behind the patches, where tools would cut off the first patch instead.
+        0 for a class token behind them, where cutting off the first would shift the map by a patch without a word; with
+        0 these tools find that H * H + 1 tokens are no square. :class:`PatchMap` serves them there.
         """
-        if self.with_cls_token and self.cls_token_last:
-            raise OptionError(
-                f'the class token of {type(self).__name__} is the last one and tools cut off the first: take the '
-                f'module patch_map, whose output is a feature map (vis_cam.py: --target-layers backbone.patch_map, '
-                f'without --vit-like)'
-            )
-        return int(self.with_cls_token)
+        return int(self.with_cls_token and not self.cls_token_last)
 
     def with_token(self, patches: Tensor, token: Optional[Tensor]) -> Tensor:
         """Puts the token's row where the class token stands: ``(B, N, C)`` and ``(B, 1, C)`` to ``(B, N + 1, C)``."""
@@ -163,7 +157,9 @@ class PlainBackbone(BaseBackbone):
     def add_cls_token(self, patches: Tensor) -> Tensor:
         """Patch tokens to all tokens: ``(B, N, C)`` to ``(B, N + 1, C)`` if there is a class token."""
         # shape[0], which a tracer follows, where len() is a number to it
-        return self.with_token(patches, self.cls_token.expand(patches.shape[0], -1, -1) if self.with_cls_token else None)
+        return self.with_token(
+            patches, self.cls_token.expand(patches.shape[0], -1, -1) if self.with_cls_token else None
+        )
 
     def embed_tokens(self, x: Tensor) -> Tuple[Tensor, Tuple[int, int]]:
         """Images ``(B, in_channels, height, width)`` to all tokens ``(B, N, C)`` and the patches' grid (H, W)."""
