@@ -100,8 +100,9 @@ def attend(
         factor: Multiplied onto the weights after the softmax, without renormalising (the released iLLaMA); broadcasts
             to ``(B, h, N, M)``. No fused kernel does this: it runs ``'eager'``.
         dropout: Dropout of the attention weights, already 0 in evaluation.
-        backend: ``'sdpa'`` runs ``scaled_dot_product_attention``, ``'eager'`` writes the softmax out (for reference
-            and for hooks on the weights) and is what forward-mode differentiation gets, ``'auto'`` picks the fastest that is installed.
+        backend: ``'sdpa'`` runs ``scaled_dot_product_attention``, ``'eager'`` writes the softmax out (for reference,
+            for hooks on the weights, and always in forward-mode differentiation, which no fused kernel knows),
+            ``'auto'`` picks the fastest that is installed.
 
     Returns:
         Tensor: ``(B, h, N, d)``.

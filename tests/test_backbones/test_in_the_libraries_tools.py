@@ -160,8 +160,8 @@ def load_tool(path):
     spec = importlib.util.spec_from_file_location('tool_under_test', file)
     module = importlib.util.module_from_spec(spec)
     # pytorch-grad-cam is only imported, not used, by what is tested here
-    missing = {name: mock.MagicMock() for name in ('pytorch_grad_cam', 'pytorch_grad_cam.activations_and_gradients')}
-    with mock.patch.dict(sys.modules, missing):
+    missing = ('', '.activations_and_gradients', '.utils', '.utils.image')
+    with mock.patch.dict(sys.modules, {f'pytorch_grad_cam{name}': mock.MagicMock() for name in missing}):
         spec.loader.exec_module(module)
     return module
 
