@@ -161,7 +161,8 @@ def load_tool(path):
     module = importlib.util.module_from_spec(spec)
     # pytorch-grad-cam is only imported, not used, by what is tested here
     missing = ('', '.activations_and_gradients', '.utils', '.utils.image')
-    stand_in = mock.MagicMock(__version__='1.5.4')
+    stand_in = mock.MagicMock()
+    stand_in.base_cam.BaseCAM = type('BaseCAM', (), {})
     with mock.patch.dict(sys.modules, {f'pytorch_grad_cam{name}': stand_in for name in missing}):
         spec.loader.exec_module(module)
     return module
