@@ -11,12 +11,12 @@ class _KeepInGraph(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x: Tensor, *parameters: Tensor) -> Tensor:
-        ctx.parameters = parameters
+        ctx.save_for_backward(*parameters)
         return x.view_as(x)
 
     @staticmethod
     def backward(ctx, grad: Tensor):
-        return grad, *(torch.zeros_like(parameter) for parameter in ctx.parameters)
+        return grad, *(torch.zeros_like(parameter) for parameter in ctx.saved_tensors)
 
 
 def keep_in_graph(x: Tensor, module: nn.Module) -> Tensor:

@@ -6,14 +6,13 @@ import pytest
 import torch
 from torch import distributed as dist
 
-try:
-    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
-except ImportError:  # torch < 2.6
-    from torch.distributed._composable.fsdp import MixedPrecisionPolicy, fully_shard
-
 from mmvisionllama.backbones import PyramidVisionLLaMA, VisionLLaMA, iLLaMA
 from mmvisionllama.generation import DiTLLaMA
 from mmvisionllama.pretraining import MAEVisionLLaMA
+
+fsdp = pytest.importorskip('torch.distributed.fsdp')
+if not hasattr(fsdp, 'fully_shard'):
+    pytest.skip('this torch has fully_shard on GPUs only', allow_module_level=True)
 
 PLAIN = dict(embed_dims=32, num_layers=2, num_heads=2, feedforward_channels=32)
 PYRAMID = dict(embed_dims=(16,) * 4, depths=(2,) * 4, num_heads=(2,) * 4, feedforward_channels=(16,) * 4)
@@ -59,8 +58,8 @@ def test_sharded_half_precision_keeps_positions_exact(name, dtype, mesh):
             torch.nn.init.normal_(param, std=0.1)
     model = copy.deepcopy(reference).train()
     for block in blocks_of(model):
-        fully_shard(block, mesh=mesh, mp_policy=MixedPrecisionPolicy(param_dtype=dtype))
-    fully_shard(model, mesh=mesh, mp_policy=MixedPrecisionPolicy(param_dtype=dtype))
+        fsdp.fully_shard(block, mesh=mesh, mp_policy=fsdp.MixedPrecisionPolicy(param_dtype=dtype))
+    fsdp.fully_shard(model, mesh=mesh, mp_policy=fsdp.MixedPrecisionPolicy(param_dtype=dtype))
     seen = set()
     for block in blocks_of(model):
         block.attn.register_forward_pre_hook(

@@ -169,8 +169,8 @@ def predict(model: nn.Module, case: Case) -> None:
             raise RuntimeError(f'a map of {tuple(outs[0].pred_sem_seg.data.shape)} for an image of {size}')
 
 
-def run(case: Case) -> str:
-    """Tries one config in this process; returns a remark or raises what went wrong."""
+def run(case: Case, rank: int = 0, world: int = 1, port: int = 0) -> str:
+    """Tries one config in this process, one of ``world``; returns a remark or raises what went wrong."""
     init_default_scope(case.library)
     torch.manual_seed(0)
     MessageHub.get_current_instance().update_info('epoch', 0)  # TOOD's head asks
@@ -183,8 +183,10 @@ def run(case: Case) -> str:
         if not cfg.model.to_dict().__repr__().count('://'):
             raise
         remark = f'init_weights: {type(error).__name__} (no network)'
+    if world > 1:  # not before init_weights: ranks wait for each other where they load weights
+        dist.init_process_group('gloo', f'tcp://127.0.0.1:{port}', rank=rank, world_size=world)
     losses, note = train(model, cfg, case)
-    if case.predicts and (not dist.is_initialized() or dist.get_rank() == 0):
+    if case.predicts and rank == 0:
         predict(model, case)
     return '; '.join(filter(None, (f'loss {losses[0]:.4g}', remark, note)))
 
@@ -192,9 +194,7 @@ def run(case: Case) -> str:
 def work(case: Case, rank: int, world: int, port: int, results: multiprocessing.Queue) -> None:
     torch.set_num_threads(1)
     try:
-        if world > 1:
-            dist.init_process_group('gloo', f'tcp://127.0.0.1:{port}', rank=rank, world_size=world)
-        results.put((rank, True, run(case)))
+        results.put((rank, True, run(case, rank, world, port)))
     except BaseException as error:
         last = traceback.extract_tb(error.__traceback__)[-1]
         where = f'{Path(last.filename).name}:{last.lineno}'
