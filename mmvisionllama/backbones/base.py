@@ -7,6 +7,7 @@ from mmengine.model import BaseModule
 from mmengine.registry import MODELS
 from torch import nn
 
+from ..errors import OptionError
 from ..layers.embed import resize_pos_embed
 from ..layers.feedforward import swiglu_hidden
 from ..layers.norm import NORMS
@@ -79,6 +80,14 @@ class BaseBackbone(BaseModule):
                 state_dict[prefix + 'pos_embed'] = resize_pos_embed(
                     stored, (side, side), self.pos_embed_grid, self.interpolate_mode
                 )
+
+    def refuse_mask(self, mask: Any) -> None:
+        """Raises an OptionError for a mask: masked image modelling asks its backbone to hide patches."""
+        if mask is not None:
+            raise OptionError(
+                f'{type(self).__name__} hides no patches: MAE takes MAEVisionLLaMA; methods that hand a mask to their '
+                f'backbone (SimMIM, BEiT, MaskFeat) need one that replaces the masked patches, which this package lacks'
+            )
 
     def frozen_modules(self) -> List[Union[nn.Module, nn.Parameter]]:
         """What ``frozen_stages`` freezes."""

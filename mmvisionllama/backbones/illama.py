@@ -49,6 +49,7 @@ class iLLaMA(PlainBackbone):
         out_type: ``'cls_token'`` (B, C), ``'featmap'`` (B, C, H, W), ``'avg_featmap'`` (B, C; the mean of the patch
             tokens, then a norm) or ``'raw'`` (B, N, C).
         with_cls_token: Add a class token.
+        output_cls_token: As :class:`VisionLLaMA`.
         cls_token_position: ``'last'``, where it sees every patch, or ``'first'``, the ViT's.
         mask_mode: ``'additive'``: softmax(q k^T / sqrt(d) + log S), which at alpha = 0 is causal attention (eq. 1) on
             the fast causal kernels. ``'multiplicative'``: softmax(q k^T / sqrt(d)) * S without renormalisation (eq. 2),
@@ -120,6 +121,7 @@ class iLLaMA(PlainBackbone):
         attn_drop_rate: float = 0.0,
         backend: str = 'auto',
         with_cp: bool = False,
+        output_cls_token: bool = False,
         init_cfg: Optional[Union[dict, list]] = None,
     ) -> None:
         super().__init__(
@@ -129,6 +131,7 @@ class iLLaMA(PlainBackbone):
             out_indices=out_indices,
             out_type=out_type,
             with_cls_token=with_cls_token,
+            output_cls_token=output_cls_token,
             frozen_stages=frozen_stages,
             anchor=anchor,
             drop_rate=drop_rate,
@@ -150,7 +153,7 @@ class iLLaMA(PlainBackbone):
                 self.embed_dims // self.num_heads, self.num_heads, kind='1d', scale=scale, **(rope_cfg or {})
             )
         if abs_pos_embed:
-            self.add_pos_embed(img_size, self.num_extra_tokens)
+            self.add_pos_embed(img_size, int(with_cls_token))
         attn_cfg = dict(qkv_bias=qkv_bias, attn_drop=attn_drop_rate, proj_drop=drop_rate, backend=backend)
         self.build_layers(
             lambda i: RotaryAttention(self.embed_dims, self.num_heads, **attn_cfg),
@@ -182,6 +185,11 @@ class iLLaMA(PlainBackbone):
         self.visibility = {0: 'causal', 1: 'all'}.get(alpha, 'soft')
         self.alpha.fill_(alpha)
 
+    def _apply(self, *args, **kwargs) -> 'iLLaMA':
+        super()._apply(*args, **kwargs)  # to(), half(), to_empty() ...
+        self.alpha.fill_(self._soft_mask)  # which is in no checkpoint, and empty after to_empty()
+        return self
+
     def resized_pos_embed(self, pos_embed: Tensor, grid: Sequence[int], new_grid: Sequence[int]) -> Tensor:
         """Resamples the patches' rows of a position embedding and keeps the class token's."""
         if tuple(grid) == tuple(new_grid):
@@ -194,7 +202,7 @@ class iLLaMA(PlainBackbone):
         loaded = state_dict.get(key)
         if loaded is None or loaded.ndim != 3 or loaded.shape[1] == self.pos_embed.shape[1]:
             return
-        tokens = loaded.shape[1] - self.num_extra_tokens
+        tokens = loaded.shape[1] - self.with_cls_token
         side = math.isqrt(tokens)
         if side * side != tokens:
             raise ValueError(

@@ -17,6 +17,7 @@ from ..layers import (
     WindowAttention,
     build_ffn,
     build_norm,
+    keep_in_graph,
     resize_pos_embed,
     window_context,
 )
@@ -105,6 +106,8 @@ class PyramidVisionLLaMA(BaseBackbone):
 
     OUT_TYPES = ('featmap', 'avg_featmap', 'raw')
     GAP_NORMS = ('once', 'twice')
+    #: tokens that are no patches, as mmpretrain's backbones say it
+    num_extra_tokens = 0
 
     def __init__(
         self,
@@ -300,8 +303,13 @@ class PyramidVisionLLaMA(BaseBackbone):
                 x = self.pegs[stage](x, grid)
         return x, grid
 
-    def forward(self, x: Tensor) -> Tuple[Tensor, ...]:
-        """Images ``(B, in_channels, height, width)`` to one output per out_index; shapes as ``out_type`` says."""
+    def forward(self, x: Tensor, mask: None = None) -> Tuple[Tensor, ...]:
+        """Images ``(B, in_channels, height, width)`` to one output per out_index; shapes as ``out_type`` says.
+
+        Raises:
+            OptionError: For a mask.
+        """
+        self.refuse_mask(mask)
         outs = []
         for stage in range(max(self.out_indices) + 1):
             x, grid = self.forward_stage(x, stage)
@@ -309,7 +317,8 @@ class PyramidVisionLLaMA(BaseBackbone):
                 x = self.norms[stage](x)
             if stage in self.out_indices:
                 outs.append(self.format_output(x, stage, grid))
-            x = x.transpose(1, 2).unflatten(2, grid)  # [B, C, H, W], channels last in memory
+            x = keep_in_graph(x, self.norms[stage])  # necks and heads may leave this output out
+            x = x.transpose(1, 2).view(x.shape[0], x.shape[2], *grid)  # [B, C, H, W], channels last in memory
         return tuple(outs)
 
     def format_output(self, x: Tensor, stage: int, grid: Sequence[int]) -> Tensor:

@@ -51,6 +51,8 @@ class VisionLLaMA(PlainBackbone):
         out_type: ``'cls_token'`` (B, C), ``'featmap'`` (B, C, H, W), ``'avg_featmap'`` (B, C; the mean of the patch
             tokens, then a norm; Table 7f) or ``'raw'`` (B, N, C).
         with_cls_token: Prepend a class token.
+        output_cls_token: With ``out_type='featmap'``, every output is the pair (feature map, class token (B, C)), as
+            mmseg's DPT head takes it.
         cls_position: ``'origin'`` leaves the class token unrotated, position (0, 0). The released code puts it at
             (W-1, -1) of the grid, ``'above_top_right'`` (``'released'`` is accepted), and on torch < 1.13 at (W-1, 0),
             ``'top_right'`` (``'released-y0'`` is accepted).
@@ -124,6 +126,7 @@ class VisionLLaMA(PlainBackbone):
         attn_drop_rate: float = 0.0,
         backend: str = 'auto',
         with_cp: bool = False,
+        output_cls_token: bool = False,
         init_cfg: Optional[Union[dict, list]] = None,
         mask_window_padding: Optional[Union[bool, str]] = None,
     ) -> None:
@@ -134,6 +137,7 @@ class VisionLLaMA(PlainBackbone):
             out_indices=out_indices,
             out_type=out_type,
             with_cls_token=with_cls_token,
+            output_cls_token=output_cls_token,
             frozen_stages=frozen_stages,
             anchor=anchor,
             drop_rate=drop_rate,

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from . import kernels
 from .options import checked_choice
 from .rotary import RotaryTable, rotate_qkv
 
@@ -99,13 +100,14 @@ def attend(
         factor: Multiplied onto the weights after the softmax, without renormalising (the released iLLaMA); broadcasts
             to ``(B, h, N, M)``. No fused kernel does this: it runs ``'eager'``.
         dropout: Dropout of the attention weights, already 0 in evaluation.
-        backend: ``'sdpa'`` runs ``scaled_dot_product_attention``, ``'eager'`` writes the softmax out (for reference
-            and for hooks on the weights); ``'auto'`` is ``'sdpa'``, which chooses among torch's own kernels.
+        backend: ``'sdpa'`` runs ``scaled_dot_product_attention``, ``'eager'`` writes the softmax out (for reference,
+            for hooks on the weights, and always in forward-mode differentiation, which no fused kernel knows);
+            ``'auto'`` is ``'sdpa'``, which chooses among torch's own kernels.
 
     Returns:
         Tensor: ``(B, h, N, d)``.
     """
-    if backend != 'eager' and factor is None:
+    if backend != 'eager' and factor is None and not kernels.forward_mode():
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=is_causal)
     weights = attention_weights(q, k, mask=mask, is_causal=is_causal, factor=factor)
     weights = F.dropout(weights, dropout, training=dropout > 0)

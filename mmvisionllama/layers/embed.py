@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .options import at_least_fp32, to_2tuple
+from .options import at_least_fp32, ceil_div, to_2tuple
 
 
 class PatchProjection(nn.Conv2d):
@@ -20,7 +20,9 @@ class PatchProjection(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         """``(B, in_channels, H * kh, W * kw)`` to row-major tokens ``(B, H * W, C)``."""
         channels_last = x.stride(1) == 1
-        x = x.unflatten(3, (-1, self.kernel_size[1])).unflatten(2, (-1, self.kernel_size[0]))
+        b, c, height, width = x.shape
+        kh, kw = self.kernel_size
+        x = x.view(b, c, height // kh, kh, width // kw, kw)  # unflatten() would fix the batch in TorchScript's ONNX
         # [B, in_channels, H, kh, W, kw], copied in the longest runs that its layout has
         if channels_last:
             x, weight = x.permute(0, 2, 4, 3, 5, 1), self.weight.permute(0, 2, 3, 1)
@@ -56,7 +58,7 @@ class PatchEmbed(nn.Module):
 
     def grid(self, size: Sequence[int]) -> Tuple[int, int]:
         """Token grid (H, W) of an image of ``size`` (height, width) pixels."""
-        return tuple(-(-side // patch) for side, patch in zip(size, self.patch_size))
+        return tuple(ceil_div(side, patch) for side, patch in zip(size, self.patch_size))
 
     def forward(self, x: Tensor) -> Tuple[Tensor, Tuple[int, int]]:
         """Images ``(B, in_channels, height, width)`` to tokens ``(B, H * W, C)`` and the grid ``(H, W)``.

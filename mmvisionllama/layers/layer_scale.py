@@ -7,6 +7,9 @@ from torch import Tensor, nn
 class LayerScale(nn.Module):
     """Learnable factor per channel of a residual branch.
 
+    It is no norm: a schedule's ``norm_decay_mult=0`` leaves its weight decay on, as for mmpretrain's DeiT III, and
+    ``flat_decay_mult=0`` takes that off (as every schedule in ``configs`` does).
+
     Args:
         embed_dims: Channels C.
         init_value: Initial value of every factor.

@@ -35,6 +35,13 @@ def to_2tuple(value: Union[int, float, Sequence]) -> Tuple:
     return tuple(value)
 
 
+def ceil_div(count: Union[int, float], size: int) -> Union[int, float]:
+    """``count / size`` rounded up."""
+    if isinstance(count, float):
+        return -(-count // size)
+    return (count + size - 1) // size  # ONNX from TorchScript divides negative numbers towards zero
+
+
 def at_least_fp32(dtype: torch.dtype) -> torch.dtype:
     """Dtype in which positions, angles and rotations of tokens of ``dtype`` are computed."""
     return torch.promote_types(dtype, torch.float32)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from .as2drope import AS2DRoPE
 from .attention import AttentionContext
-from .options import at_least_fp32, checked_choice
+from .options import at_least_fp32, ceil_div, checked_choice
 
 KEY_POSITIONS = ('mean', 'flat_index')
 NTK_KEYS = ('shared', 'plain_base')
@@ -105,7 +105,7 @@ class GSAPositionCalibration(nn.Module):
 
     def key_grid(self, grid: Sequence[int]) -> Tuple[int, int]:
         """Grid of the keys of a query grid (H, W): ``(ceil(H / sr), ceil(W / sr))``."""
-        return tuple(-(-side // self.sr_ratio) for side in grid)
+        return tuple(ceil_div(side, self.sr_ratio) for side in grid)
 
     def query_positions(
         self,

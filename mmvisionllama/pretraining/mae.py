@@ -100,10 +100,15 @@ class MAEVisionLLaMA(VisionLLaMA):
             mask: False or None returns the features of the whole image, as :class:`VisionLLaMA` does.
             noise: Given, it takes the place of the uniform noise drawn from torch's generator, ``(B, H * W)``.
 
+        Raises:
+            OptionError: For a mask that is a tensor.
+
         Returns:
             tuple: The latents, token of the decoder first, ``(B, 1 + N_keep, C)``, then ``mask`` and ``ids_restore``
             as :meth:`random_masking` gives them.
         """
+        if isinstance(mask, Tensor):
+            self.refuse_mask(mask)  # a method that chooses the patches itself
         if not mask:
             return super().forward(x)
         x, grid = self.embed(x)  # [B, N, C]
