@@ -179,7 +179,7 @@ class TestLoad:
 
     def test_names_what_did_not_fit(self, save, source, monkeypatch):
         lines = []
-        monkeypatch.setattr('mmengine.logging.print_log', lambda text, **kwargs: lines.append(text))
+        monkeypatch.setattr('mmvisionllama.checkpoints.loading.print_log', lambda text, **kwargs: lines.append(text))
         state = source.state_dict()
         del state['1.bias']
         load_pretrained(network(), save(dict(state, extra=torch.zeros(1))))
