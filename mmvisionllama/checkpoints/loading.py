@@ -94,7 +94,7 @@ def load_strictly(
     missing, unexpected = ([name for name in names if not is_optional(name)] for names in (missing, unexpected))
     if missing or unexpected:
         wrong = [f'{len(missing)} are missing ({_shown(missing)})'] if missing else []
-        wrong += [f'{len(unexpected)} are not the model\'s ({_shown(unexpected)})'] if unexpected else []
+        wrong += [f"{len(unexpected)} are not the model's ({_shown(unexpected)})"] if unexpected else []
         raise CheckpointError(f'{path!r} does not fit the config: of its weights {" and ".join(wrong)}')
 
 

@@ -17,7 +17,12 @@ from .reading import HOW_TO_ALLOW, read_checkpoint, unsafe_allowed
 
 def load_from_mmvisionllama(filename: str, map_location: Any = None) -> Dict[str, Any]:
     """A local file or an http(s) address; mmengine logs the end of this function's name."""
-    return read_checkpoint(filename, map_location=map_location)
+    checkpoint = read_checkpoint(filename, map_location=map_location)
+    meta = checkpoint.get('meta')
+    if isinstance(meta, dict) and not unsafe_allowed():
+        # Runner.resume runs this text as a Python config; what mmengine itself writes is called cfg and is not run
+        meta.pop('config', None)
+    return checkpoint
 
 
 def _named_address(filename: str) -> str:

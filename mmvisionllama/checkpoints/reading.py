@@ -263,10 +263,10 @@ def find_state_dict(
             checkpoint = checkpoint[key]
             break
     state_dict = OrderedDict(
-        (k.removeprefix('module.'), v)
-        for k, v in checkpoint.items()
-        if isinstance(k, str) and isinstance(v, Tensor)
+        (k.removeprefix('module.'), v) for k, v in checkpoint.items() if isinstance(k, str) and isinstance(v, Tensor)
     )
+    if hasattr(checkpoint, '_metadata'):  # versions of the layers
+        state_dict._metadata = checkpoint._metadata
     if not state_dict:
         raise CheckpointError(f'no weights found: expected tensors or one of the keys {", ".join(keys)}')
     return state_dict

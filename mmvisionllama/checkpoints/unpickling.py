@@ -17,20 +17,102 @@ from mmengine.logging.history_buffer import HistoryBuffer
 
 #: modules whose functions run commands, import code or open files; what a checkpoint names of them is no accident
 CODE_MODULES = frozenset(
-    '_io asyncio bdb builtins cProfile code codeop commands ctypes doctest ensurepip functools gc importlib inspect io '
-    'marshal multiprocessing nt operator os pathlib pdb pickle pip pkgutil platform posix profile pty pydoc runpy '
-    'shutil signal site socket sqlite3 ssl subprocess sys tempfile threading timeit trace types urllib venv webbrowser '
-    'zipimport __builtin__ _pickle _posixsubprocess'.split()
+    [
+        '_io',
+        'asyncio',
+        'bdb',
+        'builtins',
+        'cProfile',
+        'code',
+        'codeop',
+        'commands',
+        'ctypes',
+        'doctest',
+        'ensurepip',
+        'functools',
+        'gc',
+        'importlib',
+        'inspect',
+        'io',
+        'marshal',
+        'multiprocessing',
+        'nt',
+        'operator',
+        'os',
+        'pathlib',
+        'pdb',
+        'pickle',
+        'pip',
+        'pkgutil',
+        'platform',
+        'posix',
+        'profile',
+        'pty',
+        'pydoc',
+        'runpy',
+        'shutil',
+        'signal',
+        'site',
+        'socket',
+        'sqlite3',
+        'ssl',
+        'subprocess',
+        'sys',
+        'tempfile',
+        'threading',
+        'timeit',
+        'trace',
+        'types',
+        'urllib',
+        'venv',
+        'webbrowser',
+        'zipimport',
+        '__builtin__',
+        '_pickle',
+        '_posixsubprocess',
+    ]
 )
 
 #: what the modules above have that holds data or means nothing by itself
 HARMLESS = frozenset(
-    'builtins.bool builtins.bytearray builtins.bytes builtins.complex builtins.dict builtins.float builtins.frozenset '
-    'builtins.getattr builtins.int builtins.list builtins.object builtins.range builtins.set builtins.slice '
-    'builtins.str builtins.tuple __builtin__.bytearray __builtin__.complex __builtin__.dict __builtin__.frozenset '
-    '__builtin__.getattr __builtin__.list __builtin__.long __builtin__.object __builtin__.set __builtin__.slice '
-    '__builtin__.unicode functools.partial operator.attrgetter operator.itemgetter pathlib.Path pathlib.PosixPath '
-    'pathlib.PurePath pathlib.PurePosixPath pathlib.WindowsPath types.SimpleNamespace'.split()
+    [
+        'builtins.bool',
+        'builtins.bytearray',
+        'builtins.bytes',
+        'builtins.complex',
+        'builtins.dict',
+        'builtins.float',
+        'builtins.frozenset',
+        'builtins.getattr',
+        'builtins.int',
+        'builtins.list',
+        'builtins.object',
+        'builtins.range',
+        'builtins.set',
+        'builtins.slice',
+        'builtins.str',
+        'builtins.tuple',
+        '__builtin__.bytearray',
+        '__builtin__.complex',
+        '__builtin__.dict',
+        '__builtin__.frozenset',
+        '__builtin__.getattr',
+        '__builtin__.list',
+        '__builtin__.long',
+        '__builtin__.object',
+        '__builtin__.set',
+        '__builtin__.slice',
+        '__builtin__.unicode',
+        'functools.partial',
+        'operator.attrgetter',
+        'operator.itemgetter',
+        'pathlib.Path',
+        'pathlib.PosixPath',
+        'pathlib.PurePath',
+        'pathlib.PurePosixPath',
+        'pathlib.WindowsPath',
+        'types.SimpleNamespace',
+    ]
 )
 
 STATISTICS = ('min', 'max', 'current', 'mean')

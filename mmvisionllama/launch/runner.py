@@ -8,6 +8,8 @@ from mmengine.config import Config
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
+from ..engine.hooks.checkpoint_fit import CheckpointFitHook
+
 
 def init_cpu_group(launcher: str) -> bool:
     """Starts a gloo process group when no GPU is visible; mmengine's own start-up always asks for one.
@@ -28,7 +30,10 @@ def init_cpu_group(launcher: str) -> bool:
 
 
 def build_runner(cfg: Config) -> Runner:
-    """Runner of a config; without a GPU it trains on the CPU, several processes over gloo."""
+    """Runner of a config; without a GPU it trains on the CPU, several processes over gloo.
+
+    What it loads has to be the model's; ``load_from_partial=True`` in the config takes what fits.
+    """
     if init_cpu_group(cfg.launcher):
         # DistributedDataParallel takes no device on the CPU, and mmengine passes the local rank
         wrapper = dict(
@@ -38,6 +43,7 @@ def build_runner(cfg: Config) -> Runner:
             find_unused_parameters=cfg.get('find_unused_parameters', False),
         )
         cfg.model_wrapper_cfg = {**wrapper, **cfg.get('model_wrapper_cfg', {}), 'device_ids': None}
-    if 'runner_type' in cfg:
-        return RUNNERS.build(cfg)
-    return Runner.from_cfg(cfg)
+    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    if isinstance(runner, Runner):  # strategies load sharded files of their own
+        runner.register_hook(CheckpointFitHook(partial=cfg.get('load_from_partial', False)), 'VERY_LOW')
+    return runner
