@@ -1,8 +1,8 @@
 """This package's safe reader as mmengine's, through mmengine's own registration of loaders.
 
-mmengine unpickles whatever its weights-only attempt refuses. After ``import mmvisionllama`` its ``load_checkpoint``, and
-with it every Runner, ``init_cfg=dict(type='Pretrained')`` and inferencer, reads through :func:`read_checkpoint` instead
-and refuses such a file with one line that says how to allow it.
+mmengine unpickles whatever its weights-only attempt refuses. After ``import mmvisionllama`` its ``load_checkpoint``,
+and with it every Runner, ``init_cfg=dict(type='Pretrained')`` and inferencer, reads through :func:`read_checkpoint`
+instead and refuses such a file with one line that says how to allow it.
 """
 
 import os
@@ -53,8 +53,8 @@ def _only_if_allowed(loader: Callable) -> Callable:
     def load_from_mmvisionllama_storage(filename: str, map_location: Any = None) -> Dict[str, Any]:
         if not unsafe_allowed():
             raise CheckpointError(
-                f'{filename!r} would be unpickled unchecked: copy the file here and give its path, or, if you trust it, '
-                f'allow it: {HOW_TO_ALLOW}'
+                f'{filename!r} would be unpickled unchecked: copy the file here and give its path, or, if you trust '
+                f'it, allow it: {HOW_TO_ALLOW}'
             )
         return loader(filename, map_location)
 

@@ -5,6 +5,7 @@ import io
 import os
 import pickle
 import re
+import warnings
 import zipfile
 from collections import OrderedDict
 from typing import Any, Dict, Iterator, Optional
@@ -21,9 +22,20 @@ from .unpickling import Look, safe_globals
 UNSAFE = 'MMVISIONLLAMA_UNSAFE'
 
 HOW_TO_ALLOW = (
-    f'unsafe=True or mmvisionllama.checkpoints.allow_unsafe() in Python, --unsafe on the command line, or {UNSAFE}=1 in '
-    f'the environment'
+    f'unsafe=True or mmvisionllama.checkpoints.allow_unsafe() in Python, --unsafe on the command line, or {UNSAFE}=1 '
+    f'in the environment'
 )
+
+
+#: bytes of an element by the storage's name in a file
+ITEM_SIZES = {
+    **dict.fromkeys(('ByteStorage', 'CharStorage', 'BoolStorage', 'QUInt8Storage', 'QInt8Storage'), 1),
+    **dict.fromkeys(('QUInt4x2Storage', 'QUInt2x4Storage', 'UntypedStorage'), 1),
+    **dict.fromkeys(('HalfStorage', 'BFloat16Storage', 'ShortStorage'), 2),
+    **dict.fromkeys(('FloatStorage', 'IntStorage', 'QInt32Storage'), 4),
+    **dict.fromkeys(('DoubleStorage', 'LongStorage', 'ComplexFloatStorage'), 8),
+    'ComplexDoubleStorage': 16,
+}
 
 
 def allow_unsafe(allow: bool = True) -> None:
@@ -43,6 +55,13 @@ def unsafe_allowed() -> bool:
 def _damaged(path: str, reason: Any) -> CheckpointError:
     first = re.split(r'[.:]?\s*\n|\. ', str(reason) or type(reason).__name__)[0][:200]
     return CheckpointError(f'checkpoint {path!r} is damaged or truncated ({first}): fetch it again')
+
+
+def _harmful(path: str, code: str) -> CheckpointError:
+    return CheckpointError(
+        f'checkpoint {path!r} is more than weights: it names {code}, which can run any code on this machine when the '
+        f'file is unpickled. Do not use it unless you made it yourself'
+    )
 
 
 def _read_safetensors(path: str, map_location: Any) -> Dict[str, Tensor]:
@@ -74,6 +93,8 @@ def _check_archive(path: str) -> Dict[str, int]:
                     f'checkpoint {path!r} unpacks to {unpacked / 2**20:,.0f} MiB from '
                     f'{os.path.getsize(path) / 2**20:,.0f} MiB: torch never compresses checkpoints, do not use it'
                 )
+            if not any(name.endswith('/data.pkl') for name in sizes):
+                raise CheckpointError(f'{path!r} is a zip archive but no checkpoint')
             if len(sizes) != len(entries) or any(name.split('/')[-1] == 'constants.pkl' for name in sizes):
                 raise CheckpointError(f'{path!r} is a program (TorchScript) or made by hand, not a checkpoint')
             for entry in entries:
@@ -97,29 +118,26 @@ def _pickles(path: str, sizes: Optional[Dict[str, int]]) -> Iterator[Look]:
                 yield Look(file)
     else:
         with zipfile.ZipFile(path) as archive:
-            for name in sizes:
-                if name.endswith('.pkl'):
-                    yield Look(io.BytesIO(archive.read(name)))
+            for entry in archive.infolist():
+                if entry.filename.endswith('.pkl'):
+                    if not entry.CRC:
+                        del entry.CRC  # none was written: zipfile shall not compare
+                    yield Look(io.BytesIO(archive.read(entry)))
 
 
 def _check_pickles(path: str, sizes: Optional[Dict[str, int]]) -> None:
     """Raises a CheckpointError for a pickle that names code, or a storage that is not as large as it says."""
-    code = None
     for look in _pickles(path, sizes):
+        broken = None
         try:
             look.load()
-            broken = None
         except Exception as error:  # whatever a damaged file leads to
             broken = error
-        code = code or look.code()
-        if code:
-            raise CheckpointError(
-                f'checkpoint {path!r} is more than weights: it names {code}, which can run any code on this machine '
-                f'when the file is unpickled. Do not use it unless you made it yourself'
-            ) from None
+        if look.code():
+            raise _harmful(path, look.code())
+        if broken is not None and sizes is None:
+            return  # torch says what is wrong with it
         if broken is not None:
-            if sizes is None:
-                return  # torch says what is wrong with it
             raise _damaged(path, broken) from broken
         if sizes is not None:
             _check_storages(path, look, sizes)
@@ -131,8 +149,7 @@ def _check_storages(path: str, look: Look, sizes: Dict[str, int]) -> None:
     for pid in look.storages:
         try:
             _, kind, key, _, count = pid
-            dtype = None if kind.__name__ == 'UntypedStorage' else getattr(torch, kind.__name__).dtype
-            claimed = count * (1 if dtype is None else torch.empty(0, dtype=dtype).element_size())
+            claimed = count * ITEM_SIZES[kind.__name__]
             lacks = claimed > by_key[key]
         except (TypeError, ValueError, KeyError, AttributeError) as error:
             raise _damaged(path, f'it has no storage {pid!r:.80}') from error
@@ -165,10 +182,13 @@ def _read_pickle(path: str, unsafe: bool, map_location: Any) -> Any:
     if not unsafe:
         _check_pickles(path, sizes)
     try:
-        with contextlib.nullcontext() if unsafe else safe_globals():
+        with warnings.catch_warnings(), contextlib.nullcontext() if unsafe else safe_globals():
+            warnings.simplefilter('ignore')  # about the pickle's protocol; what does not work is an error
             checkpoint = torch.load(path, map_location=map_location, weights_only=not unsafe)
-    except pickle.UnpicklingError as error:
+    except (pickle.UnpicklingError, LookupError, TypeError, AssertionError) as error:
         found = re.search(r'[Uu]nsupported (?:global|class|GLOBAL)\S* (?:GLOBAL )?(\S+\([^\n]*?\)|\S+)', str(error))
+        if found and found[1].startswith('builtins.getattr('):
+            raise _harmful(path, found[1]) from error
         if found and not unsafe:
             raise CheckpointError(
                 f'checkpoint {path!r} holds more than weights ({found[1]}), and unpickling that can run any code its '
@@ -181,7 +201,7 @@ def _read_pickle(path: str, unsafe: bool, map_location: Any) -> Any:
         raise CheckpointError(f'checkpoint {path!r} needs code that is not here ({error})') from error
     except MemoryError as error:
         raise _damaged(path, 'it asks for more memory than there is') from error
-    except (RuntimeError, EOFError, OSError, ValueError, LookupError, TypeError, AssertionError) as error:
+    except (RuntimeError, EOFError, OSError, ValueError) as error:
         raise _damaged(path, error) from error
     _check_claims(path, checkpoint)
     return checkpoint
@@ -210,7 +230,7 @@ def local_file(path: str) -> str:
     scheme = re.match(r'[A-Za-z][\w+.-]*://', path)
     if scheme:
         raise CheckpointError(
-            f'checkpoint {path!r}: addresses of kind {scheme[0]} are not fetched here: download the file and give its path'
+            f'checkpoint {path!r}: addresses of kind {scheme[0]} are not fetched: download the file and give its path'
         )
     raise CheckpointError(f'checkpoint {path!r} does not exist: check the path')
 

@@ -1,9 +1,9 @@
 """What the pickle inside a checkpoint may name: stand-ins that can do nothing else, and a look that runs nothing.
 
-torch's weights-only unpickler calls whatever stands in its list of safe globals with whatever the file says. Each entry
-added here is therefore narrower than its namesake: ``getattr`` knows the four statistics of a ``HistoryBuffer``, a numpy
-``dtype`` is plain numbers or text and takes no fields from the file (with them a file can make an array of pointers),
-and a ``HistoryBuffer`` takes its own three attributes.
+torch's weights-only unpickler calls whatever stands in its list of safe globals with whatever the file says. Each
+entry added here is therefore narrower than its namesake: ``getattr`` knows the four statistics of a ``HistoryBuffer``,
+a numpy ``dtype`` is plain numbers or text and takes no fields from the file (with them a file can make an array of
+pointers), and a ``HistoryBuffer`` takes its own three attributes.
 """
 
 import contextlib
@@ -16,103 +16,18 @@ import torch
 from mmengine.logging.history_buffer import HistoryBuffer
 
 #: modules whose functions run commands, import code or open files; what a checkpoint names of them is no accident
-CODE_MODULES = frozenset(
-    [
-        '_io',
-        'asyncio',
-        'bdb',
-        'builtins',
-        'cProfile',
-        'code',
-        'codeop',
-        'commands',
-        'ctypes',
-        'doctest',
-        'ensurepip',
-        'functools',
-        'gc',
-        'importlib',
-        'inspect',
-        'io',
-        'marshal',
-        'multiprocessing',
-        'nt',
-        'operator',
-        'os',
-        'pathlib',
-        'pdb',
-        'pickle',
-        'pip',
-        'pkgutil',
-        'platform',
-        'posix',
-        'profile',
-        'pty',
-        'pydoc',
-        'runpy',
-        'shutil',
-        'signal',
-        'site',
-        'socket',
-        'sqlite3',
-        'ssl',
-        'subprocess',
-        'sys',
-        'tempfile',
-        'threading',
-        'timeit',
-        'trace',
-        'types',
-        'urllib',
-        'venv',
-        'webbrowser',
-        'zipimport',
-        '__builtin__',
-        '_pickle',
-        '_posixsubprocess',
-    ]
+CODE_MODULES = (
+    r'(_io|_pickle|_posixsubprocess|asyncio|bdb|builtins|__builtin__|cProfile|code|codeop|commands|ctypes|doctest|'
+    r'ensurepip|functools|gc|importlib|inspect|io|marshal|multiprocessing|nt|operator|os|pathlib|pdb|pickle|pip|'
+    r'pkgutil|platform|posix|profile|pty|pydoc|runpy|shutil|signal|site|socket|sqlite3|ssl|subprocess|sys|tempfile|'
+    r'threading|timeit|trace|types|urllib|venv|webbrowser|zipimport|torch\.hub|torch\.utils\.cpp_extension)\..+'
 )
 
-#: what the modules above have that holds data or means nothing by itself
-HARMLESS = frozenset(
-    [
-        'builtins.bool',
-        'builtins.bytearray',
-        'builtins.bytes',
-        'builtins.complex',
-        'builtins.dict',
-        'builtins.float',
-        'builtins.frozenset',
-        'builtins.getattr',
-        'builtins.int',
-        'builtins.list',
-        'builtins.object',
-        'builtins.range',
-        'builtins.set',
-        'builtins.slice',
-        'builtins.str',
-        'builtins.tuple',
-        '__builtin__.bytearray',
-        '__builtin__.complex',
-        '__builtin__.dict',
-        '__builtin__.frozenset',
-        '__builtin__.getattr',
-        '__builtin__.list',
-        '__builtin__.long',
-        '__builtin__.object',
-        '__builtin__.set',
-        '__builtin__.slice',
-        '__builtin__.unicode',
-        'functools.partial',
-        'operator.attrgetter',
-        'operator.itemgetter',
-        'pathlib.Path',
-        'pathlib.PosixPath',
-        'pathlib.PurePath',
-        'pathlib.PurePosixPath',
-        'pathlib.WindowsPath',
-        'types.SimpleNamespace',
-    ]
+#: what the modules above have that holds data, or does nothing by itself
+HARMLESS = (
+    r'(builtins|__builtin__)\.(bool|bytearray|bytes|complex|dict|float|frozenset|getattr|int|list|long|object|range|'
+    r'set|slice|str|tuple|unicode)|functools\.partial|operator\.(attr|item)getter|types\.SimpleNamespace|'
+    r'pathlib\.(Pure)?(Posix|Windows)?Path'
 )
 
 STATISTICS = ('min', 'max', 'current', 'mean')
@@ -266,9 +181,7 @@ class Look(pickle._Unpickler):  # the one in Python: C's allocates what the file
 
     def code(self) -> Optional[str]:
         """The first global that means code rather than data."""
-        for module, name in self.names:
-            # torch.*: what it imported is reachable by a dotted name
-            is_code = module.split('.')[0] in CODE_MODULES or module in ('torch.hub', 'torch.utils.cpp_extension')
-            if is_code and f'{module}.{name}' not in HARMLESS:
-                return f'{module}.{name}'
+        for full in map('.'.join, self.names):
+            if re.fullmatch(CODE_MODULES, full, re.DOTALL) and not re.fullmatch(HARMLESS, full):
+                return full
         return None

@@ -59,6 +59,7 @@ class CheckpointFitHook(Hook):
         )
         if saved != own:
             raise CheckpointError(
-                f'{path!r} cannot be resumed: its optimizer has {len(saved)} groups with {sum(saved)} parameters, that of '
-                f'the config {len(own)} with {sum(own)}. To start from its weights alone use load_from without resuming'
+                f'{path!r} cannot be resumed: its optimizer has {len(saved)} groups with {sum(saved)} parameters, that '
+                f'of the config {len(own)} with {sum(own)}. '
+                f'To start from its weights alone use load_from without resuming'
             )
