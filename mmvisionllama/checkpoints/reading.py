@@ -88,15 +88,15 @@ def _check_archive(path: str) -> Dict[str, int]:
             entries = archive.infolist()
             sizes = {entry.filename: entry.file_size for entry in entries}
             unpacked = sum(entry.file_size for entry in entries)
+            if len(sizes) != len(entries) or any(name.split('/')[-1] == 'constants.pkl' for name in sizes):
+                raise CheckpointError(f'{path!r} is a program (TorchScript) or made by hand, not a checkpoint')
+            if not any(name.endswith('/data.pkl') for name in sizes):
+                raise CheckpointError(f'{path!r} is a zip archive but no checkpoint')
             if unpacked > os.path.getsize(path):
                 raise CheckpointError(
                     f'checkpoint {path!r} unpacks to {unpacked / 2**20:,.0f} MiB from '
                     f'{os.path.getsize(path) / 2**20:,.0f} MiB: torch never compresses checkpoints, do not use it'
                 )
-            if not any(name.endswith('/data.pkl') for name in sizes):
-                raise CheckpointError(f'{path!r} is a zip archive but no checkpoint')
-            if len(sizes) != len(entries) or any(name.split('/')[-1] == 'constants.pkl' for name in sizes):
-                raise CheckpointError(f'{path!r} is a program (TorchScript) or made by hand, not a checkpoint')
             for entry in entries:
                 if not entry.CRC:  # torch can be told to write none
                     continue
@@ -260,11 +260,13 @@ def read_checkpoint(path: str, *, unsafe: bool = False, map_location: Any = 'cpu
         else:
             checkpoint = _read_pickle(path, unsafe or unsafe_allowed(), map_location)
     except CheckpointError as error:
-        if fetching.is_address(given) and 'fetch it again' in str(error):
+        if not fetching.is_address(given):
+            raise
+        reason, again, _ = str(error).replace(path, given).partition(': fetch it again')
+        if again:
             fetching.forget(given)
-            reason = str(error).replace(path, given).replace(': fetch it again', '')
-            raise CheckpointError(f'{reason}: the download is removed, check the address') from error
-        raise
+            reason += ': the download is removed, check the address'
+        raise CheckpointError(reason) from error
     if not isinstance(checkpoint, dict):
         raise CheckpointError(f'checkpoint {path!r} holds a {type(checkpoint).__name__}, not a dict of tensors')
     return checkpoint

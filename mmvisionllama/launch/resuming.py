@@ -97,8 +97,9 @@ def check_resume_file(path: str) -> None:
     try:
         check_resumable(path)
     except CheckpointError as error:
-        folder = os.path.dirname(path)
-        for other in _candidates(folder) if os.path.isdir(folder) else []:
+        folder = os.path.dirname(path) or '.'
+        is_damaged = 'damaged' in str(error) and os.path.isdir(folder)
+        for other in _candidates(folder) if is_damaged else []:
             with contextlib.suppress(CheckpointError):
                 check_resumable(other)
                 raise LaunchError(f'{error}; the newest whole one beside it: --resume {other}') from error
