@@ -130,7 +130,7 @@ def safe_globals() -> Iterator[None]:
             return tuple(thing[1].rsplit('.', 1)) in names
         return (getattr(thing, '__module__', None), getattr(thing, '__qualname__', None)) in names
 
-    before = torch.serialization.get_safe_globals()
+    before = list(torch.serialization.get_safe_globals())
     torch.serialization.clear_safe_globals()  # torch 2.4 has no context manager for it
     try:
         torch.serialization.add_safe_globals([thing for thing in before if not is_namesake(thing)] + STAND_INS)
