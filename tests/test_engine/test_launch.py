@@ -330,5 +330,9 @@ def test_missing_pretrained_weights():
         launch.check_pretrained(dict(backbone=dict(init_cfg=missing)))
     with pytest.raises(launch.LaunchError, match=r'model.init_cfg.checkpoint'):
         launch.check_pretrained(dict(init_cfg=[dict(type='TruncNormal', layer='Linear'), missing]))
+    with pytest.raises(launch.LaunchError, match=r'model.heads.1.init_cfg.checkpoint'):
+        launch.check_pretrained(dict(heads=[{}, dict(init_cfg=dict(missing, type='StrictPretrained'))]))
+    with pytest.raises(launch.LaunchError, match=r'model.pretrained=FILE, or train without with model.pretrained=None'):
+        launch.check_pretrained(dict(pretrained='no/such.pth'))
     web = dict(init_cfg=dict(type='Pretrained', checkpoint='https://example.org/a.pth'))
     assert launch.check_pretrained(dict(backbone=web, neck=None, init_cfg=dict(type='Normal'))) is None
