@@ -8,6 +8,7 @@ from mmengine.logging import print_log
 from mmengine.registry import MODELS
 from torch import Tensor
 
+from ..errors import OptionError
 from ..layers import (
     AttentionContext,
     RotaryAttention,
@@ -15,7 +16,7 @@ from ..layers import (
     causal_context,
     resize_pos_embed,
 )
-from ..layers.options import checked_choice
+from ..layers.options import check_flags, checked_choice, made
 from .plain import PlainBackbone
 
 
@@ -138,6 +139,7 @@ class iLLaMA(PlainBackbone):
             interpolate_mode=interpolate_mode,
             init_cfg=init_cfg,
         )
+        check_flags(abs_pos_embed=abs_pos_embed, with_rope=with_rope)
         self.cls_token_position = checked_choice('cls_token_position', cls_token_position, self.CLS_POSITIONS)
         self.cls_token_last = cls_token_position == 'last'
         self.mask_mode = checked_choice('mask_mode', mask_mode, self.MASK_MODES, {'released': 'multiplicative'})
@@ -148,9 +150,13 @@ class iLLaMA(PlainBackbone):
         self.rope_scale = checked_choice('rope_scale', rope_scale, self.ROPE_SCALES, {'released': 'none'})
         self.rotary = None
         if with_rope:
+            rope_cfg = dict(rope_cfg or {})
+            if 'kind' in rope_cfg or 'scale' in rope_cfg:
+                raise OptionError("iLLaMA's positions are 1D: leave kind out of rope_cfg, and set rope_scale for scale")
             scale = 'per_axis' if self.rope_scale == 'sequence' else 'none'
-            self.rotary = RotaryEmbedding(
-                self.embed_dims // self.num_heads, self.num_heads, kind='1d', scale=scale, **(rope_cfg or {})
+            head_dim = self.embed_dims // self.num_heads
+            self.rotary = made(
+                'rope_cfg', RotaryEmbedding, head_dim, self.num_heads, kind='1d', scale=scale, **rope_cfg
             )
         if abs_pos_embed:
             self.add_pos_embed(img_size, int(with_cls_token))
@@ -179,8 +185,8 @@ class iLLaMA(PlainBackbone):
         Raises:
             ValueError: If alpha is not in 0 ... 1.
         """
-        if not 0 <= alpha <= 1:
-            raise ValueError(f'the soft mask must be in 0 (causal) ... 1 (bidirectional), got {alpha}')
+        if not isinstance(alpha, (int, float)) or not 0 <= alpha <= 1:
+            raise OptionError(f'the soft mask must be in 0 (causal) ... 1 (bidirectional), got {alpha!r}')
         self._soft_mask = float(alpha)
         self.visibility = {0: 'causal', 1: 'all'}.get(alpha, 'soft')
         self.alpha.fill_(alpha)

@@ -6,7 +6,15 @@ import torch
 from torch import Tensor, nn
 
 from ..layers import AttentionContext, PatchEmbed, TransformerBlock, build_ffn, build_norm
-from ..layers.options import checked_choice, to_2tuple
+from ..layers.embed import INTERPOLATE_MODES
+from ..layers.options import (
+    check_flags,
+    check_heads,
+    checked_choice,
+    checked_rate,
+    checked_sides,
+    checked_whole,
+)
 from .base import BaseBackbone, drop_path_rates, hidden_channels, init_linear, resolved_norm
 
 
@@ -52,11 +60,11 @@ class PlainBackbone(BaseBackbone):
         super().__init__(init_cfg)
         settings = self.resolve_arch(arch)
         self.embed_dims: int = settings['embed_dims']
-        self.num_layers: int = settings['num_layers']
+        self.num_layers: int = checked_whole('num_layers', settings['num_layers'])
         self.num_heads: int = settings['num_heads']
         self.arch_settings = settings
-        if self.embed_dims % self.num_heads:
-            raise ValueError(f'num_heads {self.num_heads} does not divide embed_dims {self.embed_dims}')
+        check_heads(self.embed_dims, self.num_heads)
+        check_flags(with_cls_token=with_cls_token)
         self.out_type = checked_choice('out_type', out_type, self.OUT_TYPES)
         if out_type == 'cls_token' and not with_cls_token:
             raise ValueError("out_type='cls_token' needs with_cls_token=True")
@@ -66,19 +74,17 @@ class PlainBackbone(BaseBackbone):
         self.output_cls_token = output_cls_token
         self.patch_map = PatchMap()
         self.out_indices = self.resolve_out_indices(out_indices, self.num_layers)
-        if not -1 <= frozen_stages <= self.num_layers:
-            raise ValueError(f'frozen_stages must be in -1 ... {self.num_layers}, got {frozen_stages}')
-        self.frozen_stages = frozen_stages
+        self.frozen_stages = checked_whole('frozen_stages', frozen_stages, -1, self.num_layers)
         self.patch_embed = PatchEmbed(in_channels, self.embed_dims, patch_size)
-        self.anchor_grid = self.patch_embed.grid(to_2tuple(anchor))
+        self.anchor_grid = self.patch_embed.grid(checked_sides('anchor', anchor))
         self.cls_token = nn.Parameter(torch.zeros(1, 1, self.embed_dims)) if with_cls_token else None
-        self.interpolate_mode = interpolate_mode
+        self.interpolate_mode = checked_choice('interpolate_mode', interpolate_mode, INTERPOLATE_MODES)
         self.pos_embed: Optional[nn.Parameter] = None
-        self.drop_after_pos = nn.Dropout(drop_rate)
+        self.drop_after_pos = nn.Dropout(checked_rate('drop_rate', drop_rate))
 
     def add_pos_embed(self, img_size: Union[int, Sequence[int]], extra_tokens: int = 0) -> None:
         """Adds a learnable position embedding for the grid of ``img_size`` and ``extra_tokens`` more rows."""
-        self.pos_embed_grid = self.patch_embed.grid(to_2tuple(img_size))
+        self.pos_embed_grid = self.patch_embed.grid(checked_sides('img_size', img_size))
         tokens = self.pos_embed_grid[0] * self.pos_embed_grid[1] + extra_tokens
         self.pos_embed = nn.Parameter(torch.zeros(1, tokens, self.embed_dims))
         self._register_load_state_dict_pre_hook(self._resize_loaded_pos_embed)
@@ -97,6 +103,7 @@ class PlainBackbone(BaseBackbone):
         with_cp: bool,
     ) -> None:
         """Adds the blocks and the norms after them, and sets the initial values of all that is built here."""
+        check_flags(final_norm=final_norm)
         norm_cfg = resolved_norm(norm_cfg)
         if 'ffn_bias' in self.arch_settings:
             ffn_cfg = dict(dict(bias=self.arch_settings['ffn_bias']), **ffn_cfg)

@@ -6,6 +6,7 @@ import torch
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
+from ..errors import OptionError
 from ..layers import (
     PEG,
     AS2DRoPE,
@@ -21,9 +22,10 @@ from ..layers import (
     resize_pos_embed,
     window_context,
 )
-from ..layers.options import checked_choice, to_2tuple
+from ..layers.embed import INTERPOLATE_MODES
+from ..layers.options import check_flags, check_heads, checked_choice, checked_rate, checked_sides, checked_whole, made
 from ..layers.window_attention import check_mask_padding
-from .base import BaseBackbone, drop_path_rates, hidden_channels, init_conv, init_linear, resolved_norm
+from .base import BaseBackbone, drop_path_rates, hidden_channels, init_conv, init_linear, per_stage, resolved_norm
 
 MODELS.register_module(module=GSAPositionCalibration)  # the layers themselves are plain PyTorch
 
@@ -151,9 +153,9 @@ class PyramidVisionLLaMA(BaseBackbone):
         if self.gap_norm == 'twice' and out_type != 'avg_featmap':
             raise ValueError("gap_norm='twice' norms the mean of the tokens: it needs out_type='avg_featmap'")
         self.out_indices = self.resolve_out_indices(out_indices, self.num_stages)
-        if not -1 <= frozen_stages <= self.num_stages:
-            raise ValueError(f'frozen_stages must be in -1 ... {self.num_stages}, got {frozen_stages}')
-        self.frozen_stages = frozen_stages
+        self.frozen_stages = checked_whole('frozen_stages', frozen_stages, -1, self.num_stages)
+        check_flags(abs_pos_embed=abs_pos_embed, peg=peg)
+        checked_rate('drop_rate', drop_rate)
         self.mask_padding = check_mask_padding(mask_padding)
         self.norm_flows_on = norm_after_stage in ('in_trunk', 'released')
         has_norm = self._resolve_norms(norm_after_stage)
@@ -171,10 +173,9 @@ class PyramidVisionLLaMA(BaseBackbone):
         self.pegs = nn.ModuleList(PEG(dims) for dims in self.embed_dims) if peg else None
         self.norms = nn.ModuleList()
         rates = iter(drop_path_rates(drop_path_rate, sum(self.depths), drop_path_mode))
-        channels, anchor_grid = in_channels, to_2tuple(anchor)
+        channels, anchor_grid = in_channels, checked_sides('anchor', anchor)
         for s, dims in enumerate(self.embed_dims):
-            if dims % self.num_heads[s]:
-                raise ValueError(f'num_heads {self.num_heads[s]} of stage {s} does not divide its embed_dims {dims}')
+            check_heads(dims, self.num_heads[s])
             self.patch_embeds.append(PatchEmbed(channels, dims, settings['patch_sizes'][s], build_norm(norm_cfg, dims)))
             self.drops_after_pos.append(nn.Dropout(drop_rate))
             anchor_grid = self.patch_embeds[s].grid(anchor_grid)
@@ -183,10 +184,10 @@ class PyramidVisionLLaMA(BaseBackbone):
             self._add_blocks(s, rates, hidden_dims[s], norm_cfg, ffn_cfg, attn_cfg, block_cfg)
             self.norms.append(build_norm(norm_cfg, dims) if has_norm[s] else nn.Identity())
 
-        self.interpolate_mode = interpolate_mode
+        self.interpolate_mode = checked_choice('interpolate_mode', interpolate_mode, INTERPOLATE_MODES)
         self.pos_embed = None
         if abs_pos_embed:
-            self.pos_embed_grid = self.patch_embeds[0].grid(to_2tuple(img_size))
+            self.pos_embed_grid = self.patch_embeds[0].grid(checked_sides('img_size', img_size))
             tokens = self.pos_embed_grid[0] * self.pos_embed_grid[1]
             self.pos_embed = nn.Parameter(nn.init.trunc_normal_(torch.empty(1, tokens, self.embed_dims[0]), std=0.02))
             self._register_load_state_dict_pre_hook(self._resize_loaded_pos_embed)
@@ -200,7 +201,7 @@ class PyramidVisionLLaMA(BaseBackbone):
         head_dim = self.embed_dims[stage] // heads
         anchor_grid = rope_cfg.pop('anchor_grid', anchor_grid)
         in_windows = {k: v for k, v in rope_cfg.items() if k in ('kind', 'base', 'ratio', 'share_heads')}
-        self.window_rotaries.append(AS2DRoPE(head_dim, heads, **in_windows))
+        self.window_rotaries.append(made('rope_cfg', AS2DRoPE, head_dim, heads, **in_windows))
         self.calibrations.append(
             GSAPositionCalibration(
                 head_dim,
@@ -247,13 +248,7 @@ class PyramidVisionLLaMA(BaseBackbone):
     @classmethod
     def resolve_arch(cls, arch: Union[str, dict]) -> dict:
         """As :meth:`BaseBackbone.resolve_arch`, optional settings filled in and lengths checked."""
-        settings = super().resolve_arch(arch)
-        stages = len(settings['depths'])
-        settings = {**{k: v and v[:stages] for k, v in cls.arch_defaults.items()}, **settings}
-        for key, values in settings.items():
-            if values is not None and len(values) != stages:
-                raise ValueError(f'arch {key} has {len(values)} values for {stages} stages: give one per stage')
-        return settings
+        return per_stage(super().resolve_arch(arch), cls.arch_defaults, ('depths', 'window_sizes', 'sr_ratios'))
 
     def _resolve_norms(self, norm_after_stage: Union[bool, str, Sequence[bool]]) -> List[bool]:
         """Whether each stage has a norm."""
@@ -261,12 +256,12 @@ class PyramidVisionLLaMA(BaseBackbone):
             return [True] * self.num_stages
         if isinstance(norm_after_stage, bool):
             return [norm_after_stage and s in self.out_indices for s in range(self.num_stages)]
-        if isinstance(norm_after_stage, str) or len(norm_after_stage) != self.num_stages:
-            raise ValueError(
-                f"norm_after_stage must be True, False, 'in_trunk' or a list of {self.num_stages} booleans, got "
-                f'{norm_after_stage!r}'
-            )
-        return list(norm_after_stage)
+        if isinstance(norm_after_stage, (list, tuple)) and len(norm_after_stage) == self.num_stages:
+            check_flags(**{f'norm_after_stage[{s}]': value for s, value in enumerate(norm_after_stage)})
+            return list(norm_after_stage)
+        raise OptionError(
+            f"norm_after_stage must be True, False, 'in_trunk' or {self.num_stages} booleans, got {norm_after_stage!r}"
+        )
 
     def frozen_modules(self) -> list:
         if self.frozen_stages < 0:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import kernels
-from .options import checked_choice
+from .options import check_flags, check_heads, checked_choice, checked_rate
 from .rotary import RotaryTable, rotate_qkv
 
 BACKENDS = ('auto', 'sdpa', 'eager')
@@ -146,16 +146,16 @@ class RotaryAttention(nn.Module):
         backend: str = 'auto',
     ) -> None:
         super().__init__()
-        if embed_dims % num_heads:
-            raise ValueError(f'num_heads {num_heads} does not divide embed_dims {embed_dims}')
+        check_heads(embed_dims, num_heads)
+        check_flags(qkv_bias=qkv_bias, proj_bias=proj_bias)
         self.embed_dims = embed_dims
         self.num_heads = num_heads
         self.head_dim = embed_dims // num_heads
         self.backend = check_backend(backend)
         self.qkv = nn.Linear(embed_dims, 3 * embed_dims, bias=qkv_bias)
         self.proj = nn.Linear(embed_dims, embed_dims, bias=proj_bias)
-        self.attn_drop = attn_drop
-        self.proj_drop = nn.Dropout(proj_drop) if proj_drop > 0 else nn.Identity()
+        self.attn_drop = checked_rate('attn_drop', attn_drop)
+        self.proj_drop = nn.Dropout(checked_rate('proj_drop', proj_drop)) if proj_drop > 0 else nn.Identity()
 
     def project(self, x: Tensor, rope: Optional[RotaryTable]) -> Tuple[Tensor, Tensor, Tensor]:
         """Rotated q, rotated k and v of the tokens ``x``: ``(B, N, C)`` to three times ``(B, N, h, d)``."""

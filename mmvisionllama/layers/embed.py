@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .options import at_least_fp32, ceil_div, to_2tuple
+from ..errors import OptionError
+from .options import at_least_fp32, ceil_div, checked_sides, checked_whole
 
 
 class PatchProjection(nn.Conv2d):
@@ -52,7 +53,9 @@ class PatchEmbed(nn.Module):
         norm: Optional[nn.Module] = None,
     ) -> None:
         super().__init__()
-        self.patch_size = to_2tuple(patch_size)
+        checked_whole('in_channels', in_channels)
+        checked_whole('embed_dims', embed_dims)
+        self.patch_size = checked_sides('patch_size', patch_size)
         self.projection = PatchProjection(in_channels, embed_dims, self.patch_size, self.patch_size)
         self.norm = norm
 
@@ -64,11 +67,11 @@ class PatchEmbed(nn.Module):
         """Images ``(B, in_channels, height, width)`` to tokens ``(B, H * W, C)`` and the grid ``(H, W)``.
 
         Raises:
-            ValueError: If ``x`` has another number of channels or dimensions.
+            OptionError: If ``x`` has another number of channels or dimensions, or no pixels.
         """
         expected = self.projection.in_channels
-        if x.ndim != 4 or x.shape[1] != expected:
-            raise ValueError(
+        if x.ndim != 4 or x.shape[1] != expected or 0 in x.shape[2:]:
+            raise OptionError(
                 f'expected images of shape (B, {expected}, H, W), got {tuple(x.shape)}: '
                 f'check in_channels and the data pipeline'
             )
@@ -97,6 +100,10 @@ class PEG(nn.Module):
         """Row-major tokens ``(B, H * W, C)`` of ``grid`` (H, W) to the same shape."""
         maps = x.transpose(1, 2).unflatten(2, tuple(grid))  # [B, C, H, W]
         return x + self.conv(maps).flatten(2).transpose(1, 2)
+
+
+#: how position embeddings can be resampled
+INTERPOLATE_MODES = ('bicubic', 'bilinear')
 
 
 def resize_pos_embed(pos_embed: Tensor, grid: Sequence[int], new_grid: Sequence[int], mode: str = 'bicubic') -> Tensor:

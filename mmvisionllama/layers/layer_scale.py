@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from .options import checked_number
+
 
 class LayerScale(nn.Module):
     """Learnable factor per channel of a residual branch.
@@ -17,6 +19,7 @@ class LayerScale(nn.Module):
 
     def __init__(self, embed_dims: int, init_value: float = 1e-4) -> None:
         super().__init__()
+        checked_number('layer_scale_init_value', init_value, 0)
         self.weight = nn.Parameter(torch.full((embed_dims,), float(init_value)))
 
     def forward(self, x: Tensor) -> Tensor:

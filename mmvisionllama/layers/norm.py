@@ -5,8 +5,10 @@ from typing import Optional
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 
-from .options import checked_choice
+from ..errors import OptionError
+from .options import check_flags, checked_choice, made
 
 
 class RMSNorm(nn.LayerNorm):
@@ -44,10 +46,14 @@ def build_norm(cfg: dict, num_features: int) -> nn.Module:
         num_features: Channels.
 
     Raises:
-        ValueError: For an unknown name.
+        OptionError: For an unknown name, and for an argument that the norm does not take.
     """
     cfg = dict(cfg)
     kind = cfg.pop('type', 'LN')
     requires_grad = cfg.pop('requires_grad', True)
-    norm = (kind if isinstance(kind, type) else NORMS[checked_choice('norm', kind, tuple(NORMS))])(num_features, **cfg)
+    check_flags(requires_grad=requires_grad)
+    cls = kind if isinstance(kind, type) else NORMS[checked_choice('norm', kind, tuple(NORMS))]
+    if issubclass(cls, _NormBase):  # mmcv registers BN and IN
+        raise OptionError(f'norm {kind!r} is one of maps, and tokens need one of channels: {", ".join(NORMS)}')
+    norm = made('norm_cfg', cls, num_features, **cfg)
     return norm if requires_grad else norm.requires_grad_(False)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .as2drope import RotaryEmbedding
 from .attention import AttentionContext, RotaryAttention
-from .options import ceil_div, checked_choice
+from .options import ceil_div, checked_choice, checked_whole
 
 
 def check_mask_padding(mask_padding: Union[bool, str]) -> bool:
@@ -82,7 +82,7 @@ class WindowAttention(RotaryAttention):
 
     def __init__(self, embed_dims: int, num_heads: int, window_size: int = 7, **kwargs) -> None:
         super().__init__(embed_dims, num_heads, **kwargs)
-        self.window_size = window_size
+        self.window_size = checked_whole('window_size', window_size)
 
     def attend(self, x: Tensor, context: AttentionContext) -> Tensor:
         """Row-major tokens of the context's grid, ``(B, H * W, C)``, to the same shape."""

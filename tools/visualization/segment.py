@@ -10,8 +10,6 @@ pixel, 0 is the first class). Pictures may have any size: the config's test pipe
 import argparse
 from pathlib import Path
 
-from mmengine.config import DictAction
-
 from mmvisionllama import launch
 from mmvisionllama.datasets.pictures import read
 
@@ -25,7 +23,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--mode', choices=['whole', 'slide'], help="inference (default: the config's)")
     parser.add_argument('--opacity', type=float, default=0.6, help='of the painted classes, 0 ... 1')
     parser.add_argument('--device', help="'cpu' or 'cuda:0' (default: a GPU if there is one)")
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='override settings')
+    parser.add_argument(
+        '--cfg-options', nargs='+', action=launch.CfgOptions, metavar='KEY=VALUE', help='override settings'
+    )
     return parser.parse_args()
 
 
@@ -40,12 +40,13 @@ def main() -> None:
     launch.check_names(args.images)
     for image in args.images:
         read(image, 'picture')
+    launch.check_folder(args.out, f'the folder {str(args.out)!r}')
+    args.device = launch.check_device(args.device)
     from mmseg.apis import MMSegInferencer
     from PIL import Image
 
     inferencer = MMSegInferencer(cfg, args.checkpoint, device=args.device)
     inferencer.show_progress = False  # mmsegmentation 1.2 has no argument for it
-    args.out.mkdir(parents=True, exist_ok=True)
     for image in args.images:
         result = inferencer(image, return_vis=True, opacity=args.opacity)
         target = args.out / Path(image).stem
