@@ -62,8 +62,7 @@ class PyramidVisionLLaMA(BaseBackbone):
             again, as the released classifier does.
         frozen_stages: 0 freezes the first patch embedding, k the first k stages; -1 freezes nothing.
         layer_scale_init_value: Initial value of LayerScale; 0 for none.
-        anchor: Resolution in pixels that the weights were trained at, a number or (height, width). The anchor grid of
-            each stage follows from it (224: 56, 28, 14, 7).
+        anchor: Resolution that the weights were trained at, pixels or (height, width); each stage's grid follows.
         rope_cfg: Options of :class:`~mmvisionllama.layers.GSAPositionCalibration` and its ``AS2DRoPE`` (``kind``,
             ``base``, ``ratio``, ``share_heads``, ``ntk_alpha``, ``ntk_keys``, ``scale``), and ``anchor_grid``, a token
             grid (H0, W0) for every stage in the place of those that follow from ``anchor`` (the release has 14 x 14).
@@ -78,10 +77,9 @@ class PyramidVisionLLaMA(BaseBackbone):
         with_cp: Activation checkpointing of every block.
         init_cfg: mmengine's initialisation config; see :class:`BaseBackbone` for ``Pretrained``.
 
-    ``'released'`` is accepted for the released code's value of each switch.
-
     Raises:
-        ValueError: For an unknown arch, option or out_index, and for lists of different lengths.
+        ValueError: For an unknown arch, option or out_index, and for lists of different lengths. (``'released'`` is
+            known to every switch.)
 
     Examples:
         >>> model = PyramidVisionLLaMA('small', out_indices=(0, 1, 2, 3))
