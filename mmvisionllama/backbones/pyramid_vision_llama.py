@@ -88,16 +88,10 @@ class PyramidVisionLLaMA(BaseBackbone):
     """
 
     arch_zoo = {
-        'small': dict(
-            aliases=('s',), embed_dims=(64, 128, 256, 512), depths=(2, 2, 10, 4), num_heads=(2, 4, 8, 16)
-        ),
-        'base': dict(
-            aliases=('b',), embed_dims=(96, 192, 384, 768), depths=(2, 2, 18, 2), num_heads=(3, 6, 12, 24)
-        ),
-        'large': dict(
-            aliases=('l',), embed_dims=(128, 256, 512, 1024), depths=(2, 2, 18, 2), num_heads=(4, 8, 16, 32)
-        ),
-    }  # fmt: skip
+        'small': dict(aliases=('s',), embed_dims=(64, 128, 256, 512), depths=(2, 2, 10, 4), num_heads=(2, 4, 8, 16)),
+        'base': dict(aliases=('b',), embed_dims=(96, 192, 384, 768), depths=(2, 2, 18, 2), num_heads=(3, 6, 12, 24)),
+        'large': dict(aliases=('l',), embed_dims=(128, 256, 512, 1024), depths=(2, 2, 18, 2), num_heads=(4, 8, 16, 32)),
+    }
     arch_keys = ('embed_dims', 'depths', 'num_heads')
     arch_options = ('patch_sizes', 'window_sizes', 'sr_ratios', 'feedforward_channels')
     arch_defaults = dict(
