@@ -14,6 +14,7 @@ from pathlib import Path
 from mmengine.config import DictAction
 
 from mmvisionllama import launch
+from mmvisionllama.checkpoints import find_state_dict, load_strictly, read_checkpoint
 from mmvisionllama.datasets.pictures import read
 
 
@@ -46,7 +47,7 @@ def main() -> None:
     cfg = launch.load_config(args.config, args.cfg_options)
     if cfg.get('default_scope') != 'mmdet':
         raise launch.LaunchError(f'{args.config} is no config of a detection model')
-    launch.check_checkpoint(args.checkpoint)
+    weights = find_state_dict(read_checkpoint(args.checkpoint))
     launch.check_names(args.images)
     for image in args.images:
         read(image, 'picture')
@@ -54,6 +55,8 @@ def main() -> None:
     from PIL import Image
 
     inferencer = DetInferencer(cfg, args.checkpoint, device=args.device, show_progress=False)
+    # the inferencer only warns about weights that do not fit
+    load_strictly(inferencer.model, weights, args.checkpoint)
     classes = inferencer.model.dataset_meta['classes']
     args.out.mkdir(parents=True, exist_ok=True)
     for image in args.images:
