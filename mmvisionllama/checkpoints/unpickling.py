@@ -97,6 +97,12 @@ def _scalar(dtype: Any, data: Any) -> np.generic:
     return np.frombuffer(data, dtype.dtype, count=1)[0]
 
 
+def _latin1(text: Any, encoding: Any) -> bytes:
+    if not isinstance(text, str) or encoding != 'latin1':
+        _refuse('_codecs.encode(...)')
+    return text.encode('latin1')
+
+
 def _as(thing: Any, module: str, name: str) -> Any:
     """``thing`` under the name that a file calls it by."""
     thing.__module__, thing.__name__, thing.__qualname__ = module, name, name
@@ -109,6 +115,7 @@ def _stand_ins() -> List[Any]:
         _as(_PlainArray, 'numpy', 'ndarray'),
         _as(_PlainDtype, 'numpy', 'dtype'),
         _as(_statistic, 'builtins', 'getattr'),
+        _as(_latin1, '_codecs', 'encode'),  # bytes in a pickle of protocol 2; torch 2.4 does not know it
         slice,
     ]
     for module in ('numpy.core.multiarray', 'numpy._core.multiarray'):  # numpy 1 and 2

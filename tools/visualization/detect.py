@@ -12,6 +12,7 @@ import json
 from pathlib import Path
 
 from mmvisionllama import launch
+from mmvisionllama.checkpoints import find_state_dict, load_strictly, read_checkpoint
 from mmvisionllama.datasets.pictures import read
 
 
@@ -46,7 +47,7 @@ def main() -> None:
     cfg = launch.load_config(args.config, args.cfg_options)
     if cfg.get('default_scope') != 'mmdet':
         raise launch.LaunchError(f'{args.config} is no config of a detection model')
-    launch.check_checkpoint(args.checkpoint)
+    weights = find_state_dict(read_checkpoint(args.checkpoint))
     launch.check_names(args.images)
     for image in args.images:
         read(image, 'picture')
@@ -56,6 +57,8 @@ def main() -> None:
     from PIL import Image
 
     inferencer = DetInferencer(cfg, args.checkpoint, device=args.device, show_progress=False)
+    # the inferencer only warns about weights that do not fit
+    load_strictly(inferencer.model, weights, args.checkpoint)
     classes = inferencer.model.dataset_meta['classes']
     for image in args.images:
         result = inferencer(image, return_vis=True, pred_score_thr=args.score)

@@ -11,6 +11,7 @@ import argparse
 from pathlib import Path
 
 from mmvisionllama import launch
+from mmvisionllama.checkpoints import find_state_dict, load_strictly, read_checkpoint
 from mmvisionllama.datasets.pictures import read
 
 
@@ -36,7 +37,7 @@ def main() -> None:
         raise launch.LaunchError(f'{args.config} is no config of a segmentation model')
     if args.mode:
         cfg.model.test_cfg.mode = args.mode
-    launch.check_checkpoint(args.checkpoint)
+    weights = find_state_dict(read_checkpoint(args.checkpoint))
     launch.check_names(args.images)
     for image in args.images:
         read(image, 'picture')
@@ -46,6 +47,8 @@ def main() -> None:
     from PIL import Image
 
     inferencer = MMSegInferencer(cfg, args.checkpoint, device=args.device)
+    # the inferencer only warns about weights that do not fit
+    load_strictly(inferencer.model, weights, args.checkpoint)
     inferencer.show_progress = False  # mmsegmentation 1.2 has no argument for it
     for image in args.images:
         result = inferencer(image, return_vis=True, opacity=args.opacity)
