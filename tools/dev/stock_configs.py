@@ -84,9 +84,10 @@ def optim_wrapper_cfg(cfg: Config) -> Tuple[dict, str]:
     wrapper['optimizer']['lr'] = 1e-6  # without its warm-up
     if wrapper.get('constructor') not in OTHERS_LAYER_DECAY:
         return wrapper, ''
+    given = wrapper['paramwise_cfg']
     wrapper.update(
         constructor='LayerDecayOptimWrapperConstructor',
-        paramwise_cfg=dict(layer_decay_rate=wrapper['paramwise_cfg']['decay_rate']),
+        paramwise_cfg=dict(layer_decay_rate=given.get('decay_rate', given.get('layer_decay_rate'))),
     )
     return wrapper, 'with our layer-decay constructor'
 
