@@ -34,4 +34,8 @@ def keep_in_graph(x: Tensor, module: nn.Module) -> Tensor:
     if not torch.is_grad_enabled() or kernels.transformed() or torch.jit.is_tracing():
         return x  # no training step
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    return _KeepInGraph.apply(x, *parameters) if parameters else x
+    if not parameters:
+        return x
+    if torch.compiler.is_compiling():  # torch 2.5's cannot take the function; the sum of nothing is 0 and gets fused
+        return x + sum(parameter[:0].sum() for parameter in parameters)
+    return _KeepInGraph.apply(x, *parameters)

@@ -52,6 +52,21 @@ def find(node: Any, name: str) -> Any:
     return node
 
 
+def fewer_proposals(node: Any) -> None:
+    """Caps the proposals and samples of detectors, most of whose time goes there."""
+    if isinstance(node, (list, tuple)):
+        for item in node:
+            fewer_proposals(item)
+    elif isinstance(node, dict):
+        for key, value in node.items():
+            if isinstance(value, int) and key in ('max_per_img', 'nms_pre'):
+                node[key] = min(value, 50)
+            elif key == 'num' and 'Sampler' in str(node.get('type')):
+                node[key] = min(value, 32)
+            else:
+                fewer_proposals(value)
+
+
 def prepare(case: Case) -> Config:
     """The config with our backbone, fit for small random images."""
     cfg = Config.fromfile(config_file(case))
@@ -66,6 +81,7 @@ def prepare(case: Case) -> Config:
     preprocessor = cfg.model.get('data_preprocessor', {})
     if preprocessor.get('batch_augments'):
         preprocessor.batch_augments = None  # they resize and pad to the config's own size
+    fewer_proposals(cfg.model)
     if case.library == 'mmseg':
         preprocessor.update(size=(case.size, case.size), test_cfg=None)
         preprocessor.pop('size_divisor', None)
@@ -84,9 +100,10 @@ def optim_wrapper_cfg(cfg: Config) -> Tuple[dict, str]:
     wrapper['optimizer']['lr'] = 1e-6  # without its warm-up
     if wrapper.get('constructor') not in OTHERS_LAYER_DECAY:
         return wrapper, ''
+    given = wrapper['paramwise_cfg']
     wrapper.update(
         constructor='LayerDecayOptimWrapperConstructor',
-        paramwise_cfg=dict(layer_decay_rate=wrapper['paramwise_cfg']['decay_rate']),
+        paramwise_cfg=dict(layer_decay_rate=given.get('decay_rate', given.get('layer_decay_rate'))),
     )
     return wrapper, 'with our layer-decay constructor'
 
