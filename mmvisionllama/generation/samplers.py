@@ -242,7 +242,7 @@ class SDESampler:
         self.last_step = checked_choice('SDE last step', last_step, ('mean', 'euler', 'none'))
         checked_whole('num_steps of the SDE', num_steps, 2)
         if not 0 < last_step_size < 1:
-            raise OptionError(f'the last step size of the SDE must be between 0 and 1, got {last_step_size}')
+            raise OptionError(f'the SDE needs a last step size between 0 and 1, got {last_step_size!r}')
         if method == 'heun' and last_step == 'none' and diffusion != 'sigma':
             raise ValueError(
                 f"Heun's last evaluation is at t = 1, where the score is infinite and {diffusion!r} keeps it"

@@ -11,9 +11,9 @@ import pytest
 TOOLS = Path(__file__).parents[2] / 'tools'
 
 
-def run(script, *args, **environment):
+def run(script, *args, config=__file__, **environment):
     """Exit status and standard error."""
-    before = ['nowhere.py'] if script == 'dist_train.sh' else ['nowhere.py', 'nowhere.pth']
+    before = [config] if script == 'dist_train.sh' else [config, 'nowhere.pth']
     environment = dict(os.environ, PYTHON=sys.executable, **environment)
     done = subprocess.run(['bash', TOOLS / script, *before, *args], env=environment, capture_output=True, text=True)
     return done.returncode, done.stderr
@@ -46,3 +46,8 @@ def test_a_port_in_use(script):
         status == 1
         and error == f'error: port {port} cannot be opened, another run may be using it: set PORT to a free one\n'
     )
+
+
+@pytest.mark.parametrize('script', ['dist_train.sh', 'dist_test.sh'])
+def test_a_config_that_does_not_exist(script):
+    assert run(script, '2', config='nowhere.py') == (1, "error: config 'nowhere.py' does not exist: check the path\n")

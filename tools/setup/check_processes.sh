@@ -1,7 +1,11 @@
 # Sourced by dist_train.sh and dist_test.sh: one clear line for what torchrun would answer with twenty.
 
-# check_processes PROCESSES PORT
+# check_processes PROCESSES PORT CONFIG
 check_processes() {
+    if ! [ -f "$3" ]; then
+        echo "error: config '$3' does not exist: check the path" >&2
+        exit 1
+    fi
     if ! [[ $1 =~ ^([1-9][0-9]*|gpu|cpu|auto)$ ]]; then
         echo "error: PROCESSES must be a positive whole number (or gpu, cpu, auto), got '$1'" >&2
         exit 1
