@@ -96,6 +96,8 @@ class LabelledImages(Dataset):
         Raises:
             DataError: For a picture that cannot be read, which the message names.
         """
+        if not 0 <= index < len(self):
+            raise IndexError(index)
         for offset in range(MAX_SKIPPED):
             path, label = self.samples[(index + offset) % len(self.samples)]
             try:

@@ -57,6 +57,10 @@ def test_hidden_files_and_folders_are_passed_over(root):
     assert images.classes == ['a', 'b'] and [label for _, label in images.samples] == [0, 1, 1]
 
 
+def test_iterating_ends_after_the_last_picture(root):
+    assert [item['labels'] for item in LabelledImages(str(root), 8)] == [0, 1, 1]
+
+
 def test_an_empty_class_folder_is_named(root):
     (root / 'ab' / 'deep').mkdir(parents=True)
     with pytest.raises(DataError, match=r"class folders without images \('ab'\): fill or remove them"):

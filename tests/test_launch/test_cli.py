@@ -109,7 +109,7 @@ class Thing:
         (dict(type='THING', size=1), "the config asks for 'THING', which is not registered (similar: Thing)"),
         (dict(type='Other'), "the config asks for 'Other', which is not registered: check its spelling"),
         (dict(size=1), "a part of the config has no type: {'size': 1}"),
-        (dict(type='Thing', siz=1), 'Thing of the config cannot be made: Thing.__init__() got an unexpected keyword'),
+        (dict(type='Thing', width=1), 'Thing of the config cannot be made: Thing.__init__() got an unexpected keyword'),
         (dict(type='Thing'), 'Thing of the config cannot be made: Thing.__init__() missing 1 required positional'),
         (dict(type='Thing', size=-1), 'Thing of the config cannot be made: size is negative'),
     ],

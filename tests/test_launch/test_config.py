@@ -35,7 +35,7 @@ def path(tmp_path):
     'options, message',
     [
         ({'train_cgf.max_epochs': 1}, 'the config has no train_cgf: did you mean train_cfg?'),
-        ({'modle': 1}, 'the config has no modle: did you mean model?'),
+        ({'models': 1}, 'the config has no models: did you mean model?'),
         ({'epochs.x': 1}, 'do not fit the config'),
     ],
 )
