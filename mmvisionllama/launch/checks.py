@@ -95,7 +95,9 @@ def check_pretrained(model: Any, name: str = 'model') -> None:
     if not isinstance(model, dict):
         return
     init_cfg = model.get('init_cfg')
-    named = [(f'{name}.pretrained', model.get('pretrained'), f'{name}.pretrained')]
+    # a codec's is a folder or a hub's name, which diffusers reads
+    pretrained = None if name.endswith('.codec') else model.get('pretrained')
+    named = [(f'{name}.pretrained', pretrained, f'{name}.pretrained')]
     for cfg in init_cfg if isinstance(init_cfg, (list, tuple)) else [init_cfg]:
         if isinstance(cfg, dict) and cfg.get('type') in ('Pretrained', 'StrictPretrained'):
             named.append((f'{name}.init_cfg.checkpoint', cfg.get('checkpoint'), f'{name}.init_cfg'))
