@@ -244,10 +244,11 @@ def test_tf32(monkeypatch, matmul_precision):
         launch.set_matmul_precision(Config(dict(env_cfg=dict(matmul_precision='tf32'))))
 
 
-def test_a_runner_allows_tf32(monkeypatch, matmul_precision):
+def test_a_runner_allows_tf32(monkeypatch, tmp_path, matmul_precision):
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
-    monkeypatch.setattr('mmvisionllama.launch.runner.Runner.from_cfg', lambda cfg: matmul_precision())
-    assert launch.build_runner(Config(dict(launcher='none'))) == 'high'
+    monkeypatch.setattr('mmvisionllama.launch.runner.CheckedRunner.from_cfg', lambda cfg: matmul_precision())
+    monkeypatch.chdir(tmp_path)
+    assert launch.build_runner(Config(dict(launcher='none', model=dict(type='any'), work_dir='work'))) == 'high'
 
 
 def test_no_validate(data):
