@@ -96,10 +96,14 @@ def _did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 def check_model(cfg: Config) -> dict:
-    """Config of the model; raises a LaunchError where there is none."""
+    """Config of the model; raises a LaunchError where there is none, and for one of our backbones inside ``MAE``."""
     model = cfg.get('model')
     if not isinstance(model, dict) or 'type' not in model:
         raise LaunchError(f'the config has no model: expected model=dict(type=...), got {model!r}')
+    # mmpretrain's MAE hands over no mask, so the backbone itself cannot tell, and unpacking its result fails
+    backbone = (model.get('backbone') or {}).get('type')
+    if model['type'] == 'MAE' and backbone in ('VisionLLaMA', 'PyramidVisionLLaMA', 'iLLaMA'):
+        raise LaunchError(f"MAE needs a backbone that hides patches, and {backbone} does not: type='MAEVisionLLaMA'")
     return model
 
 

@@ -63,6 +63,13 @@ def test_a_config_without_a_model(model, tmp_path):
         launch.build_runner(cfg)
 
 
+@pytest.mark.parametrize('backbone', ['VisionLLaMA', 'PyramidVisionLLaMA', 'iLLaMA'])
+def test_mae_around_a_backbone_that_hides_nothing(backbone, tmp_path):
+    cfg = Config(dict(model=dict(type='MAE', backbone=dict(type=backbone)), work_dir=str(tmp_path), launcher='none'))
+    with pytest.raises(LaunchError, match="type='MAEVisionLLaMA'"):
+        launch.build_runner(cfg)
+
+
 def test_targets(tmp_path):
     file = tmp_path / 'file'
     file.touch()
