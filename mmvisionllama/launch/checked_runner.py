@@ -8,6 +8,7 @@ from mmengine.runner import Runner
 from torch.utils.data import DataLoader, Dataset
 
 from ..datasets.blame import watch_files
+from ..engine.unwrapping import unwrapped
 from ..errors import DataError, OptionError
 from ..layers.options import checked_choice, checked_number, checked_whole
 
@@ -94,13 +95,6 @@ class CheckedRunner(Runner):
 
 
 NO_SAMPLES = 'a data set of the config has no samples: check its ann_file, data_prefix and filter_cfg'
-
-
-def unwrapped(model: Any) -> Any:
-    """The model without what wraps it for several processes or for test-time augmentation."""
-    while hasattr(model, 'module'):
-        model = model.module
-    return model
 
 
 def check_head(model: Any) -> None:
