@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .options import at_least_fp32, to_2tuple
+from .options import at_least_fp32, exporting, num_cells, to_2tuple
 
 
 class PatchProjection(nn.Conv2d):
@@ -56,7 +56,7 @@ class PatchEmbed(nn.Module):
 
     def grid(self, size: Sequence[int]) -> Tuple[int, int]:
         """Token grid (H, W) of an image of ``size`` (height, width) pixels."""
-        return tuple(-(-side // patch) for side, patch in zip(size, self.patch_size))
+        return tuple(num_cells(side, patch) for side, patch in zip(size, self.patch_size))
 
     def forward(self, x: Tensor) -> Tuple[Tensor, Tuple[int, int]]:
         """Images ``(B, in_channels, height, width)`` to tokens ``(B, H * W, C)`` and the grid ``(H, W)``.
@@ -72,7 +72,7 @@ class PatchEmbed(nn.Module):
             )
         grid = self.grid(x.shape[2:])
         pad_h, pad_w = (n * patch - side for n, patch, side in zip(grid, self.patch_size, x.shape[2:]))
-        if pad_h or pad_w:
+        if exporting() or pad_h or pad_w:
             x = F.pad(x, (0, pad_w, 0, pad_h))
         # the residual stream keeps the dtype of the weights: fp32 under autocast
         x = self.projection(x).to(self.projection.weight.dtype)  # [B, H * W, C]
@@ -99,7 +99,7 @@ class PEG(nn.Module):
 
 def resize_pos_embed(pos_embed: Tensor, grid: Sequence[int], new_grid: Sequence[int], mode: str = 'bicubic') -> Tensor:
     """Resamples a learnable position embedding: ``(1, H * W, C)`` to ``(1, H' * W', C)``."""
-    if tuple(grid) == tuple(new_grid):
+    if not exporting() and tuple(grid) == tuple(new_grid):
         return pos_embed
     maps = pos_embed.transpose(1, 2).unflatten(2, tuple(grid)).to(at_least_fp32(pos_embed.dtype))  # [1, C, H, W]
     maps = F.interpolate(maps, size=tuple(new_grid), mode=mode, align_corners=False)

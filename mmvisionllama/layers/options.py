@@ -3,6 +3,7 @@
 from typing import Any, Mapping, Optional, Sequence, Tuple, Union
 
 import torch
+from torch import Tensor
 
 
 def checked_choice(name: str, value: Any, choices: Sequence[Any], aliases: Optional[Mapping[Any, Any]] = None) -> Any:
@@ -33,6 +34,23 @@ def to_2tuple(value: Union[int, float, Sequence]) -> Tuple:
     if len(value) != 2:
         raise ValueError(f'expected one number or a (height, width) pair, got {value!r}')
     return tuple(value)
+
+
+def exporting() -> bool:
+    """Whether ``torch.export`` is tracing: a branch on a size would then fix that size in the program."""
+    return getattr(torch.compiler, 'is_exporting', torch.compiler.is_compiling)()
+
+
+def num_cells(length: int, cell: int) -> int:
+    """``ceil(length / cell)``, by a division of positive numbers only: that of ONNX rounds towards zero."""
+    return (length + (cell - 1)) // cell
+
+
+def side_ratio(numerator: float, side: int, device: Optional[torch.device] = None) -> Union[float, Tensor]:
+    """``numerator / side``; while exporting a scalar tensor, as runtimes have no division of sizes by Python."""
+    if not exporting():
+        return numerator / side
+    return torch.full((), numerator, dtype=torch.float32, device=device) / side
 
 
 def at_least_fp32(dtype: torch.dtype) -> torch.dtype:

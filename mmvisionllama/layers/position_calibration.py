@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from .as2drope import AS2DRoPE
 from .attention import AttentionContext
-from .options import at_least_fp32, checked_choice
+from .options import at_least_fp32, checked_choice, num_cells
 
 KEY_POSITIONS = ('mean', 'flat_index')
 NTK_KEYS = ('shared', 'plain_base')
@@ -24,7 +24,7 @@ def cell_centres(
     Returns:
         Tensor: ``(ceil(length / sr_ratio),)``, fp32 or fp64.
     """
-    first = torch.arange(0, length, sr_ratio, device=device, dtype=at_least_fp32(dtype))
+    first = torch.arange(num_cells(length, sr_ratio), device=device, dtype=at_least_fp32(dtype)) * sr_ratio
     last = (first + (sr_ratio - 1)).clamp(max=length - 1)
     return (first + last) / 2
 
@@ -105,7 +105,7 @@ class GSAPositionCalibration(nn.Module):
 
     def key_grid(self, grid: Sequence[int]) -> Tuple[int, int]:
         """Grid of the keys of a query grid (H, W): ``(ceil(H / sr), ceil(W / sr))``."""
-        return tuple(-(-side // self.sr_ratio) for side in grid)
+        return tuple(num_cells(side, self.sr_ratio) for side in grid)
 
     def query_positions(
         self,

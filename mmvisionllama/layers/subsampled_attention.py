@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from .attention import AttentionContext, attend, check_backend
 from .embed import PatchProjection
 from .norm import build_norm
+from .options import exporting, num_cells
 from .rotary import apply_rotary
 
 
@@ -67,8 +68,8 @@ class GlobalSubsampledAttention(nn.Module):
         if self.sr is None:
             return x
         maps = x.transpose(1, 2).unflatten(2, tuple(grid))  # [B, C, H, W]
-        pad_h, pad_w = (-(-side // self.sr_ratio) * self.sr_ratio - side for side in grid)
-        if pad_h or pad_w:
+        pad_h, pad_w = (num_cells(side, self.sr_ratio) * self.sr_ratio - side for side in grid)
+        if exporting() or pad_h or pad_w:
             maps = F.pad(maps, (0, pad_w, 0, pad_h))
         return self.norm(self.sr(maps))  # [B, M, C]
 
