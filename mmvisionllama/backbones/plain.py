@@ -138,7 +138,9 @@ class PlainBackbone(BaseBackbone):
 
     def add_cls_token(self, patches: Tensor) -> Tensor:
         """Patch tokens to all tokens: ``(B, N, C)`` to ``(B, N + 1, C)`` if there is a class token."""
-        return self.with_token(patches, self.cls_token.expand(patches.shape[0], -1, -1) if self.with_cls_token else None)
+        return self.with_token(
+            patches, self.cls_token.expand(patches.shape[0], -1, -1) if self.with_cls_token else None
+        )
 
     def embed_tokens(self, x: Tensor) -> Tuple[Tensor, Tuple[int, int]]:
         """Images ``(B, in_channels, height, width)`` to all tokens ``(B, N, C)`` and the patches' grid (H, W)."""

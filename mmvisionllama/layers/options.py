@@ -46,11 +46,11 @@ def num_cells(length: int, cell: int) -> int:
     return (length + (cell - 1)) // cell
 
 
-def side_ratio(numerator: float, side: int, device: Optional[torch.device] = None) -> Union[float, Tensor]:
+def side_ratio(numerator: float, side: int) -> Union[float, Tensor]:
     """``numerator / side``; while exporting a scalar tensor, as runtimes have no division of sizes by Python."""
     if not exporting():
         return numerator / side
-    return torch.full((), numerator, dtype=torch.float32, device=device) / side
+    return torch.scalar_tensor(numerator, dtype=torch.float32) / side
 
 
 def at_least_fp32(dtype: torch.dtype) -> torch.dtype:
