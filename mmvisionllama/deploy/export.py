@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, Dict, NamedTuple, Optional
 
 import torch
-from torch import nn
 from torch.export import Dim, ExportedProgram
 
 from ..errors import OptionError
@@ -50,7 +49,7 @@ def check_target(target: str) -> None:
 
 def export_program(network: Network) -> ExportedProgram:
     """``torch.export`` of a network, with the axes dynamic that it names."""
-    shapes = tuple({axis: Dim.DYNAMIC for axis in axes} for axes in network.input_axes)
+    shapes = tuple(dict.fromkeys(axes, Dim.DYNAMIC) for axes in network.input_axes)
     # sizes of 0 and 1 are no special cases: one program serves a batch of one image and grids of one row
     oblivious = torch.fx.experimental._config.patch(backed_size_oblivious=True)
     with torch.no_grad(), oblivious:
@@ -185,8 +184,3 @@ def export(
         finally:
             between.unlink(missing_ok=True)
     return Export(path, time.perf_counter() - start)
-
-
-def num_parameters(network: nn.Module) -> int:
-    """Parameters of a network."""
-    return sum(parameter.numel() for parameter in network.parameters())

@@ -150,7 +150,11 @@ def _kind(model: nn.Module) -> Optional[Type[Network]]:
         return SegmentorNetwork
     if hasattr(model, 'rpn_head') and hasattr(model, 'roi_head'):
         return DetectorNetwork
-    if hasattr(model, 'extract_feat') and getattr(model, 'head', None) is not None and hasattr(model.head, 'fc'):
+    if (
+        hasattr(model, 'extract_feat')
+        and getattr(model, 'head', None) is not None
+        and hasattr(model.head, 'pre_logits')
+    ):
         return ClassifierNetwork
     if hasattr(model, 'out_indices') and hasattr(model, 'get_layer_depth'):
         return BackboneNetwork
