@@ -4,7 +4,7 @@ import json
 from typing import Any, Dict, List
 
 import torch
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
@@ -142,7 +142,7 @@ def session_model(session: Any) -> nn.Module:
                 num_classes=metadata['num_classes'],
                 align_corners=metadata['align_corners'],
             ),
-            test_cfg=settings.get('test_cfg') or dict(mode='whole'),
+            test_cfg=ConfigDict(settings.get('test_cfg') or dict(mode='whole')),
         )
     else:
         raise OptionError(

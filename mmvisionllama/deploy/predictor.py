@@ -9,6 +9,7 @@ from mmengine.config import Config
 from mmengine.dataset import Compose, pseudo_collate
 from mmengine.registry import DefaultScope, init_default_scope
 
+from ..datasets.pictures import read
 from ..errors import DataError, OptionError
 from .models import image_pipeline, load_model, session_model
 from .runtimes import is_exported, load_exported
@@ -45,17 +46,7 @@ def check_picture(image: Union[str, np.ndarray]) -> None:
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
             raise DataError(f'expected an array (H, W, 3) of uint8, got {image.shape} of {image.dtype}')
         return
-    from PIL import Image, UnidentifiedImageError
-
-    if not Path(image).is_file():
-        raise DataError(f'picture {image!r} does not exist')
-    try:
-        with Image.open(image) as picture:
-            mode = picture.mode
-            picture.load()
-    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
-        reason = ' '.join(str(error).split())
-        raise DataError(f'picture {image!r} cannot be read ({reason}): replace the file') from error
+    mode = read(image, 'picture').mode
     if mode not in PICTURE_MODES:
         raise DataError(f'picture {image!r} has the mode {mode}, not 8-bit grey or RGB: convert it')
 
