@@ -8,6 +8,7 @@ from mmengine.model import revert_sync_batchnorm
 from torch import Tensor, nn
 
 from ..errors import OptionError
+from ..generation.dit_llama import guide
 
 #: images that the tracer sees; no two sides and no side and the batch are related
 EXAMPLE_SIZE = (2, 157, 219)
@@ -62,10 +63,12 @@ class Network(nn.Module):
         """Names of what ``forward`` returns."""
         return ['logits']
 
-    def example(self) -> Tuple[Tensor, ...]:
-        """Inputs for the tracer."""
-        batch, height, width = EXAMPLE_SIZE
-        return (torch.rand(batch, input_channels(self.model), height, width),)
+    def example(
+        self, size: Tuple[int, int, int] = EXAMPLE_SIZE, generator: Optional[torch.Generator] = None
+    ) -> Tuple[Tensor, ...]:
+        """Random inputs of ``size`` (batch, height, width)."""
+        batch, height, width = size
+        return (torch.randn(batch, input_channels(self.model), height, width, generator=generator),)
 
 
 class ClassifierNetwork(Network):
@@ -112,6 +115,40 @@ class DetectorNetwork(Network):
         return (*maps, *scores, *boxes)
 
 
+class GuidedNetwork(Network):
+    """The network of a DiT or SiT with classifier-free guidance: one step of a sampler.
+
+    Latents ``(B, C, H, W)`` whose sides are multiples of the patch, times ``(B,)`` in fp32 (0 ... 999 for DiT, 0 ... 1
+    for SiT), labels ``(B,)`` in int64 and the strength of the guidance, a scalar, to the prediction.
+    """
+
+    task = 'generation'
+    input_names = ('latents', 'times', 'labels', 'guidance')
+    input_axes = ({0: 'batch', 2: 'height', 3: 'width'}, {0: 'batch'}, {0: 'batch'}, {})
+
+    @property
+    def output_names(self) -> List[str]:
+        return ['prediction']
+
+    def example(
+        self, size: Tuple[int, int, int] = EXAMPLE_SIZE, generator: Optional[torch.Generator] = None
+    ) -> Tuple[Tensor, ...]:
+        batch, *sides = size
+        height, width = (max(side // patch, 1) * patch for side, patch in zip(sides, self.model.patch_size))
+        return (
+            torch.randn(batch, self.model.in_channels, height, width, generator=generator),
+            torch.rand(batch, generator=generator),
+            torch.randint(self.model.num_classes, (batch,), generator=generator),
+            torch.tensor(4.0),
+        )
+
+    def forward(self, latents: Tensor, times: Tensor, labels: Tensor, guidance: Tensor) -> Tensor:
+        batch = latents.shape[0]
+        null = torch.full_like(labels, self.model.null_label)
+        both = self.model(torch.cat((latents, latents)), torch.cat((times, times)), torch.cat((labels, null)))
+        return guide(both[:batch], both[batch:], guidance, self.model.in_channels)
+
+
 class BackboneNetwork(Network):
     """A backbone alone: one output per ``out_index``."""
 
@@ -156,6 +193,8 @@ def _kind(model: nn.Module) -> Optional[Type[Network]]:
         and hasattr(model.head, 'pre_logits')
     ):
         return ClassifierNetwork
+    if hasattr(model, 'forward_with_cfg'):
+        return GuidedNetwork
     if hasattr(model, 'out_indices') and hasattr(model, 'get_layer_depth'):
         return BackboneNetwork
     return None
@@ -165,15 +204,16 @@ def export_network(model: nn.Module) -> Network:
     """The exported part of a model, as a copy on the CPU.
 
     Args:
-        model: A classifier of mmpretrain, a segmentor of mmseg, a two-stage detector of mmdet or a backbone.
+        model: A classifier of mmpretrain, a segmentor of mmseg, a two-stage detector of mmdet, an image generator or a backbone.
 
     Raises:
         OptionError: For any other model.
     """
+    model = getattr(model, 'network', model)  # of an image generator
     kind = _kind(model)
     if kind is None:
         raise OptionError(
             f'{type(model).__name__} cannot be exported: classifiers (ImageClassifier), segmentors (EncoderDecoder), '
-            f'two-stage detectors (MaskRCNN, FasterRCNN) and backbones can'
+            f'two-stage detectors (MaskRCNN, FasterRCNN), DiTLLaMA and backbones can'
         )
     return kind(without_obstacles(model)).eval()

@@ -154,18 +154,17 @@ def largest_difference(
     Args:
         network: What was exported.
         session: The file.
-        sizes: (height, width) of random images.
+        sizes: (height, width) of random inputs.
         batches: Batch sizes.
     """
     generator = torch.Generator().manual_seed(0)
-    channels = network.example()[0].shape[1]
     largest = 0.0
     for batch in batches:
         for height, width in sizes:
-            images = torch.randn(batch, channels, height, width, generator=generator)
+            inputs = network.example((batch, height, width), generator)
             with torch.no_grad():
-                expected = _as_list(network(images))
-            for ours, theirs in zip(session(images), expected, strict=True):
+                expected = _as_list(network(*inputs))
+            for ours, theirs in zip(session(*inputs), expected, strict=True):
                 if ours.shape != theirs.shape:
                     return float('inf')
                 difference = (ours - theirs).abs().max() / theirs.abs().max().clamp(min=1e-12)

@@ -23,7 +23,7 @@ from ..layers import (
     sinusoid,
 )
 from ..layers.attention import NO_CONTEXT
-from ..layers.options import checked_choice, to_2tuple
+from ..layers.options import checked_choice, exporting, to_2tuple
 
 POSITIONS = ('rope', 'sincos')
 CFG_CHANNELS = ('all', 'first_three')
@@ -263,7 +263,7 @@ class DiTLLaMA(BaseBackbone):
         Raises:
             ValueError: If the patch does not divide the size.
         """
-        if any(side % patch or side < patch for side, patch in zip(size, self.patch_size)):
+        if not exporting() and any(side % patch or side < patch for side, patch in zip(size, self.patch_size)):
             raise ValueError(
                 f'patch size {self.patch_size[0]}x{self.patch_size[1]} does not divide the latent size '
                 f'{size[0]}x{size[1]}: choose sides that are multiples of the patch '

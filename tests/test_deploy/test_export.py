@@ -11,6 +11,7 @@ from mmvisionllama import deploy
 from mmvisionllama.backbones import PyramidVisionLLaMA, VisionLLaMA, iLLaMA
 from mmvisionllama.deploy.networks import AdaptiveAveragePool
 from mmvisionllama.errors import CheckpointError, OptionError
+from mmvisionllama.generation import DiTLLaMA
 
 SIZES = [(160, 352), (100, 130), (33, 47), (224, 224), (96, 64), (17, 16), (250, 97), (129, 512)]
 LARGE = (1024, 1024)
@@ -168,3 +169,18 @@ def test_foreign_damaged_and_missing_files_are_refused(tmp_path):
     (tmp_path / 'alone.xml').write_text(json.dumps({}))
     with pytest.raises(CheckpointError, match='lacks its weights'):
         deploy.load_exported(tmp_path / 'alone.xml')
+
+
+@pytest.mark.parametrize('target', ['onnx', 'openvino'])
+def test_a_diffusion_network_is_exported_with_its_guidance(target, tmp_path):
+    model = DiTLLaMA(TINY, num_classes=5, anchor=8)
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.2)
+    network = deploy.export_network(model)
+    latents, times, labels, scale = network.example((2, 12, 20))
+    torch.testing.assert_close(
+        network(latents, times, labels, scale), model.eval().forward_with_cfg(latents, times, labels, float(scale))
+    )
+    session = deploy.load_exported(deploy.export(network, tmp_path / 'model', target).path, threads=1)
+    assert session.metadata['inputs'] == ['latents', 'times', 'labels', 'guidance']
+    assert deploy.largest_difference(network, session, [(32, 32), (8, 44), (2, 2), (64, 20)], batches=(1, 3)) <= 1e-5
