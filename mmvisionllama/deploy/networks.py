@@ -204,7 +204,8 @@ def export_network(model: nn.Module) -> Network:
     """The exported part of a model, as a copy on the CPU.
 
     Args:
-        model: A classifier of mmpretrain, a segmentor of mmseg, a two-stage detector of mmdet, an image generator or a backbone.
+        model: A classifier of mmpretrain, a segmentor of mmseg, a two-stage detector of mmdet, an image generator or
+            a backbone.
 
     Raises:
         OptionError: For any other model.
