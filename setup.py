@@ -31,6 +31,8 @@ EXTRAS = {
     'generation': ['diffusers>=0.30', 'torchdiffeq>=0.2.4', 'torch-fidelity>=0.3', 'scipy'],
     # 8-bit quantisation of iLLaMA and every other classifier
     'quantization': ['torchao>=0.17'],
+    # exporting to ONNX and OpenVINO, and running both
+    'deploy': ['onnx>=1.23.2', 'onnxscript>=0.7.2', 'onnxruntime>=1.32.0', 'openvino>=2026.4.1', 'pillow'],
     # reading .safetensors checkpoints
     'safetensors': ['safetensors'],
     # the other side of the benchmarks

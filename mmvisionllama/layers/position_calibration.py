@@ -128,7 +128,9 @@ class GSAPositionCalibration(nn.Module):
         rows, cols = self.key_grid(grid)
         if self.key_position == 'flat_index':
             index = torch.arange(rows * cols, device=device)
-            cells = torch.stack((index % grid[1], index // grid[1]), dim=-1).to(at_least_fp32(dtype))  # [M, 2]
+            y = index // grid[1]
+            # not index % grid[1]: the ONNX exporter takes no remainder by a size
+            cells = torch.stack((index - y * grid[1], y), dim=-1).to(at_least_fp32(dtype))  # [M, 2]
             positions = cells * self.sr_ratio + (1 - 1 / self.sr_ratio)
         else:
             x = cell_centres(grid[1], self.sr_ratio, device, dtype).expand(rows, cols)
