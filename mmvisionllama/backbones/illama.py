@@ -16,7 +16,7 @@ from ..layers import (
     causal_context,
     resize_pos_embed,
 )
-from ..layers.options import check_flags, checked_choice, made
+from ..layers.options import check_flags, checked_choice, exporting, made
 from .plain import PlainBackbone
 
 
@@ -198,7 +198,7 @@ class iLLaMA(PlainBackbone):
 
     def resized_pos_embed(self, pos_embed: Tensor, grid: Sequence[int], new_grid: Sequence[int]) -> Tensor:
         """Resamples the patches' rows of a position embedding and keeps the class token's."""
-        if tuple(grid) == tuple(new_grid):
+        if not exporting() and tuple(grid) == tuple(new_grid):
             return pos_embed
         patches, token = self.split_token(pos_embed)
         return self.with_token(resize_pos_embed(patches, grid, new_grid, self.interpolate_mode), token)

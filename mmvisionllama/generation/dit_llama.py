@@ -24,7 +24,16 @@ from ..layers import (
     sinusoid,
 )
 from ..layers.attention import NO_CONTEXT
-from ..layers.options import check_flags, check_heads, checked_choice, checked_rate, checked_sides, checked_whole, made
+from ..layers.options import (
+    check_flags,
+    check_heads,
+    checked_choice,
+    checked_rate,
+    checked_sides,
+    checked_whole,
+    exporting,
+    made,
+)
 
 POSITIONS = ('rope', 'sincos')
 CFG_CHANNELS = ('all', 'first_three')
@@ -263,7 +272,7 @@ class DiTLLaMA(BaseBackbone):
         Raises:
             OptionError: If the patch does not divide the size.
         """
-        if any(side % patch or side < patch for side, patch in zip(size, self.patch_size)):
+        if not exporting() and any(side % patch or side < patch for side, patch in zip(size, self.patch_size)):
             raise OptionError(
                 f'patch size {self.patch_size[0]}x{self.patch_size[1]} does not divide the latent size '
                 f'{size[0]}x{size[1]}: choose sides that are multiples of the patch '

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import OptionError
-from .options import at_least_fp32, check_flags, checked_choice, checked_positive, checked_whole
+from .options import at_least_fp32, check_flags, checked_choice, checked_positive, checked_whole, side_ratio
 from .rotary import RotaryTable
 
 SCALES = ('per_axis', 'height', 'none')
@@ -46,8 +46,8 @@ def axis_scales(grid: Sequence[int], anchor: Optional[Sequence[float]], scale: s
     scale = checked_choice('rotary scale', scale, SCALES, SCALE_ALIASES)
     if scale == 'none' or anchor is None:
         return 1.0, 1.0
-    scale_y = anchor[0] / grid[0]
-    return (anchor[1] / grid[1] if scale == 'per_axis' else scale_y), scale_y
+    scale_y = side_ratio(anchor[0], grid[0])
+    return (side_ratio(anchor[1], grid[1]) if scale == 'per_axis' else scale_y), scale_y
 
 
 def grid_positions(
@@ -178,7 +178,7 @@ class AS2DRoPE(nn.Module):
             scale_x, scale_y = axis_scales(grid, anchor, self.scale)
             return torch.stack((positions[:, 0] * scale_x, positions[:, 1] * scale_y), dim=-1)
         scaled = self.scale != 'none' and anchor is not None
-        factor = anchor[0] * anchor[1] / (grid[0] * grid[1]) if scaled else 1.0
+        factor = side_ratio(anchor[0] * anchor[1], grid[0] * grid[1]) if scaled else 1.0
         return (positions[:, 1:] * grid[1] + positions[:, :1]) * factor
 
     def frequencies(self, device: Optional[torch.device] = None, dtype: torch.dtype = torch.float32) -> Tensor:

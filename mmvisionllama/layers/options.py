@@ -6,6 +6,7 @@ from numbers import Integral, Real
 from typing import Any, Callable, Mapping, Optional, Sequence, Tuple, Union
 
 import torch
+from torch import Tensor
 
 from ..errors import OptionError
 
@@ -115,7 +116,19 @@ def ceil_div(count: Union[int, float], size: int) -> Union[int, float]:
     """``count / size`` rounded up."""
     if isinstance(count, float):
         return -(-count // size)
-    return (count + size - 1) // size  # ONNX from TorchScript divides negative numbers towards zero
+    return (count + size - 1) // size  # ONNX divides negative numbers towards zero
+
+
+def exporting() -> bool:
+    """Whether ``torch.export`` is tracing: a branch on a size would then fix that size in the program."""
+    return getattr(torch.compiler, 'is_exporting', torch.compiler.is_compiling)()
+
+
+def side_ratio(numerator: float, side: int) -> Union[float, Tensor]:
+    """``numerator / side``; while exporting a scalar tensor, as runtimes have no division of sizes by Python."""
+    if not exporting():
+        return numerator / side
+    return torch.scalar_tensor(numerator, dtype=torch.float32) / side
 
 
 def at_least_fp32(dtype: torch.dtype) -> torch.dtype:

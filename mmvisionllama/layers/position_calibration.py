@@ -24,7 +24,7 @@ def cell_centres(
     Returns:
         Tensor: ``(ceil(length / sr_ratio),)``, fp32 or fp64.
     """
-    first = torch.arange(0, length, sr_ratio, device=device, dtype=at_least_fp32(dtype))
+    first = torch.arange(ceil_div(length, sr_ratio), device=device, dtype=at_least_fp32(dtype)) * sr_ratio
     last = (first + (sr_ratio - 1)).clamp(max=length - 1)
     return (first + last) / 2
 
@@ -126,7 +126,9 @@ class GSAPositionCalibration(nn.Module):
         rows, cols = self.key_grid(grid)
         if self.key_position == 'flat_index':
             index = torch.arange(rows * cols, device=device)
-            cells = torch.stack((index % grid[1], index // grid[1]), dim=-1).to(at_least_fp32(dtype))  # [M, 2]
+            y = index // grid[1]
+            # not index % grid[1]: the ONNX exporter takes no remainder by a size
+            cells = torch.stack((index - y * grid[1], y), dim=-1).to(at_least_fp32(dtype))  # [M, 2]
             positions = cells * self.sr_ratio + (1 - 1 / self.sr_ratio)
         else:
             x = cell_centres(grid[1], self.sr_ratio, device, dtype).expand(rows, cols)

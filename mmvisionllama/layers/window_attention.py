@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .as2drope import RotaryEmbedding
 from .attention import AttentionContext, RotaryAttention
-from .options import ceil_div, checked_choice, checked_whole
+from .options import ceil_div, checked_choice, checked_whole, exporting
 
 
 def check_mask_padding(mask_padding: Union[bool, str]) -> bool:
@@ -44,9 +44,11 @@ def window_context(
     height, width = grid
     positions = rotary.positions((window_size, window_size), device=device, dtype=dtype)
     mask = None
-    if check_mask_padding(mask_padding) and (height % window_size or width % window_size):
-        real = torch.ones(1, height, width, 1, dtype=torch.bool, device=device)
-        mask = partition_windows(real, window_size)[..., 0][:, None, None]  # [n, 1, 1, w * w]
+    if check_mask_padding(mask_padding) and (exporting() or height % window_size or width % window_size):
+        rows, cols = ceil_div(height, window_size), ceil_div(width, window_size)
+        in_height = (torch.arange(rows * window_size, device=device) < height).view(rows, 1, window_size, 1)
+        in_width = (torch.arange(cols * window_size, device=device) < width).view(1, cols, 1, window_size)
+        mask = (in_height & in_width).reshape(rows * cols, 1, 1, window_size**2)  # [n, 1, 1, w * w]
     return AttentionContext(rotary(positions), grid=(height, width), mask=mask)
 
 
@@ -55,7 +57,7 @@ def partition_windows(x: Tensor, window_size: int) -> Tensor:
     b, height, width, c = x.shape
     rows, cols = ceil_div(height, window_size), ceil_div(width, window_size)
     pad_h, pad_w = rows * window_size - height, cols * window_size - width
-    if pad_h or pad_w:
+    if exporting() or pad_h or pad_w:
         x = F.pad(x, (0, 0, 0, pad_w, 0, pad_h))
     x = x.view(b, rows, window_size, cols, window_size, c).transpose(2, 3)  # [B, rows, cols, w, w, C]
     return x.reshape(b * rows * cols, window_size**2, c)
@@ -90,6 +92,6 @@ class WindowAttention(RotaryAttention):
         windows = partition_windows(x.view(b, *context.grid, c), self.window_size)  # [B * n, w * w, C]
         mask = context.mask
         if mask is not None:
-            mask = mask.repeat(b, 1, 1, 1)  # [B * n, 1, 1, w * w]
+            mask = mask.expand(b, *mask.shape).flatten(0, 1)  # [B * n, 1, 1, w * w]
         windows = super().attend(windows, AttentionContext(context.rope, mask=mask))
         return merge_windows(windows, context.grid, self.window_size).reshape(b, tokens, c)

@@ -1,0 +1,186 @@
+"""Exporting: ``torch.export`` with dynamic batch, height and width first, every other format from that program."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any, Dict, NamedTuple, Optional
+
+import torch
+from torch.export import Dim, ExportedProgram
+
+from ..errors import OptionError
+from ..version import __version__
+from .extras import extra
+from .networks import Network
+
+#: target -> (suffix of its file, libraries that write it)
+TARGETS = {
+    'torch': ('.pt2', ()),
+    'aoti': ('.pt2', ()),
+    'onnx': ('.onnx', ('onnx', 'onnxscript')),
+    'openvino': ('.xml', ('onnx', 'onnxscript', 'openvino')),
+}
+DEFAULT_OPSET = 20
+#: under this name every file carries its description, as JSON
+METADATA_KEY = 'mmvisionllama'
+
+
+class Export(NamedTuple):
+    """What :func:`export` wrote.
+
+    Attributes:
+        path (Path): The file.
+        seconds (float): What it took.
+    """
+
+    path: Path
+    seconds: float
+
+
+def check_target(target: str) -> None:
+    """Raises an OptionError for an unknown target, or for one whose libraries are missing."""
+    if target not in TARGETS:
+        raise OptionError(f'unknown export target {target!r}: choose one of {", ".join(TARGETS)}')
+    if not hasattr(torch.compiler, 'is_exporting'):
+        raise OptionError(f'exporting needs torch >= 2.9, and torch {torch.__version__} is installed')
+    for library in TARGETS[target][1]:
+        extra(library)
+
+
+def export_program(network: Network) -> ExportedProgram:
+    """``torch.export`` of a network, with the axes dynamic that it names."""
+    shapes = tuple(dict.fromkeys(axes, Dim.DYNAMIC) for axes in network.input_axes)
+    # sizes of 0 and 1 are no special cases: one program serves a batch of one image and grids of one row
+    oblivious = torch.fx.experimental._config.patch(backed_size_oblivious=True)
+    with torch.no_grad(), oblivious:
+        return torch.export.export(network, network.example(), dynamic_shapes=shapes, strict=False)
+
+
+def describe(network: Network, info: Optional[dict] = None) -> Dict[str, Any]:
+    """What a file says of itself: task, names, versions, and ``info`` (classes, normalisation, anchor, config)."""
+    anchor = next((list(m.anchor_grid) for m in network.modules() if hasattr(m, 'anchor_grid')), None)
+    return {
+        'task': network.task,
+        'inputs': list(network.input_names),
+        'outputs': list(network.output_names),
+        'anchor_grid': anchor,
+        'versions': {'mmvisionllama': __version__, 'torch': torch.__version__},
+        **(info or {}),
+    }
+
+
+def _write_onnx(program: ExportedProgram, network: Network, metadata: dict, path: Path, opset: int) -> None:
+    import onnx
+
+    # the runtimes optimise by themselves; the exporter's rewriting takes as long as all the rest and gains nothing
+    onnx_program = torch.onnx.export(
+        program,
+        input_names=list(network.input_names),
+        output_names=list(network.output_names),
+        opset_version=opset,
+        dynamo=True,
+        optimize=False,
+        verbose=False,
+    )
+    _tidy(onnx_program.model)
+    proto = onnx_program.model_proto
+    _name_axes(proto.graph, network)
+    metadata = dict(metadata, opset=opset)
+    metadata['versions'] = {**metadata['versions'], 'onnx': onnx.__version__}
+    proto.metadata_props.add(key=METADATA_KEY, value=json.dumps(metadata))
+    _check_graph(proto.graph)
+    onnx.save(proto, path)
+
+
+def _tidy(model: Any) -> None:
+    """Constants computed once, equal nodes merged, unused ones dropped."""
+    from onnx_ir.passes import common
+
+    for step in (
+        common.InlinePass(),
+        common.IdentityEliminationPass(),
+        common.CommonSubexpressionEliminationPass(),
+        common.RemoveUnusedNodesPass(),
+        common.RemoveUnusedFunctionsPass(),
+    ):
+        step(model)
+
+
+def _name_axes(graph: Any, network: Network) -> None:
+    """Names the dynamic axes of inputs and outputs; shapes inside the graph are left to the runtimes."""
+    names = {}
+    for value, axes in zip(graph.input, network.input_axes):
+        for axis, name in axes.items():
+            dim = value.type.tensor_type.shape.dim[axis]
+            names[dim.dim_param] = name
+            dim.dim_param = name
+    for value in graph.output:
+        for axis, dim in enumerate(value.type.tensor_type.shape.dim):
+            if dim.dim_param:
+                dim.dim_param = names.get(dim.dim_param, f'{value.name}_{axis}')
+    del graph.value_info[:]
+
+
+def _check_graph(graph: Any) -> None:
+    """Raises an OptionError for what runtimes compile wrongly or not at all."""
+    found = {node.op_type for node in graph.node} & {'If', 'Loop', 'Scan', 'SequenceConstruct'}
+    if found:
+        raise OptionError(f'the exported graph has {", ".join(sorted(found))} nodes: this model is not supported')
+
+
+def _write_openvino(onnx_path: Path, metadata: dict, path: Path) -> None:
+    import openvino
+
+    model = openvino.convert_model(str(onnx_path))
+    metadata = dict(metadata)
+    metadata['versions'] = {**metadata['versions'], 'openvino': openvino.__version__}
+    model.set_rt_info(json.dumps(metadata), METADATA_KEY)
+    openvino.save_model(model, path, compress_to_fp16=False)
+
+
+def export(
+    network: Network,
+    path: Any,
+    target: str = 'onnx',
+    *,
+    opset: int = DEFAULT_OPSET,
+    info: Optional[dict] = None,
+) -> Export:
+    """Writes a network as a file for any batch, height and width.
+
+    Args:
+        network: From :func:`~mmvisionllama.deploy.export_network`.
+        path: File to write; the target's suffix is added where it is missing.
+        target: One of :data:`TARGETS`. ``'torch'`` and ``'aoti'`` need torch alone, ``'aoti'`` also a C++ compiler.
+        opset: Of the ONNX graph.
+        info: More to keep in the file, as JSON: classes, normalisation, config.
+
+    Raises:
+        OptionError: For an unknown target, a missing library, and a model that does not export.
+    """
+    check_target(target)
+    path = Path(path)
+    if path.suffix != TARGETS[target][0]:
+        path = path.with_name(path.name + TARGETS[target][0])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    start = time.perf_counter()
+    metadata = describe(network, info)
+    program = export_program(network)
+    if target == 'torch':
+        torch.export.save(program, path, extra_files={f'{METADATA_KEY}.json': json.dumps(metadata)})
+    elif target == 'aoti':
+        torch._inductor.aoti_compile_and_package(
+            program,
+            package_path=str(path),
+            inductor_configs={'aot_inductor.metadata': {METADATA_KEY: json.dumps(metadata)}},
+        )
+    elif target == 'onnx':
+        _write_onnx(program, network, metadata, path, opset)
+    else:
+        between = path.with_suffix('.onnx.tmp')
+        try:
+            _write_onnx(program, network, metadata, between, opset)
+            _write_openvino(between, metadata, path)
+        finally:
+            between.unlink(missing_ok=True)
+    return Export(path, time.perf_counter() - start)

@@ -1,0 +1,166 @@
+"""From a config and a checkpoint to a model, and what of the config an exported file has to carry."""
+
+import json
+from typing import Any, Dict, List
+
+import torch
+from mmengine.config import Config, ConfigDict
+from mmengine.registry import MODELS, init_default_scope
+from torch import nn
+
+from ..checkpoints.reading import find_state_dict, read_checkpoint
+from ..errors import CheckpointError, OptionError
+
+#: steps of a test pipeline that only a data set with labels needs
+LABEL_STEPS = ('LoadAnnotations', 'LoadPanopticAnnotations', 'LoadProposals', 'CheckSegFiles', 'CheckCocoFile')
+
+
+def model_config(cfg: Config) -> dict:
+    """The config's model with its data preprocessor, without weights to start from."""
+    model = dict(cfg.model)
+    if cfg.get('data_preprocessor') and 'data_preprocessor' not in model:
+        model['data_preprocessor'] = cfg.data_preprocessor
+    for part in ('backbone', 'neck', 'decode_head'):
+        if isinstance(model.get(part), dict):
+            model[part] = {key: value for key, value in model[part].items() if key != 'init_cfg'}
+    model.pop('init_cfg', None)
+    return model
+
+
+def load_model(cfg: Config, checkpoint: str) -> nn.Module:
+    """The trained model of a config, in evaluation mode, with ``dataset_meta`` where classes are known.
+
+    Args:
+        cfg: Config of a classifier, segmentor or detector.
+        checkpoint: Its weights.
+
+    Raises:
+        CheckpointError: If the checkpoint cannot be read or does not fit.
+        OptionError: If the config has no model.
+    """
+    if not cfg.get('model'):
+        raise OptionError('the config has no model: nothing to export or to predict with')
+    stored = read_checkpoint(checkpoint)
+    init_default_scope(cfg.get('default_scope', 'mmengine'))
+    model = MODELS.build(model_config(cfg))
+    try:
+        model.load_state_dict(find_state_dict(stored))
+    except CheckpointError:
+        raise
+    except RuntimeError as error:
+        reason = ' '.join(str(error).split())[:300]
+        raise CheckpointError(f'{checkpoint!r} does not fit the config: {reason}') from error
+    meta = stored.get('meta') or {}
+    model.dataset_meta = meta.get('dataset_meta') or test_dataset(cfg).get('metainfo') or {}
+    return model.eval()
+
+
+def test_dataset(cfg: Config) -> dict:
+    """The config's test data set, wrappers taken off; empty without one."""
+    dataset = (cfg.get('test_dataloader') or {}).get('dataset') or {}
+    while 'pipeline' not in dataset and 'dataset' in dataset:
+        dataset = dataset['dataset']
+    return dataset
+
+
+def image_pipeline(cfg: Config) -> List[dict]:
+    """Steps of the test pipeline that a picture without labels goes through.
+
+    Raises:
+        OptionError: If the config has no test pipeline.
+    """
+    pipeline = test_dataset(cfg).get('pipeline')
+    if not pipeline:
+        raise OptionError('the config has no test_dataloader.dataset.pipeline: it says how a picture is prepared')
+    return [dict(step) for step in pipeline if str(step['type']).split('.')[-1] not in LABEL_STEPS]
+
+
+def file_info(cfg: Config, model: nn.Module) -> Dict[str, Any]:
+    """What an exported file has to know to predict without its config: classes, normalisation and preparation.
+
+    Raises:
+        OptionError: If a part of the config is no JSON.
+    """
+    settings = model_config(cfg)
+    preprocessor = settings.get('data_preprocessor') or {}
+    meta = getattr(model, 'dataset_meta', None) or {}
+    head = getattr(model, 'decode_head', None)
+    info = {
+        'classes': list(meta['classes']) if meta.get('classes') else None,
+        'palette': meta.get('palette'),
+        'mean': preprocessor.get('mean'),
+        'std': preprocessor.get('std'),
+        'anchor': settings.get('backbone', {}).get('anchor'),
+        'scope': cfg.get('default_scope'),
+        'align_corners': getattr(head, 'align_corners', None),
+        'num_classes': getattr(head, 'num_classes', None),
+        'model': settings,
+        'pipeline': image_pipeline(cfg),
+    }
+    try:
+        return json.loads(json.dumps(Config(info).to_dict()))
+    except TypeError as error:
+        raise OptionError(f'the config cannot be kept in the exported file: {error}') from error
+
+
+class SessionBackbone(nn.Module):
+    """An exported file in the place of a library model's network.
+
+    Args:
+        session: :class:`~mmvisionllama.deploy.Session`.
+    """
+
+    def __init__(self, session: Any) -> None:
+        super().__init__()
+        self.session = session
+
+    def forward(self, images: torch.Tensor) -> tuple:
+        return tuple(self.session(images))
+
+
+def session_model(session: Any) -> nn.Module:
+    """The library's own model around an exported network: its preprocessing, sliding windows and result types.
+
+    Raises:
+        OptionError: For a task whose post-processing needs more than the file has.
+    """
+    metadata = session.metadata
+    settings = metadata.get('model') or {}
+    init_default_scope(metadata.get('scope') or 'mmengine')
+    shell = dict(backbone=dict(type=SessionBackbone, session=session))
+    if settings.get('data_preprocessor'):
+        shell['data_preprocessor'] = settings['data_preprocessor']
+    if metadata['task'] == 'classification':
+        shell.update(type='ImageClassifier', head=dict(type='ClsHead'))
+    elif metadata['task'] == 'segmentation':
+        shell.update(
+            type='EncoderDecoder',
+            decode_head=dict(
+                type=_logits_head(),
+                in_channels=1,
+                channels=1,
+                num_classes=metadata['num_classes'],
+                align_corners=metadata['align_corners'],
+            ),
+            test_cfg=ConfigDict(settings.get('test_cfg') or dict(mode='whole')),
+        )
+    else:
+        raise OptionError(
+            f'a file of the task {metadata["task"]!r} holds a part of a model: run it with '
+            f'mmvisionllama.deploy.load_exported, or predict with the config and the checkpoint'
+        )
+    model = MODELS.build(shell)
+    model.dataset_meta = {key: metadata[key] for key in ('classes', 'palette') if metadata.get(key)}
+    return model.eval()
+
+
+def _logits_head() -> type:
+    from mmseg.models.decode_heads.decode_head import BaseDecodeHead
+
+    class LogitsHead(BaseDecodeHead):
+        """The exported file's logits are those of its decode head."""
+
+        def forward(self, inputs: tuple) -> torch.Tensor:
+            return inputs[0]
+
+    return LogitsHead

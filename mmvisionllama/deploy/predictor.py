@@ -1,0 +1,155 @@
+"""One way to predict: a checkpoint or any exported file, pictures in, the libraries' own results out."""
+
+from pathlib import Path
+from typing import Any, Iterable, List, Optional, Sequence, Union
+
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.dataset import Compose, pseudo_collate
+from mmengine.registry import DefaultScope, init_default_scope
+
+from ..datasets.pictures import read
+from ..errors import DataError, OptionError
+from .models import image_pipeline, load_model, session_model
+from .runtimes import is_exported, load_exported
+
+PICTURE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff')
+#: what PIL calls 8-bit grey, colour, palette and colour with transparency
+PICTURE_MODES = ('1', 'L', 'RGB', 'P', 'RGBA', 'LA')
+
+
+def list_pictures(images: Any) -> List[Union[str, np.ndarray]]:
+    """A path, a folder, an array or a list of them as a list; folders give their pictures in order.
+
+    Raises:
+        DataError: For a folder without a picture, and for what is none of these.
+    """
+    if isinstance(images, np.ndarray):
+        return [images]
+    if isinstance(images, (str, Path)):
+        path = Path(images)
+        if not path.is_dir():
+            return [str(path)]
+        found = sorted(str(file) for file in path.iterdir() if file.suffix.lower() in PICTURE_SUFFIXES)
+        if not found:
+            raise DataError(f'folder {str(path)!r} has no picture ({", ".join(PICTURE_SUFFIXES)})')
+        return found
+    if isinstance(images, Iterable):
+        return [item for image in images for item in list_pictures(image)]
+    raise DataError(f'cannot predict on a {type(images).__name__}: give paths, folders or arrays (H, W, 3)')
+
+
+def check_picture(image: Union[str, np.ndarray]) -> None:
+    """Raises a DataError for a picture that is missing, damaged, or not 8-bit grey or RGB."""
+    if isinstance(image, np.ndarray):
+        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
+            raise DataError(f'expected an array (H, W, 3) of uint8, got {image.shape} of {image.dtype}')
+        return
+    mode = read(image, 'picture').mode
+    if mode not in PICTURE_MODES:
+        raise DataError(f'picture {image!r} has the mode {mode}, not 8-bit grey or RGB: convert it')
+
+
+class Predictor:
+    """Predicts with a checkpoint or with an exported file, through the same preparation and post-processing.
+
+    An exported file is put in the place of the network inside the library's own model: normalisation, sliding windows,
+    resizing and the result types are the library's in both cases.
+
+    Args:
+        file_or_config: File of :func:`~mmvisionllama.deploy.export`, or a config (its path or a ``Config``).
+        checkpoint: Weights of the config.
+        device: Of a checkpoint's model.
+        threads: As in :func:`~mmvisionllama.deploy.load_exported`, as is ``precision``.
+
+    Raises:
+        CheckpointError: For files that are missing, damaged, of another tool, or do not fit the config.
+        OptionError: For a config without a checkpoint, or the other way round.
+
+    Examples:
+        >>> predictor = Predictor('model.onnx')  # doctest: +SKIP
+        >>> predictor(['cat.jpg', 'folder'])[0].pred_label  # doctest: +SKIP
+        tensor([3])
+    """
+
+    def __init__(
+        self,
+        file_or_config: Any,
+        checkpoint: Optional[str] = None,
+        *,
+        device: str = 'cpu',
+        threads: int = 0,
+        precision: str = 'f32',
+    ) -> None:
+        if not isinstance(file_or_config, Config) and is_exported(file_or_config):
+            if checkpoint is not None:
+                raise OptionError('an exported file has its weights inside: leave the checkpoint out')
+            session = load_exported(file_or_config, threads=threads, precision=precision)
+            self.scope = session.metadata.get('scope')
+            self.model = session_model(session)
+            pipeline = session.metadata.get('pipeline') or []
+        else:
+            cfg = file_or_config
+            if not isinstance(cfg, Config):
+                if not Path(cfg).is_file():
+                    raise OptionError(f'{str(cfg)!r} does not exist: give an exported file or a config')
+                cfg = Config.fromfile(cfg)
+            if checkpoint is None:
+                raise OptionError('a config needs a checkpoint: Predictor(config, checkpoint)')
+            self.scope = cfg.get('default_scope')
+            self.model = load_model(cfg, checkpoint).to(device)
+            pipeline = image_pipeline(cfg)
+        self._enter_scope()
+        is_load = [str(step['type']).split('.')[-1].startswith('LoadImage') for step in pipeline]
+        if not any(is_load):
+            raise OptionError('the test pipeline has no LoadImageFromFile: it cannot prepare pictures')
+        start = is_load.index(True)
+        self._load = Compose(pipeline[: start + 1])
+        self._prepare = Compose(pipeline[start + 1 :])
+
+    def _enter_scope(self) -> None:
+        current = DefaultScope.get_current_instance()
+        if self.scope and (current is None or current.scope_name != self.scope):
+            init_default_scope(self.scope)
+
+    @property
+    def classes(self) -> Optional[Sequence[str]]:
+        """Names of the classes, where they are known."""
+        return self.model.dataset_meta.get('classes')
+
+    def prepare(self, image: Union[str, np.ndarray]) -> dict:
+        """What the model's ``test_step`` takes, for one picture.
+
+        Raises:
+            DataError: As :func:`check_picture`.
+        """
+        check_picture(image)
+        if isinstance(image, np.ndarray):
+            shape = image.shape[:2]
+            results = dict(img=image, img_shape=shape, ori_shape=shape, img_path=None, sample_idx=0, img_id=0)
+        else:
+            results = self._load(dict(img_path=image, sample_idx=0, img_id=0))
+        return self._prepare(results)
+
+    def __call__(self, images: Any, batch_size: int = 1) -> List[Any]:
+        """Predictions for pictures.
+
+        Args:
+            images: Paths, folders, arrays ``(H, W, 3)`` of uint8 in BGR order as in the libraries, or lists of them.
+            batch_size: Pictures in one call of the network; of one prepared size if it is above 1.
+
+        Returns:
+            list: The library's data samples, one for each picture.
+
+        Raises:
+            DataError: For a picture that cannot be used.
+        """
+        self._enter_scope()
+        pictures = list_pictures(images)
+        samples = []
+        for first in range(0, len(pictures), batch_size):
+            batch = pseudo_collate([self.prepare(picture) for picture in pictures[first : first + batch_size]])
+            with torch.no_grad():
+                samples.extend(self.model.test_step(batch))
+        return samples

@@ -1,0 +1,172 @@
+"""Running exported files: one call for every format."""
+
+import json
+import zipfile
+from pathlib import Path
+from typing import Any, Callable, Dict, List, NamedTuple, Sequence, Tuple
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import CheckpointError
+from .export import METADATA_KEY
+from .extras import extra
+
+#: suffix -> formats of exported files
+SUFFIXES = ('.onnx', '.xml', '.pt2')
+
+
+class Session(NamedTuple):
+    """An exported file, ready to run.
+
+    Attributes:
+        format (str): ``'onnx'``, ``'openvino'``, ``'torch'`` or ``'aoti'``.
+        metadata (dict): What the file says of itself.
+        run (Callable): Tensors in the order of ``metadata['inputs']`` to a list of tensors.
+    """
+
+    format: str
+    metadata: Dict[str, Any]
+    run: Callable[..., List[Tensor]]
+
+    def __call__(self, *inputs: Tensor) -> List[Tensor]:
+        return self.run(*inputs)
+
+
+def is_exported(path: Any) -> bool:
+    """Whether the name of a file is that of an exported one."""
+    return str(path).endswith(SUFFIXES)
+
+
+def _described(text: Any, path: Path) -> Dict[str, Any]:
+    try:
+        metadata = json.loads(text) if text else None
+    except (TypeError, ValueError):
+        metadata = None
+    if not isinstance(metadata, dict) or not {'task', 'inputs', 'outputs'} <= set(metadata):
+        raise CheckpointError(f'{str(path)!r} was not written by tools/deployment/export.py: export the model with it')
+    return metadata
+
+
+def _load_onnx(path: Path, threads: int) -> Session:
+    ort = extra('onnxruntime')
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = threads
+    session = ort.InferenceSession(str(path), options, providers=['CPUExecutionProvider'])
+    metadata = _described(session.get_modelmeta().custom_metadata_map.get(METADATA_KEY), path)
+
+    def run(*inputs: Tensor) -> List[Tensor]:
+        feed = {name: x.detach().cpu().numpy() for name, x in zip(metadata['inputs'], inputs)}
+        return [torch.from_numpy(out) for out in session.run(metadata['outputs'], feed)]
+
+    return Session('onnx', metadata, run)
+
+
+def _load_openvino(path: Path, threads: int, precision: str) -> Session:
+    openvino = extra('openvino')
+    core = openvino.Core()
+    model = core.read_model(str(path))
+    text = model.get_rt_info(METADATA_KEY).astype(str) if model.has_rt_info(METADATA_KEY) else None
+    metadata = _described(text, path)
+    # without the hint processors with bf16 compute in bf16
+    settings = {'INFERENCE_PRECISION_HINT': precision}
+    if threads:
+        settings['INFERENCE_NUM_THREADS'] = threads
+    compiled = core.compile_model(model, 'CPU', settings)
+
+    def run(*inputs: Tensor) -> List[Tensor]:
+        outputs = compiled({name: x.detach().cpu().numpy() for name, x in zip(metadata['inputs'], inputs)})
+        return [torch.from_numpy(outputs[name].copy()) for name in metadata['outputs']]
+
+    return Session('openvino', metadata, run)
+
+
+def _as_list(outputs: Any) -> List[Tensor]:
+    return [outputs] if isinstance(outputs, Tensor) else list(outputs)
+
+
+def _load_pt2(path: Path) -> Session:
+    with zipfile.ZipFile(path) as archive:
+        aoti = any(name.endswith('.so') for name in archive.namelist())
+    if aoti:
+        compiled = torch._inductor.aoti_load_package(str(path))
+        metadata = _described(compiled.get_metadata().get(METADATA_KEY), path)
+        return Session('aoti', metadata, lambda *inputs: _as_list(compiled(*inputs)))
+    files = {f'{METADATA_KEY}.json': ''}
+    program = torch.export.load(str(path), extra_files=files)
+    metadata = _described(files[f'{METADATA_KEY}.json'], path)
+    # the guards of the tracer include conditions on strides that no result depends on
+    module = program.module(check_guards=False)
+
+    def run(*inputs: Tensor) -> List[Tensor]:
+        with torch.no_grad():
+            return _as_list(module(*inputs))
+
+    return Session('torch', metadata, run)
+
+
+def load_exported(path: Any, *, threads: int = 0, precision: str = 'f32') -> Session:
+    """Opens a file of :func:`~mmvisionllama.deploy.export`.
+
+    Args:
+        path: ``.onnx``, ``.xml`` (its ``.bin`` beside it) or ``.pt2``.
+        threads: Threads of ONNX Runtime and OpenVINO; 0 for their own choice.
+        precision: In which OpenVINO computes: ``'f32'``, ``'bf16'`` or ``'f16'``.
+
+    Raises:
+        CheckpointError: For a file that is missing, damaged or of another tool.
+        OptionError: If its runtime is not installed.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f'{str(path)!r} does not exist')
+    if not is_exported(path):
+        raise CheckpointError(f'{str(path)!r} is no exported file: expected one of {", ".join(SUFFIXES)}')
+    if path.suffix == '.xml' and not path.with_suffix('.bin').is_file():
+        raise CheckpointError(f'{str(path)!r} lacks its weights {path.with_suffix(".bin").name!r} beside it')
+    try:
+        if path.suffix == '.onnx':
+            return _load_onnx(path, threads)
+        if path.suffix == '.xml':
+            return _load_openvino(path, threads, precision)
+        return _load_pt2(path)
+    except (CheckpointError, ImportError):
+        raise
+    except ValueError as error:
+        if type(error).__module__.startswith('mmvisionllama'):
+            raise
+        raise _unreadable(path, error) from error
+    except Exception as error:  # each runtime has errors of its own
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> CheckpointError:
+    reason = ' '.join(str(error).split())[:200]
+    return CheckpointError(f'{str(path)!r} cannot be read, export the model again: {reason}')
+
+
+def largest_difference(
+    network: nn.Module, session: Session, sizes: Sequence[Tuple[int, int]], batches: Sequence[int] = (1,)
+) -> float:
+    """Largest difference between an exported file and the network, relative to the largest value of each output.
+
+    Args:
+        network: What was exported.
+        session: The file.
+        sizes: (height, width) of random inputs.
+        batches: Batch sizes.
+    """
+    generator = torch.Generator().manual_seed(0)
+    largest = 0.0
+    for batch in batches:
+        for height, width in sizes:
+            inputs = network.example((batch, height, width), generator)
+            with torch.no_grad():
+                expected = _as_list(network(*inputs))
+            for ours, theirs in zip(session(*inputs), expected, strict=True):
+                if ours.shape != theirs.shape:
+                    return float('inf')
+                difference = (ours - theirs).abs().max() / theirs.abs().max().clamp(min=1e-12)
+                largest = max(largest, float('inf') if difference.isnan() else float(difference))
+    return largest

@@ -1,0 +1,186 @@
+"""One exported file per model runs at every size, and computes in every runtime what PyTorch computes."""
+
+import json
+
+import onnx
+import pytest
+import torch
+from torch import nn
+
+from mmvisionllama import deploy
+from mmvisionllama.backbones import PyramidVisionLLaMA, VisionLLaMA, iLLaMA
+from mmvisionllama.deploy.networks import AdaptiveAveragePool
+from mmvisionllama.errors import CheckpointError, OptionError
+from mmvisionllama.generation import DiTLLaMA
+
+SIZES = [(160, 352), (100, 130), (33, 47), (224, 224), (96, 64), (17, 16), (250, 97), (129, 512)]
+LARGE = (1024, 1024)
+TINY = dict(embed_dims=16, num_layers=2, num_heads=2)
+PYRAMID = dict(embed_dims=(8, 16), depths=(2, 2), num_heads=(1, 2), patch_sizes=(8, 2), sr_ratios=(4, 2))
+
+MODELS = {
+    'class token': lambda: VisionLLaMA(TINY, cls_position='above_top_right', layer_scale_init_value=0),
+    'windows': lambda: VisionLLaMA(
+        TINY,
+        out_type='featmap',
+        with_cls_token=False,
+        window_size=5,
+        window_block_indexes=(0,),
+        layer_scale_init_value=0,
+    ),
+    'position embedding': lambda: VisionLLaMA(
+        TINY, out_type='avg_featmap', abs_pos_embed=True, peg=True, layer_scale_init_value=0
+    ),
+    'pyramid': lambda: PyramidVisionLLaMA(PYRAMID, out_indices=(0, 1), layer_scale_init_value=0),
+    'pyramid of the release': lambda: PyramidVisionLLaMA(
+        PYRAMID,
+        out_indices=(1,),
+        key_position='flat_index',
+        mask_padding=False,
+        rope_cfg=dict(scale='height'),
+        layer_scale_init_value=0,
+    ),
+    'illama': lambda: iLLaMA(TINY),
+    'illama of the release': lambda: iLLaMA(TINY, mask_mode='multiplicative', rope_scale='none'),
+}
+
+
+@pytest.fixture(scope='module', params=list(MODELS))
+def exported(request, tmp_path_factory):
+    """A network, its ONNX file and its OpenVINO file."""
+    torch.manual_seed(0)
+    network = deploy.export_network(MODELS[request.param]())
+    for parameter in network.parameters():  # the initial weights hardly tell positions apart
+        if parameter.ndim > 1:
+            nn.init.normal_(parameter, std=0.2)
+    folder = tmp_path_factory.mktemp('exported')
+    return network, *(deploy.export(network, folder / 'model', target).path for target in ('onnx', 'openvino'))
+
+
+def test_one_onnx_file_equals_eager_at_every_size_and_batch(exported):
+    network, path, _ = exported
+    session = deploy.load_exported(path, threads=1)
+    assert deploy.largest_difference(network, session, SIZES, batches=(1, 3)) <= 1e-5
+    assert deploy.largest_difference(network, session, [LARGE]) <= 1e-5
+
+
+def test_one_openvino_file_equals_eager_at_every_size_and_batch(exported):
+    network, _, path = exported
+    session = deploy.load_exported(path, threads=1)
+    assert deploy.largest_difference(network, session, SIZES, batches=(1, 3)) <= 1e-5
+    assert deploy.largest_difference(network, session, [LARGE]) <= 1e-5
+
+
+def test_the_graph_has_no_branch_no_loop_and_no_complex_number(exported):
+    model = onnx.load(exported[1])
+    assert not {node.op_type for node in model.graph.node} & {'If', 'Loop', 'Scan'}
+    assert not model.functions
+    complex_types = {onnx.TensorProto.COMPLEX64, onnx.TensorProto.COMPLEX128}
+    inferred = onnx.shape_inference.infer_shapes(model).graph
+    types = [value.type.tensor_type.elem_type for value in (*inferred.value_info, *inferred.input, *inferred.output)]
+    assert len(types) > len(model.graph.node) / 2
+    assert not complex_types & {*types, *(weight.data_type for weight in model.graph.initializer)}
+
+
+def test_inputs_outputs_and_axes_are_named(exported):
+    network, path, _ = exported
+    model = onnx.load(path)
+    (images,) = model.graph.input
+    assert images.name == 'images'
+    assert [dim.dim_param or dim.dim_value for dim in images.type.tensor_type.shape.dim] == [
+        'batch',
+        3,
+        'height',
+        'width',
+    ]
+    assert [value.name for value in model.graph.output] == network.output_names
+    assert all(value.type.tensor_type.shape.dim[0].dim_param == 'batch' for value in model.graph.output)
+    assert model.opset_import[0].version == 20
+
+
+def test_a_larger_difference_than_rounding_is_seen(exported):
+    network, path, _ = exported
+    session = deploy.load_exported(path, threads=1)
+    last = [parameter for parameter in network.parameters() if parameter.ndim > 1][-1]
+    before = last.clone()
+    last.mul_(1.01)
+    try:
+        assert deploy.largest_difference(network, session, [(33, 47)]) > 1e-5
+    finally:
+        last.copy_(before)
+
+
+@pytest.mark.parametrize('target', ['torch', 'onnx', 'openvino'])
+def test_files_carry_what_they_need_to_be_used(target, tmp_path):
+    network = deploy.export_network(VisionLLaMA(TINY))
+    info = dict(classes=['cat', 'dög'], mean=[1.0, 2.0, 3.0])
+    metadata = deploy.load_exported(deploy.export(network, tmp_path / 'model', target, info=info).path).metadata
+    assert metadata['classes'] == ['cat', 'dög'] and metadata['mean'] == [1.0, 2.0, 3.0]
+    assert metadata['task'] == 'features' and metadata['inputs'] == ['images']
+    assert metadata['anchor_grid'] == [14, 14]
+    assert metadata['versions']['torch'] == torch.__version__
+
+
+def test_a_torch_file_equals_eager_bit_for_bit_at_every_size(tmp_path):
+    network = deploy.export_network(MODELS['windows']())
+    session = deploy.load_exported(deploy.export(network, tmp_path / 'model', 'torch').path)
+    assert deploy.largest_difference(network, session, SIZES, batches=(1, 3)) <= 1e-6
+
+
+@pytest.mark.parametrize('cells', [(1, 1), (2, 3), (6, 6)])
+@pytest.mark.parametrize('size', [(1, 1), (5, 4), (7, 31)])
+def test_pooling_by_products_is_adaptive_average_pooling(cells, size):
+    x = torch.rand(2, 3, *size, dtype=torch.float64)
+    torch.testing.assert_close(AdaptiveAveragePool(cells)(x), nn.functional.adaptive_avg_pool2d(x, cells))
+
+
+def test_an_unknown_target_is_refused_with_the_known_ones(tmp_path):
+    with pytest.raises(OptionError, match='torch, aoti, onnx, openvino'):
+        deploy.export(deploy.export_network(VisionLLaMA(TINY)), tmp_path / 'model', 'tflite')
+
+
+def test_an_unsupported_model_is_refused():
+    with pytest.raises(OptionError, match='Linear cannot be exported'):
+        deploy.export_network(nn.Linear(2, 2))
+
+
+def test_foreign_damaged_and_missing_files_are_refused(tmp_path):
+    identity = onnx.helper.make_graph(
+        [onnx.helper.make_node('Identity', ['x'], ['y'])],
+        'foreign',
+        [onnx.helper.make_tensor_value_info('x', onnx.TensorProto.FLOAT, [1])],
+        [onnx.helper.make_tensor_value_info('y', onnx.TensorProto.FLOAT, [1])],
+    )
+    opset = onnx.helper.make_opsetid('', 20)
+    onnx.save(onnx.helper.make_model(identity, opset_imports=[opset], ir_version=10), tmp_path / 'foreign.onnx')
+    with pytest.raises(CheckpointError, match=r'foreign.onnx.* was not written by'):
+        deploy.load_exported(tmp_path / 'foreign.onnx')
+    for suffix in ('.onnx', '.xml', '.pt2'):
+        damaged = tmp_path / f'damaged{suffix}'
+        damaged.write_bytes(b'no model')
+        damaged.with_suffix('.bin').write_bytes(b'')
+        with pytest.raises(CheckpointError, match=f'damaged{suffix}.* cannot be read') as error:
+            deploy.load_exported(damaged)
+        assert '\n' not in str(error.value)
+    with pytest.raises(CheckpointError, match='does not exist'):
+        deploy.load_exported(tmp_path / 'missing.onnx')
+    with pytest.raises(CheckpointError, match='is no exported file'):
+        deploy.load_exported(tmp_path / 'damaged.bin')
+    (tmp_path / 'alone.xml').write_text(json.dumps({}))
+    with pytest.raises(CheckpointError, match='lacks its weights'):
+        deploy.load_exported(tmp_path / 'alone.xml')
+
+
+@pytest.mark.parametrize('target', ['onnx', 'openvino'])
+def test_a_diffusion_network_is_exported_with_its_guidance(target, tmp_path):
+    model = DiTLLaMA(TINY, num_classes=5, anchor=8)
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.2)
+    network = deploy.export_network(model)
+    latents, times, labels, scale = network.example((2, 12, 20))
+    torch.testing.assert_close(
+        network(latents, times, labels, scale), model.eval().forward_with_cfg(latents, times, labels, float(scale))
+    )
+    session = deploy.load_exported(deploy.export(network, tmp_path / 'model', target).path, threads=1)
+    assert session.metadata['inputs'] == ['latents', 'times', 'labels', 'guidance']
+    assert deploy.largest_difference(network, session, [(32, 32), (8, 44), (2, 2), (64, 20)], batches=(1, 3)) <= 1e-5

@@ -1,0 +1,144 @@
+"""A checkpoint and every exported file of it give the same predictions, in the library's own result types."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mmengine.registry import MODELS, init_default_scope
+from PIL import Image
+
+from mmvisionllama import deploy, launch
+from mmvisionllama.deploy.models import file_info, load_model, model_config
+from mmvisionllama.errors import CheckpointError, DataError, OptionError
+
+CONFIGS = Path(__file__).parents[2] / 'configs'
+
+
+def trained(cfg, path, classes):
+    """A checkpoint with weights that tell pictures apart."""
+    init_default_scope(cfg.default_scope)
+    model = MODELS.build(model_config(cfg))
+    for parameter in model.parameters():
+        if parameter.ndim > 1:
+            torch.nn.init.normal_(parameter, std=0.2)
+    torch.save(dict(state_dict=model.state_dict(), meta=dict(dataset_meta=dict(classes=classes))), path)
+    return str(path)
+
+
+def classification_config():
+    pytest.importorskip('mmpretrain')
+    cfg = launch.load_config(str(CONFIGS / 'mmpretrain/quickstart/vision_llama_digits.py'))
+    cfg.model.backbone.update(arch=dict(embed_dims=16, num_layers=2, num_heads=2), layer_scale_init_value=0.0)
+    cfg.model.head.in_channels = 16
+    return cfg
+
+
+def segmentation_config(mode='whole'):
+    pytest.importorskip('mmseg')
+    cfg = launch.load_config(str(CONFIGS / 'mmseg/quickstart/pyramid_vision_llama_digit_scenes.py'))
+    arch = dict(embed_dims=(8, 16), depths=(2, 2), num_heads=(1, 2), sr_ratios=(4, 2))
+    cfg.model.backbone = dict(type='PyramidVisionLLaMA', arch=arch, out_indices=(0, 1), layer_scale_init_value=0.0)
+    cfg.model.decode_head.update(in_channels=[8, 16], in_index=[0, 1], channels=8)
+    cfg.model.test_cfg = dict(mode=mode, crop_size=(64, 64), stride=(40, 40))
+    return cfg
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    folder = tmp_path / 'pictures'
+    folder.mkdir()
+    for i, (height, width) in enumerate(((70, 90), (64, 64), (33, 120))):
+        pixels = np.random.default_rng(i).integers(0, 256, (height, width, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f'{i}.png')
+    return folder
+
+
+def exported(cfg, checkpoint, folder, target):
+    model = load_model(cfg, checkpoint)
+    return deploy.export(deploy.export_network(model), folder / 'model', target, info=file_info(cfg, model)).path
+
+
+@pytest.mark.parametrize('target', ['torch', 'onnx', 'openvino'])
+def test_classification_is_the_same_from_a_checkpoint_and_from_an_exported_file(target, tmp_path, pictures):
+    cfg = classification_config()
+    classes = [str(i) for i in range(10)]
+    checkpoint = trained(cfg, tmp_path / 'model.pth', classes)
+    reference = deploy.Predictor(cfg, checkpoint)
+    predictor = deploy.Predictor(exported(cfg, checkpoint, tmp_path, target), threads=1)
+    assert predictor.classes == reference.classes == classes
+    ours, theirs = predictor(pictures), reference(pictures)
+    assert [type(sample).__name__ for sample in ours] == ['DataSample'] * 3
+    assert len({tuple(sample.pred_score.tolist()) for sample in theirs}) == 3
+    for a, b in zip(ours, theirs):
+        torch.testing.assert_close(a.pred_score, b.pred_score, rtol=1e-4, atol=1e-6)
+        assert a.pred_label == b.pred_label
+    array = np.array(Image.open(pictures / '0.png'))[..., ::-1].copy()
+    torch.testing.assert_close(predictor(array)[0].pred_score, ours[0].pred_score)
+    batch = predictor(sorted(pictures.iterdir()), batch_size=2)
+    torch.testing.assert_close(batch[2].pred_score, ours[2].pred_score, rtol=1e-4, atol=1e-6)
+
+
+def test_a_checkpoint_predicts_as_the_librarys_own_inferencer(tmp_path, pictures):
+    cfg = classification_config()
+    checkpoint = trained(cfg, tmp_path / 'model.pth', [str(i) for i in range(10)])
+    from mmpretrain import ImageClassificationInferencer
+
+    inferencer = ImageClassificationInferencer(cfg, pretrained=checkpoint, device='cpu')
+    for picture in sorted(pictures.iterdir()):
+        ours = deploy.Predictor(cfg, checkpoint)(picture)[0].pred_score.numpy()
+        np.testing.assert_allclose(ours, inferencer(str(picture))[0]['pred_scores'], rtol=1e-5)
+
+
+@pytest.mark.parametrize('target, mode', [('onnx', 'whole'), ('onnx', 'slide'), ('openvino', 'slide')])
+def test_segmentation_is_the_same_from_a_checkpoint_and_from_an_exported_file(target, mode, tmp_path, pictures):
+    cfg = segmentation_config(mode)
+    checkpoint = trained(cfg, tmp_path / 'model.pth', ['ground', *map(str, range(10))])
+    reference = deploy.Predictor(cfg, checkpoint)
+    predictor = deploy.Predictor(exported(cfg, checkpoint, tmp_path, target), threads=1)
+    for a, b in zip(predictor(pictures), reference(pictures)):
+        assert type(a).__name__ == 'SegDataSample'
+        assert a.pred_sem_seg.data.shape == b.pred_sem_seg.data.shape
+        scale = b.seg_logits.data.abs().max()
+        assert (a.seg_logits.data - b.seg_logits.data).abs().max() <= 1e-5 * scale
+        assert len(b.pred_sem_seg.data.unique()) > 1
+
+
+def test_pictures_that_cannot_be_used_end_in_one_line(tmp_path):
+    cfg = classification_config()
+    predictor = deploy.Predictor(cfg, trained(cfg, tmp_path / 'model.pth', ['a']))
+    Image.fromarray(np.zeros((8, 8), dtype=np.uint16)).save(tmp_path / 'deep.png')
+    Image.new('CMYK', (8, 8)).save(tmp_path / 'print.jpg')
+    (tmp_path / 'damaged.png').write_bytes(b'\x89PNG no picture')
+    (tmp_path / 'empty').mkdir()
+    for name, reason in (
+        ('deep.png', 'mode I;16'),
+        ('print.jpg', 'mode CMYK'),
+        ('damaged.png', 'cannot be read'),
+        ('missing.png', 'does not exist'),
+        ('empty', 'has no picture'),
+    ):
+        with pytest.raises(DataError, match=f'{name}.*{reason}') as error:
+            predictor(tmp_path / name)
+        assert '\n' not in str(error.value)
+    with pytest.raises(DataError, match=r'got \(8, 8\) of float64'):
+        predictor(np.zeros((8, 8)))
+    with pytest.raises(DataError, match='cannot predict on a int'):
+        predictor(3)
+
+
+def test_wrong_combinations_of_files_are_refused(tmp_path):
+    cfg = classification_config()
+    checkpoint = trained(cfg, tmp_path / 'model.pth', ['a'])
+    with pytest.raises(OptionError, match='needs a checkpoint'):
+        deploy.Predictor(cfg)
+    with pytest.raises(OptionError, match='leave the checkpoint out'):
+        deploy.Predictor('model.onnx', checkpoint)
+    with pytest.raises(OptionError, match='does not exist'):
+        deploy.Predictor('missing.py', checkpoint)
+    cfg.model.head.num_classes = 3
+    with pytest.raises(CheckpointError, match='does not fit the config'):
+        deploy.Predictor(cfg, checkpoint)
+    backbone = deploy.export_network(load_model(classification_config(), checkpoint).backbone)
+    with pytest.raises(OptionError, match='holds a part of a model'):
+        deploy.Predictor(deploy.export(backbone, tmp_path / 'backbone', 'torch').path)
