@@ -3,14 +3,19 @@
 import math
 from typing import Any, Dict, List, Optional, Sequence, Union
 
+import torch
 from mmengine.model import BaseModule
 from mmengine.registry import MODELS
-from torch import nn
+from torch import Tensor, nn
 
-from ..layers.embed import resize_pos_embed
+from ..layers.embed import PatchEmbed, resize_pos_embed
 from ..layers.feedforward import swiglu_hidden
 from ..layers.norm import NORMS
-from ..layers.options import checked_choice
+from ..layers.options import checked_choice, to_2tuple
+from ..layers.valid_grid import ValidGrid, checked_sizes, resize_pos_embed_each
+
+#: one (height, width) in pixels per image, as numbers or as a tensor (B, 2)
+ImageSizes = Union[Sequence[Sequence[int]], Tensor]
 
 
 class BaseBackbone(BaseModule):
@@ -28,6 +33,8 @@ class BaseBackbone(BaseModule):
     arch_keys: Sequence[str] = ()
     #: settings that it may have
     arch_options: Sequence[str] = ()
+    #: (height, width) of each image of the padded batch that the whole model is at; see :mod:`.image_sizes`
+    image_sizes: Optional[Tensor] = None
 
     def __init__(self, init_cfg: Optional[Union[dict, list]] = None) -> None:
         super().__init__(strict_pretrained(init_cfg))
@@ -68,6 +75,33 @@ class BaseBackbone(BaseModule):
             if not 0 <= index < depth:
                 raise ValueError(f'out_indices {given} is out of range: there are {depth} (0 ... {depth - 1})')
         return resolved
+
+    @staticmethod
+    def checked_frozen_stages(frozen_stages: int, depth: int) -> int:
+        """``frozen_stages``; raises a ValueError if there are not as many."""
+        if not -1 <= frozen_stages <= depth:
+            raise ValueError(f'frozen_stages must be in -1 ... {depth}, got {frozen_stages}')
+        return frozen_stages
+
+    def add_pos_embed(
+        self, patch_embed: PatchEmbed, img_size: Union[int, Sequence[int]], extra_tokens: int = 0
+    ) -> None:
+        """Adds a learnable position embedding for the grid of ``img_size`` and ``extra_tokens`` more rows."""
+        self.pos_embed_grid = patch_embed.grid(to_2tuple(img_size))
+        tokens = self.pos_embed_grid[0] * self.pos_embed_grid[1] + extra_tokens
+        self.pos_embed = nn.Parameter(torch.zeros(1, tokens, patch_embed.projection.out_channels))
+        self._register_load_state_dict_pre_hook(self._resize_loaded_pos_embed)
+
+    def valid_pixels(self, x: Tensor, valid_sizes: Optional[ImageSizes]) -> Optional[ValidGrid]:
+        """Where the images are in the padded batch ``x``, ``(B, C, H, W)``; None if all of it is image."""
+        sizes = self.image_sizes if valid_sizes is None else valid_sizes
+        return None if sizes is None else ValidGrid(checked_sizes(sizes, x), x.shape[2:])
+
+    def pos_embed_for(self, grid: Sequence[int], valid: Optional[ValidGrid] = None) -> Tensor:
+        """The patches' position embedding for ``grid``, or for each image's own: ``(1 | B, H * W, C)``."""
+        if valid is None:
+            return resize_pos_embed(self.pos_embed, self.pos_embed_grid, grid, self.interpolate_mode)
+        return resize_pos_embed_each(self.pos_embed, self.pos_embed_grid, valid, self.interpolate_mode)
 
     def _resize_loaded_pos_embed(self, state_dict: dict, prefix: str, *args) -> None:
         """Load-state-dict hook of backbones with a ``pos_embed`` for their ``pos_embed_grid``."""

@@ -5,9 +5,9 @@ from typing import Callable, List, Optional, Sequence, Tuple, Union
 import torch
 from torch import Tensor, nn
 
-from ..layers import AttentionContext, PatchEmbed, TransformerBlock, build_ffn, build_norm
+from ..layers import AttentionContext, PatchEmbed, TransformerBlock, ValidGrid, build_ffn, build_norm
 from ..layers.options import checked_choice, to_2tuple
-from .base import BaseBackbone, drop_path_rates, hidden_channels, init_linear, resolved_norm
+from .base import BaseBackbone, ImageSizes, drop_path_rates, hidden_channels, init_linear, resolved_norm
 
 
 class PlainBackbone(BaseBackbone):
@@ -52,22 +52,13 @@ class PlainBackbone(BaseBackbone):
             raise ValueError("out_type='cls_token' needs with_cls_token=True")
         self.with_cls_token = with_cls_token
         self.out_indices = self.resolve_out_indices(out_indices, self.num_layers)
-        if not -1 <= frozen_stages <= self.num_layers:
-            raise ValueError(f'frozen_stages must be in -1 ... {self.num_layers}, got {frozen_stages}')
-        self.frozen_stages = frozen_stages
+        self.frozen_stages = self.checked_frozen_stages(frozen_stages, self.num_layers)
         self.patch_embed = PatchEmbed(in_channels, self.embed_dims, patch_size)
         self.anchor_grid = self.patch_embed.grid(to_2tuple(anchor))
         self.cls_token = nn.Parameter(torch.zeros(1, 1, self.embed_dims)) if with_cls_token else None
         self.interpolate_mode = interpolate_mode
         self.pos_embed: Optional[nn.Parameter] = None
         self.drop_after_pos = nn.Dropout(drop_rate)
-
-    def add_pos_embed(self, img_size: Union[int, Sequence[int]], extra_tokens: int = 0) -> None:
-        """Adds a learnable position embedding for the grid of ``img_size`` and ``extra_tokens`` more rows."""
-        self.pos_embed_grid = self.patch_embed.grid(to_2tuple(img_size))
-        tokens = self.pos_embed_grid[0] * self.pos_embed_grid[1] + extra_tokens
-        self.pos_embed = nn.Parameter(torch.zeros(1, tokens, self.embed_dims))
-        self._register_load_state_dict_pre_hook(self._resize_loaded_pos_embed)
 
     def build_layers(
         self,
@@ -120,6 +111,11 @@ class PlainBackbone(BaseBackbone):
         return [part for part in parts if part is not None]
 
     @property
+    def tokens_around(self) -> Tuple[int, int]:
+        """Tokens before and behind the patches."""
+        return (0, self.num_extra_tokens) if self.cls_token_last else (self.num_extra_tokens, 0)
+
+    @property
     def num_extra_tokens(self) -> int:
         """Tokens that are no patches."""
         return int(self.with_cls_token)
@@ -140,32 +136,45 @@ class PlainBackbone(BaseBackbone):
         """Patch tokens to all tokens: ``(B, N, C)`` to ``(B, N + 1, C)`` if there is a class token."""
         return self.with_token(patches, self.cls_token.expand(len(patches), -1, -1) if self.with_cls_token else None)
 
-    def embed_tokens(self, x: Tensor) -> Tuple[Tensor, Tuple[int, int]]:
+    def embed_tokens(self, x: Tensor, valid: Optional[ValidGrid] = None) -> Tuple[Tensor, Tuple[int, int]]:
         """Images ``(B, in_channels, height, width)`` to all tokens ``(B, N, C)`` and the patches' grid (H, W)."""
         raise NotImplementedError
 
-    def block_contexts(self, grid: Sequence[int], x: Tensor) -> List[AttentionContext]:
+    def block_contexts(
+        self, grid: Sequence[int], x: Tensor, valid: Optional[ValidGrid] = None
+    ) -> List[AttentionContext]:
         """One context for each block, made once for all blocks of a kind, for tokens ``x`` of ``grid``."""
         raise NotImplementedError
 
-    def after_block(self, x: Tensor, index: int, grid: Sequence[int]) -> Tensor:
+    def after_block(self, x: Tensor, index: int, grid: Sequence[int], valid: Optional[ValidGrid] = None) -> Tensor:
         """Tokens ``(B, N, C)`` between block ``index`` and the next."""
         return x
 
-    def forward(self, x: Tensor) -> Tuple[Tensor, ...]:
-        """Images ``(B, in_channels, height, width)`` to one output per out_index; shapes as ``out_type`` says."""
-        x, grid = self.embed_tokens(x)  # [B, N, C]
+    def forward(self, x: Tensor, valid_sizes: Optional[ImageSizes] = None) -> Tuple[Tensor, ...]:
+        """Images to one output per out_index; shapes as ``out_type`` says.
+
+        Args:
+            x: ``(B, in_channels, height, width)``.
+            valid_sizes: (height, width) of each image in pixels, ``(B, 2)``, if they are padded at their right and
+                bottom. Each then has the output that it has alone; tokens of the padding come out as zeros.
+        """
+        valid = self.valid_pixels(x, valid_sizes)
+        if valid is not None:
+            x, valid = valid.hide_pixels(x), valid.coarser(self.patch_embed.patch_size)
+        x, grid = self.embed_tokens(x, valid)  # [B, N, C]
         outs = []
-        for i, (layer, context) in enumerate(zip(self.layers, self.block_contexts(grid, x))):
-            x = self.after_block(layer(x, context), i, grid)
+        for i, (layer, context) in enumerate(zip(self.layers, self.block_contexts(grid, x, valid))):
+            x = self.after_block(layer(x, context), i, grid, valid)
             if i == self.num_layers - 1 and self.final_norm:
                 x = self.ln1(x)
             if i in self.out_indices:
-                outs.append(self.format_output(x, grid))
+                outs.append(self.format_output(x, grid, valid))
         return tuple(outs)
 
-    def format_output(self, x: Tensor, grid: Sequence[int]) -> Tensor:
+    def format_output(self, x: Tensor, grid: Sequence[int], valid: Optional[ValidGrid] = None) -> Tensor:
         """Tokens ``(B, N, C)`` to what ``out_type`` asks for."""
+        if valid is not None:
+            x = valid.hide(x, *self.tokens_around)
         if self.out_type == 'raw':
             return x
         patches, token = self.split_token(x)
@@ -173,7 +182,7 @@ class PlainBackbone(BaseBackbone):
             return token[:, 0]
         if self.out_type == 'featmap':
             return patches.transpose(1, 2).unflatten(2, tuple(grid)).contiguous()  # [B, C, H, W]
-        return self.ln2(patches.mean(dim=1))
+        return self.ln2(patches.mean(dim=1) if valid is None else valid.mean(patches))
 
     def get_layer_depth(self, param_name: str, prefix: str = '') -> Tuple[int, int]:
         """Depth of a parameter for layer-wise learning-rate decay.

@@ -13,6 +13,7 @@ from .options import checked_choice, to_2tuple
 from .position_calibration import GSAPositionCalibration
 from .rotary import RotaryTable, apply_rotary, gather_table, rotate_qkv
 from .subsampled_attention import GlobalSubsampledAttention
+from .valid_grid import ValidGrid
 from .window_attention import WindowAttention, merge_windows, partition_windows, window_context
 
 #: earlier names: every attention has one signature and one context now
@@ -37,6 +38,7 @@ __all__ = [
     'SubsampledContext',
     'SwiGLU',
     'TransformerBlock',
+    'ValidGrid',
     'WindowAttention',
     'WindowContext',
     'apply_rotary',

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from .options import checked_choice
 from .rotary import RotaryTable, rotate_qkv
+from .valid_grid import ValidGrid
 
 BACKENDS = ('auto', 'sdpa', 'eager')
 
@@ -33,6 +34,7 @@ class AttentionContext:
         mask (Tensor, optional): As in :func:`attend`; of windows ``(n, 1, 1, w * w)``.
         is_causal (bool): Token n sees tokens 0 ... n only.
         factor (Tensor, optional): As in :func:`attend`.
+        valid (ValidGrid, optional): Where the images of a padded batch are, for LSA and GSA.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class AttentionContext:
         mask: Optional[Tensor] = None,
         is_causal: bool = False,
         factor: Optional[Tensor] = None,
+        valid: Optional[ValidGrid] = None,
     ) -> None:
         self.rope = rope
         self.key_rope = key_rope
@@ -51,6 +54,7 @@ class AttentionContext:
         self.mask = mask
         self.is_causal = is_causal
         self.factor = factor
+        self.valid = valid
 
     @property
     def query(self) -> Optional[RotaryTable]:
