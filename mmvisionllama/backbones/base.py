@@ -1,7 +1,7 @@
 """What every backbone of this package shares: architecture tables, pre-trained weights, freezing, initial values."""
 
 import math
-from typing import Any, Dict, List, Optional, Sequence, Union
+from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 
 import torch
 from mmengine.model import BaseModule
@@ -33,8 +33,8 @@ class BaseBackbone(BaseModule):
     arch_keys: Sequence[str] = ()
     #: settings that it may have
     arch_options: Sequence[str] = ()
-    #: (height, width) of each image of the padded batch that the whole model is at; see :mod:`.image_sizes`
-    image_sizes: Optional[Tensor] = None
+    #: where the images are in the batch that the whole model is at; see :mod:`mmvisionllama.engine.image_sizes`
+    batch_pixels: Optional[ValidGrid] = None
 
     def __init__(self, init_cfg: Optional[Union[dict, list]] = None) -> None:
         super().__init__(strict_pretrained(init_cfg))
@@ -94,8 +94,20 @@ class BaseBackbone(BaseModule):
 
     def valid_pixels(self, x: Tensor, valid_sizes: Optional[ImageSizes]) -> Optional[ValidGrid]:
         """Where the images are in the padded batch ``x``, ``(B, C, H, W)``; None if all of it is image."""
-        sizes = self.image_sizes if valid_sizes is None else valid_sizes
-        return None if sizes is None else ValidGrid(checked_sizes(sizes, x), x.shape[2:])
+        if valid_sizes is not None:
+            return ValidGrid(checked_sizes(valid_sizes, x), x.shape[2:])
+        batch = self.batch_pixels
+        if batch is not None and batch.mask.shape != (len(x), *x.shape[2:]):
+            raise ValueError(
+                f'the images of a padded batch {tuple(batch.mask.shape)} came as {(len(x), *x.shape[2:])}: with cut or '
+                f'resized batches (slide inference, say) test one image at a time without padding'
+            )
+        return batch
+
+    @property
+    def first_patch(self) -> Tuple[int, int]:
+        """Pixels (height, width) of a token of the first map."""
+        return next(module.patch_size for module in self.modules() if isinstance(module, PatchEmbed))
 
     def pos_embed_for(self, grid: Sequence[int], valid: Optional[ValidGrid] = None) -> Tensor:
         """The patches' position embedding for ``grid``, or for each image's own: ``(1 | B, H * W, C)``."""

@@ -8,6 +8,7 @@ from .hooks import (
     SampleHook,
     SoftMaskHook,
 )
+from .image_sizes import SizedDataPreprocessor, follow_image_sizes
 from .optimizers import AutocastOptimWrapper, LayerDecayOptimWrapperConstructor
 
 __all__ = [
@@ -18,5 +19,7 @@ __all__ = [
     'QuantizationAwareTrainingHook',
     'ReseedHook',
     'SampleHook',
+    'SizedDataPreprocessor',
     'SoftMaskHook',
+    'follow_image_sizes',
 ]

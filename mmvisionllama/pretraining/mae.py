@@ -7,6 +7,7 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from ..backbones import VisionLLaMA
+from ..backbones.base import ImageSizes
 from ..layers import AttentionContext, gather_table
 
 
@@ -91,7 +92,11 @@ class MAEVisionLLaMA(VisionLLaMA):
         return ids_shuffle[:, :num_keep], mask, ids_restore
 
     def forward(
-        self, x: Tensor, mask: Optional[bool] = True, noise: Optional[Tensor] = None
+        self,
+        x: Tensor,
+        mask: Optional[bool] = True,
+        noise: Optional[Tensor] = None,
+        valid_sizes: Optional[ImageSizes] = None,
     ) -> Union[Tuple[Tensor, Tensor, Tensor], Tuple[Tensor, ...]]:
         """Encodes the visible patches, or the whole image.
 
@@ -99,13 +104,19 @@ class MAEVisionLLaMA(VisionLLaMA):
             x: Images ``(B, in_channels, height, width)`` of any size; ``H * W`` patches.
             mask: False or None returns the features of the whole image, as :class:`VisionLLaMA` does.
             noise: Given, it takes the place of the uniform noise drawn from torch's generator, ``(B, H * W)``.
+            valid_sizes: As :class:`VisionLLaMA`, for the features of whole images.
+
+        Raises:
+            ValueError: For padded images that are to be masked: their numbers of patches differ.
 
         Returns:
             tuple: The latents, token of the decoder first, ``(B, 1 + N_keep, C)``, then ``mask`` and ``ids_restore``
             as :meth:`random_masking` gives them.
         """
         if not mask:
-            return super().forward(x)
+            return super().forward(x, valid_sizes)
+        if self.valid_pixels(x, valid_sizes) is not None:
+            raise ValueError('masking needs images of one size without padding: resize or crop them to one size')
         x, grid = self.embed(x)  # [B, N, C]
         if noise is None:
             noise = torch.rand(x.shape[:2], device=x.device)
