@@ -157,6 +157,12 @@ def test_gradients_are_those_of_the_images_alone(name):
         torch.testing.assert_close(once, param.grad, atol=1e-3, rtol=1e-3)
 
 
+def test_masking_refuses_padding():
+    model = build(MAEVisionLLaMA, **PLAIN)
+    with pytest.raises(ValueError, match='one size'):
+        model(torch.rand(4, 3, 40, 40), valid_sizes=SIZES)
+
+
 @pytest.mark.parametrize(
     ('sizes', 'message'),
     [([(32, 32)], 'shape'), ([(32, 49)] * 4, 'does not fit'), ([(0, 3)] * 4, 'does not fit')],
@@ -165,3 +171,36 @@ def test_sizes_that_do_not_fit_are_named(sizes, message):
     model = build(*MODELS['pooled'][:1], **MODELS['pooled'][1])
     with pytest.raises(ValueError, match=message):
         model(torch.rand(4, 3, 40, 40), valid_sizes=sizes)
+
+
+@pytest.mark.parametrize('name', ['class token', 'windows', 'iLLaMA', 'pyramid'])
+@torch.no_grad()
+def test_one_compiled_graph_serves_all_sizes(name):
+    kind, kwargs = MODELS[name]
+    model, graphs = build(kind, **kwargs), []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph
+
+    torch._dynamo.reset()
+    compiled = torch.compile(model, fullgraph=True, backend=backend)
+    batch = padded(pictures())
+    for sizes in (SIZES, [(45, 43), (1, 1), (8, 9), (30, 2)]):
+        sizes = torch.tensor(sizes)
+        for out, expected in zip(compiled(batch, valid_sizes=sizes), model(batch, valid_sizes=sizes)):
+            torch.testing.assert_close(out, expected, atol=1e-5, rtol=0)
+    assert len(graphs) == 1
+
+
+@pytest.mark.parametrize('name', ['class token', 'windows', 'iLLaMA', 'pyramid'])
+@torch.no_grad()
+def test_sizes_are_a_second_input_of_an_exported_graph(name):
+    kind, kwargs = MODELS[name]
+    model = build(kind, **kwargs)
+    batch, sizes = padded(pictures()), torch.tensor(SIZES)
+    graph = torch.export.export(model, (batch, sizes)).module()
+    other = torch.tensor([(45, 43), (1, 1), (8, 9), (30, 2)])
+    for given in (sizes, other):
+        for out, expected in zip(graph(batch, given), model(batch, given)):
+            torch.testing.assert_close(out, expected, atol=1e-5, rtol=0)

@@ -32,11 +32,30 @@ def uint8_pictures(sizes):
     return [torch.randint(0, 256, (3, *size), generator=generator, dtype=torch.uint8) for size in sizes]
 
 
-@pytest.fixture(scope='module')
-def mask_rcnn():
+#: in the place of the quickstart's backbone and neck
+VITDET = dict(
+    backbone=dict(
+        _delete_=True,
+        type='VisionLLaMA',
+        arch=dict(embed_dims=32, num_layers=3, num_heads=2),
+        anchor=64,
+        out_type='featmap',
+        with_cls_token=False,
+        window_size=3,
+        window_block_indexes=(0, 2),
+        layer_scale_init_value=0.0,
+    ),
+    neck=dict(_delete_=True, type='VisionLLaMASimpleFPN', in_channels=32, out_channels=48, num_outs=4),
+)
+
+
+@pytest.fixture(scope='module', params=[None, VITDET], ids=['pyramid, FPN', 'windows, SimpleFPN'])
+def mask_rcnn(request):
     pytest.importorskip('mmdet.models', exc_type=ImportError)
     cfg = launch.load_config(str(SCENES))
     init_default_scope('mmdet')
+    if request.param:
+        cfg.merge_from_dict(dict(model=request.param))
     cfg.model.data_preprocessor.update(type='SizedDataPreprocessor', base='DetDataPreprocessor')
     cfg.model.test_cfg.rcnn.score_thr = 0.02
     torch.manual_seed(0)
@@ -76,11 +95,8 @@ def test_predictions_of_mask_rcnn_do_not_depend_on_the_other_images_of_the_batch
 
 
 def test_without_sizes_they_do(mask_rcnn):
-    cfg = launch.load_config(str(SCENES))
-    init_default_scope('mmdet')
-    cfg.model.test_cfg.rcnn.score_thr = 0.02
-    model = MODELS.build(cfg.model).eval()
-    model.load_state_dict(mask_rcnn.state_dict())
+    model = copy.deepcopy(mask_rcnn)
+    model._forward_pre_hooks.clear()
     images = uint8_pictures(SIZES)
     together = model.test_step(scenes(images))[1].pred_instances
     alone = model.test_step(scenes(images[1:2]))[0].pred_instances
@@ -176,6 +192,34 @@ def test_models_built_by_hand_follow_too_and_calls_without_samples_have_no_sizes
     torch.testing.assert_close(model(**data), expected, atol=0, rtol=0)
     assert (model(x) - expected).abs().max() > 1e-4
     torch.testing.assert_close(model(x), model.backbone(x)[0], atol=0, rtol=0)
+
+
+@torch.no_grad()
+def test_distributed_models_follow_too(tmp_path):
+    from mmengine.model import MMDistributedDataParallel
+
+    init_default_scope('mmengine')
+    model, data = sized(), batch([(16, 20), (24, 12)])
+    expected = model.test_step(data)
+    torch.distributed.init_process_group('gloo', init_method=f'file://{tmp_path}/store', rank=0, world_size=1)
+    try:
+        out = MMDistributedDataParallel(model).test_step(data)
+    finally:
+        torch.distributed.destroy_process_group()
+    torch.testing.assert_close(out, expected, atol=0, rtol=0)
+
+
+@torch.no_grad()
+def test_compiled_models_follow_too():
+    init_default_scope('mmengine')
+    model = sized()
+    step = torch.compile(model.test_step, backend='eager')  # as mmengine's Runner does
+    for sizes in ([(16, 20), (24, 12)], [(24, 20), (9, 8)]):
+        picture = batch(sizes)
+        alone = torch.cat(
+            [model.test_step({key: value[n : n + 1] for key, value in picture.items()}) for n in range(len(sizes))]
+        )
+        torch.testing.assert_close(step(picture), alone, atol=1e-5, rtol=0)
 
 
 def test_a_failed_batch_leaves_no_sizes_behind():
