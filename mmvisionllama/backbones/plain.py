@@ -8,9 +8,10 @@ from torch import Tensor, nn
 from ..layers import AttentionContext, PatchEmbed, TransformerBlock, ValidGrid, build_ffn, build_norm
 from ..layers.options import checked_choice, to_2tuple
 from .base import BaseBackbone, ImageSizes, drop_path_rates, hidden_channels, init_linear, resolved_norm
+from .packed import PackedForward
 
 
-class PlainBackbone(BaseBackbone):
+class PlainBackbone(PackedForward, BaseBackbone):
     """Base of :class:`VisionLLaMA` and :class:`iLLaMA`, which describe the arguments.
 
     A subclass calls the constructor, then :meth:`build_layers`, and says in :meth:`embed_tokens` what enters the blocks
@@ -154,10 +155,12 @@ class PlainBackbone(BaseBackbone):
         """Images to one output per out_index; shapes as ``out_type`` says.
 
         Args:
-            x: ``(B, in_channels, height, width)``.
+            x: ``(B, in_channels, height, width)``, or a list of images for :meth:`forward_packed`.
             valid_sizes: (height, width) of each image in pixels, ``(B, 2)``, if they are padded at their right and
                 bottom. Each then has the output that it has alone; tokens of the padding come out as zeros.
         """
+        if isinstance(x, (list, tuple)):
+            return self.forward_packed(x)
         valid = self.valid_pixels(x, valid_sizes)
         if valid is not None:
             x, valid = valid.hide_pixels(x), valid.coarser(self.patch_embed.patch_size)

@@ -21,6 +21,7 @@ from ..layers.options import checked_choice, to_2tuple
 from ..layers.valid_grid import own_sides
 from ..layers.window_attention import check_mask_padding
 from .base import resolved_norm
+from .packed import Pack, packed_segments
 from .plain import PlainBackbone
 
 
@@ -230,6 +231,12 @@ class VisionLLaMA(PlainBackbone):
     ) -> List[AttentionContext]:
         contexts = self.rotary_contexts(grid, x.device, x.dtype, valid)
         return [contexts[i in self.window_block_indexes] for i in range(self.num_layers)]
+
+    def packed_context(self, pack: Pack, lengths: Sequence[int], x: Tensor) -> AttentionContext:
+        if self.window_block_indexes:
+            raise ValueError('windowed blocks take no packed images: pad them and give valid_sizes instead')
+        tables = [self.rotary(self.rotary_positions(grid, x.device, x.dtype)) for grid in pack.grids]
+        return AttentionContext(pack.tables(tables), segments=packed_segments(pack, lengths))
 
     def embed(self, x: Tensor, valid: Optional[ValidGrid] = None) -> Tuple[Tensor, Tuple[int, int]]:
         """Images ``(B, in_channels, height, width)`` to patch tokens ``(B, H * W, C)`` and the grid (H, W)."""

@@ -12,6 +12,7 @@ from .norm import build_norm
 from .options import checked_choice, to_2tuple
 from .position_calibration import GSAPositionCalibration
 from .rotary import RotaryTable, apply_rotary, gather_table, rotate_qkv
+from .segments import Segments
 from .subsampled_attention import GlobalSubsampledAttention
 from .valid_grid import ValidGrid
 from .window_attention import WindowAttention, merge_windows, partition_windows, window_context
@@ -35,6 +36,7 @@ __all__ = [
     'RotaryAttention',
     'RotaryEmbedding',
     'RotaryTable',
+    'Segments',
     'SubsampledContext',
     'SwiGLU',
     'TransformerBlock',

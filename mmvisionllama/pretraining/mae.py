@@ -1,6 +1,6 @@
 """The MAE encoder (section 4.2): VisionLLaMA over the visible patches, each at its own position."""
 
-from typing import Any, Optional, Tuple, Union
+from typing import Any, List, Optional, Sequence, Tuple, Union
 
 import torch
 from mmengine.registry import MODELS
@@ -8,7 +8,9 @@ from torch import Tensor, nn
 
 from ..backbones import VisionLLaMA
 from ..backbones.base import ImageSizes
+from ..backbones.packed import Pack, packed_segments, split
 from ..layers import AttentionContext, gather_table
+from ..layers.segments import join
 
 
 @MODELS.register_module()
@@ -115,6 +117,8 @@ class MAEVisionLLaMA(VisionLLaMA):
         """
         if not mask:
             return super().forward(x, valid_sizes)
+        if isinstance(x, (list, tuple)):
+            return self.forward_packed(x, True, noise)
         if self.valid_pixels(x, valid_sizes) is not None:
             raise ValueError('masking needs images of one size without padding: resize or crop them to one size')
         x, grid = self.embed(x)  # [B, N, C]
@@ -133,3 +137,42 @@ class MAEVisionLLaMA(VisionLLaMA):
             x = layer(x, context)
         x = torch.cat((self.cls_token.to(x.dtype).expand(x.shape[0], -1, -1), x), dim=1)  # [B, 1 + N_keep, C]
         return (x if self.ln1 is None else self.ln1(x)), hidden, ids_restore
+
+    def forward_packed(
+        self, images: Sequence[Tensor], mask: Optional[bool] = False, noise: Optional[Sequence[Tensor]] = None
+    ) -> Union[List[Tuple[Tensor, Tensor, Tensor]], Tuple[Union[Tensor, List[Tensor]], ...]]:
+        """Images of any sizes, each encoded as it is alone.
+
+        Args:
+            images: ``(in_channels, height, width)`` each.
+            mask: True hides a part of each image's patches; otherwise as :meth:`VisionLLaMA.forward_packed`.
+            noise: One number per patch, ``(N,)``, for each image.
+
+        Returns:
+            list: For each image the latents ``(1 + N_keep, C)``, its mask ``(N,)`` and ``ids_restore`` ``(N,)``.
+        """
+        if not mask:
+            return super().forward_packed(images)
+        pack = Pack(images, self.first_patch)
+        tokens, tables, masks = [], [], []
+        for batch, members in zip(pack.batches, pack.members):
+            x, grid = self.embed(batch)  # [count, N, C]
+            ranks = (
+                torch.rand(x.shape[:2], device=x.device) if noise is None else torch.stack([noise[n] for n in members])
+            )
+            ids_keep, hidden, ids_restore = self.random_masking(ranks)
+            x = x.gather(1, ids_keep[..., None].expand(-1, -1, x.shape[-1]))  # [count, N_keep, C]
+            tokens.append(self.pre_norm(self.drop_after_pos(x)))
+            tables.append(gather_table(self.rotary(self.rotary_positions(grid, x.device, x.dtype)), ids_keep))
+            masks.append((hidden, ids_restore))
+        shapes = [part.shape[:2] for part in tokens]
+        segments = packed_segments(pack, [length for _, length in shapes])
+        context = AttentionContext(pack.tables(tables), segments=segments)
+        x = join(tokens)  # [1, T, C]
+        for layer in self.layers:
+            x = layer(x, context)
+        latents = []
+        for part in split(x, shapes):
+            part = torch.cat((self.cls_token.to(part.dtype).expand(len(part), -1, -1), part), dim=1)
+            latents.append(part if self.ln1 is None else self.ln1(part))
+        return pack.in_order([list(zip(latent, *ids)) for latent, ids in zip(latents, masks)])
