@@ -10,12 +10,14 @@ from .hooks import (
 )
 from .image_sizes import SizedDataPreprocessor, follow_image_sizes
 from .optimizers import AutocastOptimWrapper, LayerDecayOptimWrapperConstructor
+from .packed_inputs import PackedDataPreprocessor
 
 __all__ = [
     'AutocastOptimWrapper',
     'FullPrecisionOutputHook',
     'LayerDecayOptimWrapperConstructor',
     'MAEReconstructionHook',
+    'PackedDataPreprocessor',
     'QuantizationAwareTrainingHook',
     'ReseedHook',
     'SampleHook',
