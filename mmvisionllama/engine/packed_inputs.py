@@ -14,7 +14,7 @@ class PackedDataPreprocessor(nn.Module):
 
     In a config ``data_preprocessor=dict(type='PackedDataPreprocessor', base='ClsDataPreprocessor', ...)``. The stock
     classifier hands the list to the backbone, and :class:`~mmvisionllama.backbones.VisionLLaMA` packs it. The data
-    loader must not stack images (``collate_fn=dict(type='pseudo_collate')``, mmengine's default).
+    loader must not stack images (``collate_fn=dict(type='pseudo_collate')``).
 
     Args:
         base: ``'ClsDataPreprocessor'`` or another one.

@@ -32,6 +32,9 @@ train_dataloader = dict(
         patch_size=patch_size,
         image_size=(largest, largest),  # photographs: image_tokens of ResizeToTokens in its place
     ),
+    collate_fn=dict(type='pseudo_collate'),  # a list of images, not a stack
     dataset=dict(pipeline=train_pipeline),
     drop_last=False,
 )
+val_dataloader = dict(collate_fn=dict(type='pseudo_collate'))
+test_dataloader = val_dataloader
