@@ -53,6 +53,12 @@ def join(parts: Sequence[Tensor]) -> Tensor:
     return torch.cat([part.flatten(0, 1) for part in parts])[None]
 
 
+def can_fuse(q: Tensor) -> bool:
+    """Whether torch's variable-length flash attention takes queries ``(1, T, h, d)``."""
+    half = q.dtype in (torch.float16, torch.bfloat16)
+    return varlen_attn is not None and q.is_cuda and half and q.shape[-1] % 8 == 0 and q.shape[-1] <= 256
+
+
 def attend_segments(
     q: Tensor, k: Tensor, v: Tensor, segments: Segments, attend: Callable[..., Tensor], fused: bool = True
 ) -> Tensor:
@@ -64,12 +70,13 @@ def attend_segments(
         v: Values.
         segments: The runs.
         attend: ``(images, h, tokens, d)`` three times to the same, called once for each length.
-        fused: Half precision on CUDA may run torch's variable-length flash attention instead, one call for all.
+        fused: Half precision on CUDA may run torch's variable-length flash attention instead, one call for all; see
+            :func:`can_fuse`.
 
     Returns:
         Tensor: ``(1, T, h, d)``.
     """
-    if fused and varlen_attn is not None and q.is_cuda and q.dtype in (torch.float16, torch.bfloat16):
+    if fused and can_fuse(q):
         bounds, longest = segments.bounds(q.device), max(segments.lengths)
         return varlen_attn(q[0], k[0], v[0], bounds, bounds, longest, longest)[None]
     batches = zip(*(segments.split(t) for t in (q, k, v)))
