@@ -122,7 +122,7 @@ def SizedDataPreprocessor(base: str, **kwargs: Any) -> nn.Module:
     becomes a part of gets the hooks of :func:`follow_image_sizes`.
 
     Args:
-        base: ``'DetDataPreprocessor'``, ``'SegDataPreprocessor'``, ``'ClsDataPreprocessor'`` or another one.
+        base: ``'DetDataPreprocessor'``, ``'SegDataPreProcessor'``, ``'ClsDataPreprocessor'`` or another one.
         **kwargs: Its arguments.
     """
     preprocessor = MODELS.build(dict(type=base, **kwargs))

@@ -141,13 +141,14 @@ def test_logits_of_padded_digits_are_those_of_the_digits(name):
 @torch.no_grad()
 def test_logits_of_a_segmentor_do_not_depend_on_the_other_images_of_the_batch():
     pytest.importorskip('mmseg.models', exc_type=ImportError)
+    from mmengine.structures import PixelData
     from mmseg.structures import SegDataSample
 
     init_default_scope('mmseg')
     arch = dict(embed_dims=(16, 32), depths=(2, 2), num_heads=(1, 2), window_sizes=(3, 3), sr_ratios=(4, 2))
     model = dict(
         type='EncoderDecoder',
-        data_preprocessor=dict(type='SizedDataPreprocessor', base='SegDataPreprocessor', size_divisor=8),
+        data_preprocessor=dict(type='SizedDataPreprocessor', base='SegDataPreProcessor', size=(40, 64)),
         backbone=dict(type='PyramidVisionLLaMA', arch=arch, anchor=32, out_indices=(0, 1), layer_scale_init_value=0.0),
         decode_head=dict(
             type='FCNHead', in_channels=32, in_index=1, channels=8, num_convs=2, num_classes=3, norm_cfg=dict(type='BN')
@@ -158,16 +159,18 @@ def test_logits_of_a_segmentor_do_not_depend_on_the_other_images_of_the_batch():
     sizes = ((40, 64), (31, 50))
     images = uint8_pictures(sizes)
 
-    def logits(*which):
+    def logits(*which, training):
         samples = [SegDataSample(metainfo=dict(img_shape=sizes[n], ori_shape=sizes[n])) for n in which]
+        for sample in samples:
+            sample.gt_sem_seg = PixelData(data=torch.zeros(1, *sample.img_shape, dtype=torch.long))
         data = dict(inputs=[images[n] for n in which], data_samples=samples)
-        model.data_preprocessor.test_cfg = dict(size_divisor=8)
-        data = model.data_preprocessor(data)
-        return model(**data, mode='tensor')
+        return model(**model.data_preprocessor(data, training), mode='tensor')
 
-    together = logits(0, 1)
+    together = logits(0, 1, training=True)  # mmseg pads in training alone
     for n, (rows, cols) in enumerate(((5, 8), (4, 7))):
-        torch.testing.assert_close(together[n, :, :rows, :cols], logits(n)[0, :, :rows, :cols], atol=1e-5, rtol=0)
+        torch.testing.assert_close(
+            together[n, :, :rows, :cols], logits(n, training=False)[0, :, :rows, :cols], atol=1e-5, rtol=0
+        )
 
 
 class Stock(BaseModel):
