@@ -83,7 +83,7 @@ class PackedForward:
 
         Returns:
             tuple: One output per out_index: ``(images, C)`` for ``out_type`` ``'cls_token'`` and ``'avg_featmap'``, a
-            list of maps ``(C, H, W)`` or of tokens ``(N, C)`` for the others.
+            list of maps ``(C, H, W)``, pairs of a map and a class token, or tokens ``(N, C)`` for the others.
 
         Raises:
             ValueError: For a backbone with windowed blocks, and for no images.
@@ -103,7 +103,8 @@ class PackedForward:
                 x = self.ln1(x)
             if i in self.out_indices:
                 parts = zip(split(x, shapes), pack.grids)
-                items = pack.in_order([self.format_output(part, grid) for part, grid in parts])
+                formed = [self.format_output(part, grid) for part, grid in parts]
+                items = pack.in_order([list(zip(*part)) if isinstance(part, tuple) else part for part in formed])
                 outs.append(torch.stack(items) if self.out_type in ('cls_token', 'avg_featmap') else items)
         return tuple(outs)
 

@@ -5,10 +5,27 @@ from typing import Callable, List, Optional, Sequence, Tuple, Union
 import torch
 from torch import Tensor, nn
 
-from ..layers import AttentionContext, PatchEmbed, TransformerBlock, ValidGrid, build_ffn, build_norm
-from ..layers.options import checked_choice, to_2tuple
-from .base import BaseBackbone, ImageSizes, drop_path_rates, hidden_channels, init_linear, resolved_norm
+from ..layers import AttentionContext, ImageSizes, PatchEmbed, TransformerBlock, ValidGrid, build_ffn, build_norm
+from ..layers.embed import INTERPOLATE_MODES
+from ..layers.options import (
+    check_flags,
+    check_heads,
+    checked_choice,
+    checked_rate,
+    checked_sides,
+    checked_whole,
+)
+from .base import BaseBackbone, drop_path_rates, hidden_channels, init_linear, resolved_norm
 from .packed import PackedForward
+
+
+class PatchMap(nn.Identity):
+    """Shows the patch tokens that enter the last block as a map ``(B, C, H, W)`` to whoever hooks it.
+
+    Made for class activation maps (GradCAM and its kind): a place that needs no reshaping, knows grids that are no
+    squares, and leaves out the class token wherever it stands (mmpretrain's vis_cam.py: ``--target-layers
+    backbone.patch_map``, without ``--vit-like``). Without a forward hook nothing passes through it.
+    """
 
 
 class PlainBackbone(PackedForward, BaseBackbone):
@@ -34,6 +51,7 @@ class PlainBackbone(PackedForward, BaseBackbone):
         out_indices: Union[int, Sequence[int]],
         out_type: str,
         with_cls_token: bool,
+        output_cls_token: bool,
         frozen_stages: int,
         anchor: Union[int, Sequence[int]],
         drop_rate: float,
@@ -43,23 +61,27 @@ class PlainBackbone(PackedForward, BaseBackbone):
         super().__init__(init_cfg)
         settings = self.resolve_arch(arch)
         self.embed_dims: int = settings['embed_dims']
-        self.num_layers: int = settings['num_layers']
+        self.num_layers: int = checked_whole('num_layers', settings['num_layers'])
         self.num_heads: int = settings['num_heads']
         self.arch_settings = settings
-        if self.embed_dims % self.num_heads:
-            raise ValueError(f'num_heads {self.num_heads} does not divide embed_dims {self.embed_dims}')
+        check_heads(self.embed_dims, self.num_heads)
+        check_flags(with_cls_token=with_cls_token)
         self.out_type = checked_choice('out_type', out_type, self.OUT_TYPES)
         if out_type == 'cls_token' and not with_cls_token:
             raise ValueError("out_type='cls_token' needs with_cls_token=True")
         self.with_cls_token = with_cls_token
+        if output_cls_token and not (with_cls_token and out_type == 'featmap'):
+            raise ValueError("output_cls_token=True needs out_type='featmap' and with_cls_token=True")
+        self.output_cls_token = output_cls_token
+        self.patch_map = PatchMap()
         self.out_indices = self.resolve_out_indices(out_indices, self.num_layers)
-        self.frozen_stages = self.checked_frozen_stages(frozen_stages, self.num_layers)
+        self.frozen_stages = checked_whole('frozen_stages', frozen_stages, -1, self.num_layers)
         self.patch_embed = PatchEmbed(in_channels, self.embed_dims, patch_size)
-        self.anchor_grid = self.patch_embed.grid(to_2tuple(anchor))
+        self.anchor_grid = self.patch_embed.grid(checked_sides('anchor', anchor))
         self.cls_token = nn.Parameter(torch.zeros(1, 1, self.embed_dims)) if with_cls_token else None
-        self.interpolate_mode = interpolate_mode
+        self.interpolate_mode = checked_choice('interpolate_mode', interpolate_mode, INTERPOLATE_MODES)
         self.pos_embed: Optional[nn.Parameter] = None
-        self.drop_after_pos = nn.Dropout(drop_rate)
+        self.drop_after_pos = nn.Dropout(checked_rate('drop_rate', drop_rate))
 
     def build_layers(
         self,
@@ -75,6 +97,7 @@ class PlainBackbone(PackedForward, BaseBackbone):
         with_cp: bool,
     ) -> None:
         """Adds the blocks and the norms after them, and sets the initial values of all that is built here."""
+        check_flags(final_norm=final_norm)
         norm_cfg = resolved_norm(norm_cfg)
         if 'ffn_bias' in self.arch_settings:
             ffn_cfg = dict(dict(bias=self.arch_settings['ffn_bias']), **ffn_cfg)
@@ -114,12 +137,16 @@ class PlainBackbone(PackedForward, BaseBackbone):
     @property
     def tokens_around(self) -> Tuple[int, int]:
         """Tokens before and behind the patches."""
-        return (0, self.num_extra_tokens) if self.cls_token_last else (self.num_extra_tokens, 0)
+        return (0, int(self.with_cls_token)) if self.cls_token_last else (int(self.with_cls_token), 0)
 
     @property
     def num_extra_tokens(self) -> int:
-        """Tokens that are no patches."""
-        return int(self.with_cls_token)
+        """Tokens before the patches, as mmpretrain's backbones say it: CAM tools cut off that many.
+
+        0 for a class token behind them, where cutting off the first would shift the map by a patch without a word; with
+        0 these tools find that H * H + 1 tokens are no square. :class:`PatchMap` serves them there.
+        """
+        return int(self.with_cls_token and not self.cls_token_last)
 
     def with_token(self, patches: Tensor, token: Optional[Tensor]) -> Tensor:
         """Puts the token's row where the class token stands: ``(B, N, C)`` and ``(B, 1, C)`` to ``(B, N + 1, C)``."""
@@ -135,7 +162,9 @@ class PlainBackbone(PackedForward, BaseBackbone):
 
     def add_cls_token(self, patches: Tensor) -> Tensor:
         """Patch tokens to all tokens: ``(B, N, C)`` to ``(B, N + 1, C)`` if there is a class token."""
-        return self.with_token(patches, self.cls_token.expand(len(patches), -1, -1) if self.with_cls_token else None)
+        if not self.with_cls_token:
+            return patches
+        return self.with_token(patches, self.cls_token.expand(patches.shape[0], -1, -1))  # len() stops a tracer
 
     def embed_tokens(self, x: Tensor, valid: Optional[ValidGrid] = None) -> Tuple[Tensor, Tuple[int, int]]:
         """Images ``(B, in_channels, height, width)`` to all tokens ``(B, N, C)`` and the patches' grid (H, W)."""
@@ -151,14 +180,21 @@ class PlainBackbone(PackedForward, BaseBackbone):
         """Tokens ``(B, N, C)`` between block ``index`` and the next."""
         return x
 
-    def forward(self, x: Tensor, valid_sizes: Optional[ImageSizes] = None) -> Tuple[Tensor, ...]:
+    def forward(
+        self, x: Tensor, mask: None = None, valid_sizes: Optional[ImageSizes] = None
+    ) -> Tuple[Union[Tensor, Tuple[Tensor, Tensor]], ...]:
         """Images to one output per out_index; shapes as ``out_type`` says.
 
         Args:
             x: ``(B, in_channels, height, width)``, or a list of images for :meth:`forward_packed`.
+            mask: Must be None.
             valid_sizes: (height, width) of each image in pixels, ``(B, 2)``, if they are padded at their right and
                 bottom. Each then has the output that it has alone; tokens of the padding come out as zeros.
+
+        Raises:
+            OptionError: For a mask.
         """
+        self.refuse_mask(mask)
         if isinstance(x, (list, tuple)):
             return self.forward_packed(x)
         valid = self.valid_pixels(x, valid_sizes)
@@ -167,6 +203,8 @@ class PlainBackbone(PackedForward, BaseBackbone):
         x, grid = self.embed_tokens(x, valid)  # [B, N, C]
         outs = []
         for i, (layer, context) in enumerate(zip(self.layers, self.block_contexts(grid, x, valid))):
+            if i == self.num_layers - 1 and self.patch_map._forward_hooks:
+                x = self._through_patch_map(x, grid)
             x = self.after_block(layer(x, context), i, grid, valid)
             if i == self.num_layers - 1 and self.final_norm:
                 x = self.ln1(x)
@@ -174,8 +212,15 @@ class PlainBackbone(PackedForward, BaseBackbone):
                 outs.append(self.format_output(x, grid, valid))
         return tuple(outs)
 
-    def format_output(self, x: Tensor, grid: Sequence[int], valid: Optional[ValidGrid] = None) -> Tensor:
-        """Tokens ``(B, N, C)`` to what ``out_type`` asks for."""
+    def _through_patch_map(self, x: Tensor, grid: Sequence[int]) -> Tensor:
+        patches, token = self.split_token(x)
+        maps = self.patch_map(patches.transpose(1, 2).unflatten(2, tuple(grid)))  # [B, C, H, W]
+        return self.with_token(maps.flatten(2).transpose(1, 2), token)
+
+    def format_output(
+        self, x: Tensor, grid: Sequence[int], valid: Optional[ValidGrid] = None
+    ) -> Union[Tensor, Tuple[Tensor, Tensor]]:
+        """Tokens ``(B, N, C)`` to what ``out_type`` and ``output_cls_token`` ask for."""
         if valid is not None:
             x = valid.hide(x, *self.tokens_around)
         if self.out_type == 'raw':
@@ -184,7 +229,8 @@ class PlainBackbone(PackedForward, BaseBackbone):
         if self.out_type == 'cls_token':
             return token[:, 0]
         if self.out_type == 'featmap':
-            return patches.transpose(1, 2).unflatten(2, tuple(grid)).contiguous()  # [B, C, H, W]
+            maps = patches.transpose(1, 2).unflatten(2, tuple(grid)).contiguous()  # [B, C, H, W]
+            return (maps, token[:, 0]) if self.output_cls_token else maps
         return self.ln2(patches.mean(dim=1) if valid is None else valid.mean(patches))
 
     def get_layer_depth(self, param_name: str, prefix: str = '') -> Tuple[int, int]:

@@ -3,10 +3,15 @@
 Legend: B batch, H x W grid of the padded batch, N = H * W.
 """
 
-from typing import Optional, Sequence, Tuple
+from typing import Optional, Sequence, Tuple, Union
 
 import torch
 from torch import Tensor
+
+from .options import ceil_div
+
+#: one (height, width) in pixels per image, as numbers or as a tensor (B, 2)
+ImageSizes = Union[Sequence[Sequence[int]], Tensor]
 
 
 class ValidGrid:
@@ -30,8 +35,8 @@ class ValidGrid:
 
     def coarser(self, patch: Sequence[int]) -> 'ValidGrid':
         """Grid of the patches of (height, width) ``patch`` that hold a part of the image."""
-        sizes = torch.stack([-(-side // n) for side, n in zip(self.sizes.unbind(1), patch)], dim=1)
-        return ValidGrid(sizes, [-(-side // n) for side, n in zip(self.grid, patch)])
+        sizes = torch.stack([ceil_div(side, n) for side, n in zip(self.sizes.unbind(1), patch)], dim=1)
+        return ValidGrid(sizes, [ceil_div(side, n) for side, n in zip(self.grid, patch)])
 
     def sides(self, dtype: torch.dtype = torch.float32) -> Tuple[Tensor, Tensor]:
         """Rows and columns of each image, ``(B, 1)`` each: a grid (H, W) for every formula that broadcasts."""
@@ -59,7 +64,7 @@ class ValidGrid:
         return self.hide(x).sum(dim=1) / count
 
 
-def checked_sizes(sizes, images: Tensor) -> Tensor:
+def checked_sizes(sizes: ImageSizes, images: Tensor) -> Tensor:
     """The images' own sizes as a tensor ``(B, 2)``, int64, on their device.
 
     Args:

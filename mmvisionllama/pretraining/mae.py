@@ -7,9 +7,9 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from ..backbones import VisionLLaMA
-from ..backbones.base import ImageSizes
 from ..backbones.packed import Pack, packed_segments, split
-from ..layers import AttentionContext, gather_table
+from ..layers import AttentionContext, ImageSizes, gather_table
+from ..layers.options import checked_rate
 from ..layers.segments import join
 
 
@@ -52,8 +52,7 @@ class MAEVisionLLaMA(VisionLLaMA):
         layer_scale_init_value: float = 0.0,
         **kwargs: Any,
     ) -> None:
-        if not 0 <= mask_ratio < 1:
-            raise ValueError(f'mask_ratio must be in [0, 1), got {mask_ratio}')
+        checked_rate('mask_ratio', mask_ratio)
         for option in ('window_block_indexes', 'peg', 'with_cls_token'):
             if kwargs.get(option):
                 raise ValueError(f'the MAE encoder sees a part of the patches and no class token: leave {option} out')
@@ -109,14 +108,17 @@ class MAEVisionLLaMA(VisionLLaMA):
             valid_sizes: As :class:`VisionLLaMA`, for the features of whole images.
 
         Raises:
+            OptionError: For a mask that is a tensor.
             ValueError: For padded images that are to be masked: their numbers of patches differ.
 
         Returns:
             tuple: The latents, token of the decoder first, ``(B, 1 + N_keep, C)``, then ``mask`` and ``ids_restore``
             as :meth:`random_masking` gives them.
         """
+        if isinstance(mask, Tensor):
+            self.refuse_mask(mask)  # a method that chooses the patches itself
         if not mask:
-            return super().forward(x, valid_sizes)
+            return super().forward(x, valid_sizes=valid_sizes)
         if isinstance(x, (list, tuple)):
             return self.forward_packed(x, True, noise)
         if self.valid_pixels(x, valid_sizes) is not None:

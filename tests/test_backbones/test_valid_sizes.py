@@ -199,8 +199,8 @@ def test_sizes_are_a_second_input_of_an_exported_graph(name):
     kind, kwargs = MODELS[name]
     model = build(kind, **kwargs)
     batch, sizes = padded(pictures()), torch.tensor(SIZES)
-    graph = torch.export.export(model, (batch, sizes)).module()
+    graph = torch.export.export(model, (batch,), dict(valid_sizes=sizes)).module()
     other = torch.tensor([(45, 43), (1, 1), (8, 9), (30, 2)])
     for given in (sizes, other):
-        for out, expected in zip(graph(batch, given), model(batch, given)):
+        for out, expected in zip(graph(batch, valid_sizes=given), model(batch, valid_sizes=given)):
             torch.testing.assert_close(out, expected, atol=1e-5, rtol=0)
