@@ -247,7 +247,8 @@ class iLLaMA(PlainBackbone):
         if self.cls_token_position == 'first':
             return torch.cat((token, positions + 1), dim=-2)
         rows, cols = self.anchor_grid if self.rope_scale == 'sequence' else own_sides(grid, valid, positions.dtype)
-        token[..., 0] += rows * cols
+        count = rows * cols
+        token = token + (count[..., None] if isinstance(count, Tensor) else count)
         return torch.cat((positions, token), dim=-2)
 
     def causal_context(self, grid: Sequence[int], x: Tensor, valid: Optional[ValidGrid] = None) -> AttentionContext:
