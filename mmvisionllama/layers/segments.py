@@ -3,7 +3,7 @@
 Legend: T tokens of the whole sequence, h heads, d head dim.
 """
 
-from typing import Callable, List, Sequence, Tuple
+from typing import Callable, List, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor
@@ -27,6 +27,7 @@ class Segments:
             if self.groups and self.groups[-1][1] == length:
                 count += self.groups.pop()[0]
             self.groups.append((count, length))
+        self._bounds: Optional[Tensor] = None
 
     @property
     def lengths(self) -> List[int]:
@@ -35,7 +36,9 @@ class Segments:
 
     def bounds(self, device: torch.device) -> Tensor:
         """Where each run begins, and the end of the last: ``(images + 1,)`` int32."""
-        return torch.tensor([0, *self.lengths], device=device).cumsum(0, dtype=torch.int32)
+        if self._bounds is None:  # one copy to the GPU for all blocks
+            self._bounds = torch.tensor([0, *self.lengths]).cumsum(0, dtype=torch.int32).to(device)
+        return self._bounds
 
     def split(self, x: Tensor) -> List[Tensor]:
         """Tokens ``(1, T, ...)`` to one batch ``(images, tokens, ...)`` for each length, without a copy."""
