@@ -1,17 +1,19 @@
 """What every backbone of this package shares: architecture tables, pre-trained weights, freezing, initial values."""
 
 import math
-from typing import Any, Dict, List, Optional, Sequence, Union
+from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 
+import torch
 from mmengine.model import BaseModule
 from mmengine.registry import MODELS
-from torch import nn
+from torch import Tensor, nn
 
 from ..errors import OptionError
-from ..layers.embed import resize_pos_embed
+from ..layers.embed import PatchEmbed, resize_pos_embed
 from ..layers.feedforward import swiglu_hidden
 from ..layers.norm import NORMS
-from ..layers.options import checked_choice, checked_rate, checked_whole
+from ..layers.options import checked_choice, checked_rate, checked_sides, checked_whole
+from ..layers.valid_grid import ImageSizes, ValidGrid, checked_sizes, resize_pos_embed_each
 
 
 class BaseBackbone(BaseModule):
@@ -29,6 +31,8 @@ class BaseBackbone(BaseModule):
     arch_keys: Sequence[str] = ()
     #: settings that it may have
     arch_options: Sequence[str] = ()
+    #: where the images are in the batch that the whole model is at; see :mod:`mmvisionllama.engine.image_sizes`
+    batch_pixels: Optional[ValidGrid] = None
 
     def __init__(self, init_cfg: Optional[Union[dict, list]] = None) -> None:
         super().__init__(strict_pretrained(init_cfg))
@@ -81,6 +85,38 @@ class BaseBackbone(BaseModule):
         if not resolved or resolved != sorted(resolved):
             raise OptionError(f'out_indices must be one index or several that ascend, got {out_indices!r}')
         return resolved
+
+    def add_pos_embed(
+        self, patch_embed: PatchEmbed, img_size: Union[int, Sequence[int]], extra_tokens: int = 0
+    ) -> None:
+        """Adds a learnable position embedding for the grid of ``img_size`` and ``extra_tokens`` more rows."""
+        self.pos_embed_grid = patch_embed.grid(checked_sides('img_size', img_size))
+        tokens = self.pos_embed_grid[0] * self.pos_embed_grid[1] + extra_tokens
+        self.pos_embed = nn.Parameter(torch.zeros(1, tokens, patch_embed.projection.out_channels))
+        self._register_load_state_dict_pre_hook(self._resize_loaded_pos_embed)
+
+    def valid_pixels(self, x: Tensor, valid_sizes: Optional[ImageSizes]) -> Optional[ValidGrid]:
+        """Where the images are in the padded batch ``x``, ``(B, C, H, W)``; None if all of it is image."""
+        if valid_sizes is not None:
+            return ValidGrid(checked_sizes(valid_sizes, x), x.shape[2:])
+        batch = self.batch_pixels
+        if batch is not None and batch.mask.shape != (len(x), *x.shape[2:]):
+            raise ValueError(
+                f'the images of a padded batch {tuple(batch.mask.shape)} came as {(len(x), *x.shape[2:])}: with cut or '
+                f'resized batches (slide inference, say) test one image at a time without padding'
+            )
+        return batch
+
+    @property
+    def first_patch(self) -> Tuple[int, int]:
+        """Pixels (height, width) of a token of the first map."""
+        return next(module.patch_size for module in self.modules() if isinstance(module, PatchEmbed))
+
+    def pos_embed_for(self, grid: Sequence[int], valid: Optional[ValidGrid] = None) -> Tensor:
+        """The patches' position embedding for ``grid``, or for each image's own: ``(1 | B, H * W, C)``."""
+        if valid is None:
+            return resize_pos_embed(self.pos_embed, self.pos_embed_grid, grid, self.interpolate_mode)
+        return resize_pos_embed_each(self.pos_embed, self.pos_embed_grid, valid, self.interpolate_mode)
 
     def _resize_loaded_pos_embed(self, state_dict: dict, prefix: str, *args) -> None:
         """Load-state-dict hook of backbones with a ``pos_embed`` for their ``pos_embed_grid``."""

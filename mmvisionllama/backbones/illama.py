@@ -13,10 +13,12 @@ from ..layers import (
     AttentionContext,
     RotaryAttention,
     RotaryEmbedding,
+    ValidGrid,
     causal_context,
     resize_pos_embed,
 )
 from ..layers.options import check_flags, checked_choice, exporting, made
+from ..layers.valid_grid import own_sides, resize_pos_embed_each
 from .plain import PlainBackbone
 
 
@@ -159,7 +161,7 @@ class iLLaMA(PlainBackbone):
                 'rope_cfg', RotaryEmbedding, head_dim, self.num_heads, kind='1d', scale=scale, **rope_cfg
             )
         if abs_pos_embed:
-            self.add_pos_embed(img_size, int(with_cls_token))
+            self.add_pos_embed(self.patch_embed, img_size, int(with_cls_token))
         attn_cfg = dict(qkv_bias=qkv_bias, attn_drop=attn_drop_rate, proj_drop=drop_rate, backend=backend)
         self.build_layers(
             lambda i: RotaryAttention(self.embed_dims, self.num_heads, **attn_cfg),
@@ -196,6 +198,14 @@ class iLLaMA(PlainBackbone):
         self.alpha.fill_(self._soft_mask)  # which is in no checkpoint, and empty after to_empty()
         return self
 
+    def pos_embed_for(self, grid: Sequence[int], valid: Optional[ValidGrid] = None) -> Tensor:
+        """The position embedding of all tokens for ``grid``, or for each image's own: ``(1 | B, N, C)``."""
+        if valid is None:
+            return self.resized_pos_embed(self.pos_embed, self.pos_embed_grid, grid)
+        patches, token = self.split_token(self.pos_embed)
+        patches = resize_pos_embed_each(patches, self.pos_embed_grid, valid, self.interpolate_mode)
+        return self.with_token(patches, None if token is None else token.expand(len(patches), -1, -1))
+
     def resized_pos_embed(self, pos_embed: Tensor, grid: Sequence[int], new_grid: Sequence[int]) -> Tensor:
         """Resamples the patches' rows of a position embedding and keeps the class token's."""
         if not exporting() and tuple(grid) == tuple(new_grid):
@@ -223,31 +233,44 @@ class iLLaMA(PlainBackbone):
         grid: Sequence[int],
         device: Optional[torch.device] = None,
         dtype: torch.dtype = torch.float32,
+        valid: Optional[ValidGrid] = None,
     ) -> Tensor:
         """Positions of all tokens of ``grid`` (H, W) in their order, ``(N, 1)``.
 
-        At the anchor they are 0 ... N - 1; at other sizes the patches' span the same range.
+        At the anchor they are 0 ... N - 1; at other sizes the patches' span the same range. With ``valid`` they are
+        those of each image's own grid, ``(B, N, 1)``.
         """
-        positions = self.rotary.positions(grid, self.anchor_grid, device, dtype)
+        positions = self.rotary.positions(grid, self.anchor_grid, device, dtype, valid)
         if not self.with_cls_token:
             return positions
+        token = torch.zeros_like(positions[..., :1, :])
         if self.cls_token_position == 'first':
-            return torch.cat((positions.new_zeros(1, 1), positions + 1))
-        anchor = self.anchor_grid if self.rope_scale == 'sequence' else grid
-        return torch.cat((positions, positions.new_full((1, 1), anchor[0] * anchor[1])))
+            return torch.cat((token, positions + 1), dim=-2)
+        rows, cols = self.anchor_grid if self.rope_scale == 'sequence' else own_sides(grid, valid, positions.dtype)
+        count = rows * cols
+        token = token + (count[..., None] if isinstance(count, Tensor) else count)
+        return torch.cat((positions, token), dim=-2)
 
-    def causal_context(self, grid: Sequence[int], x: Tensor) -> AttentionContext:
+    def causal_context(self, grid: Sequence[int], x: Tensor, valid: Optional[ValidGrid] = None) -> AttentionContext:
         """Rotary table and mask of the tokens ``x`` of ``grid`` (H, W), made once for all blocks."""
-        rope = None if self.rotary is None else self.rotary(self.rotary_positions(grid, x.device, x.dtype))
-        visibility = 'all' if self.mask_mode == 'none' else self.visibility
-        return causal_context(rope, x, self.alpha, visibility, multiplicative=self.mask_mode == 'multiplicative')
+        rope = None if self.rotary is None else self.rotary(self.rotary_positions(grid, x.device, x.dtype, valid))
+        return causal_context(
+            rope,
+            x,
+            self.alpha,
+            'all' if self.mask_mode == 'none' else self.visibility,
+            multiplicative=self.mask_mode == 'multiplicative',
+            keys=valid and valid.key_mask(*self.tokens_around),
+        )
 
-    def block_contexts(self, grid: Sequence[int], x: Tensor) -> List[AttentionContext]:
-        return [self.causal_context(grid, x)] * self.num_layers
+    def block_contexts(
+        self, grid: Sequence[int], x: Tensor, valid: Optional[ValidGrid] = None
+    ) -> List[AttentionContext]:
+        return [self.causal_context(grid, x, valid)] * self.num_layers
 
-    def embed_tokens(self, x: Tensor) -> Tuple[Tensor, Tuple[int, int]]:
+    def embed_tokens(self, x: Tensor, valid: Optional[ValidGrid] = None) -> Tuple[Tensor, Tuple[int, int]]:
         x, grid = self.patch_embed(x)
         x = self.add_cls_token(x)
         if self.pos_embed is not None:
-            x = x + self.resized_pos_embed(self.pos_embed, self.pos_embed_grid, grid)
+            x = x + self.pos_embed_for(grid, valid)
         return self.drop_after_pos(x), grid

@@ -5,7 +5,7 @@ from typing import Callable, List, Optional, Sequence, Tuple, Union
 import torch
 from torch import Tensor, nn
 
-from ..layers import AttentionContext, PatchEmbed, TransformerBlock, build_ffn, build_norm
+from ..layers import AttentionContext, ImageSizes, PatchEmbed, TransformerBlock, ValidGrid, build_ffn, build_norm
 from ..layers.embed import INTERPOLATE_MODES
 from ..layers.options import (
     check_flags,
@@ -16,6 +16,7 @@ from ..layers.options import (
     checked_whole,
 )
 from .base import BaseBackbone, drop_path_rates, hidden_channels, init_linear, resolved_norm
+from .packed import PackedForward
 
 
 class PatchMap(nn.Identity):
@@ -27,7 +28,7 @@ class PatchMap(nn.Identity):
     """
 
 
-class PlainBackbone(BaseBackbone):
+class PlainBackbone(PackedForward, BaseBackbone):
     """Base of :class:`VisionLLaMA` and :class:`iLLaMA`, which describe the arguments.
 
     A subclass calls the constructor, then :meth:`build_layers`, and says in :meth:`embed_tokens` what enters the blocks
@@ -82,13 +83,6 @@ class PlainBackbone(BaseBackbone):
         self.pos_embed: Optional[nn.Parameter] = None
         self.drop_after_pos = nn.Dropout(checked_rate('drop_rate', drop_rate))
 
-    def add_pos_embed(self, img_size: Union[int, Sequence[int]], extra_tokens: int = 0) -> None:
-        """Adds a learnable position embedding for the grid of ``img_size`` and ``extra_tokens`` more rows."""
-        self.pos_embed_grid = self.patch_embed.grid(checked_sides('img_size', img_size))
-        tokens = self.pos_embed_grid[0] * self.pos_embed_grid[1] + extra_tokens
-        self.pos_embed = nn.Parameter(torch.zeros(1, tokens, self.embed_dims))
-        self._register_load_state_dict_pre_hook(self._resize_loaded_pos_embed)
-
     def build_layers(
         self,
         build_attention: Callable[[int], nn.Module],
@@ -141,6 +135,11 @@ class PlainBackbone(BaseBackbone):
         return [part for part in parts if part is not None]
 
     @property
+    def tokens_around(self) -> Tuple[int, int]:
+        """Tokens before and behind the patches."""
+        return (0, int(self.with_cls_token)) if self.cls_token_last else (int(self.with_cls_token), 0)
+
+    @property
     def num_extra_tokens(self) -> int:
         """Tokens before the patches, as mmpretrain's backbones say it: CAM tools cut off that many.
 
@@ -167,35 +166,50 @@ class PlainBackbone(BaseBackbone):
             return patches
         return self.with_token(patches, self.cls_token.expand(patches.shape[0], -1, -1))  # len() stops a tracer
 
-    def embed_tokens(self, x: Tensor) -> Tuple[Tensor, Tuple[int, int]]:
+    def embed_tokens(self, x: Tensor, valid: Optional[ValidGrid] = None) -> Tuple[Tensor, Tuple[int, int]]:
         """Images ``(B, in_channels, height, width)`` to all tokens ``(B, N, C)`` and the patches' grid (H, W)."""
         raise NotImplementedError
 
-    def block_contexts(self, grid: Sequence[int], x: Tensor) -> List[AttentionContext]:
+    def block_contexts(
+        self, grid: Sequence[int], x: Tensor, valid: Optional[ValidGrid] = None
+    ) -> List[AttentionContext]:
         """One context for each block, made once for all blocks of a kind, for tokens ``x`` of ``grid``."""
         raise NotImplementedError
 
-    def after_block(self, x: Tensor, index: int, grid: Sequence[int]) -> Tensor:
+    def after_block(self, x: Tensor, index: int, grid: Sequence[int], valid: Optional[ValidGrid] = None) -> Tensor:
         """Tokens ``(B, N, C)`` between block ``index`` and the next."""
         return x
 
-    def forward(self, x: Tensor, mask: None = None) -> Tuple[Union[Tensor, Tuple[Tensor, Tensor]], ...]:
-        """Images ``(B, in_channels, height, width)`` to one output per out_index; shapes as ``out_type`` says.
+    def forward(
+        self, x: Tensor, mask: None = None, valid_sizes: Optional[ImageSizes] = None
+    ) -> Tuple[Union[Tensor, Tuple[Tensor, Tensor]], ...]:
+        """Images to one output per out_index; shapes as ``out_type`` says.
+
+        Args:
+            x: ``(B, in_channels, height, width)``, or a list of images for :meth:`forward_packed`.
+            mask: Must be None.
+            valid_sizes: (height, width) of each image in pixels, ``(B, 2)``, if they are padded at their right and
+                bottom. Each then has the output that it has alone; tokens of the padding come out as zeros.
 
         Raises:
             OptionError: For a mask.
         """
         self.refuse_mask(mask)
-        x, grid = self.embed_tokens(x)  # [B, N, C]
+        if isinstance(x, (list, tuple)):
+            return self.forward_packed(x)
+        valid = self.valid_pixels(x, valid_sizes)
+        if valid is not None:
+            x, valid = valid.hide_pixels(x), valid.coarser(self.patch_embed.patch_size)
+        x, grid = self.embed_tokens(x, valid)  # [B, N, C]
         outs = []
-        for i, (layer, context) in enumerate(zip(self.layers, self.block_contexts(grid, x))):
+        for i, (layer, context) in enumerate(zip(self.layers, self.block_contexts(grid, x, valid))):
             if i == self.num_layers - 1 and self.patch_map._forward_hooks:
                 x = self._through_patch_map(x, grid)
-            x = self.after_block(layer(x, context), i, grid)
+            x = self.after_block(layer(x, context), i, grid, valid)
             if i == self.num_layers - 1 and self.final_norm:
                 x = self.ln1(x)
             if i in self.out_indices:
-                outs.append(self.format_output(x, grid))
+                outs.append(self.format_output(x, grid, valid))
         return tuple(outs)
 
     def _through_patch_map(self, x: Tensor, grid: Sequence[int]) -> Tensor:
@@ -203,8 +217,12 @@ class PlainBackbone(BaseBackbone):
         maps = self.patch_map(patches.transpose(1, 2).unflatten(2, tuple(grid)))  # [B, C, H, W]
         return self.with_token(maps.flatten(2).transpose(1, 2), token)
 
-    def format_output(self, x: Tensor, grid: Sequence[int]) -> Union[Tensor, Tuple[Tensor, Tensor]]:
+    def format_output(
+        self, x: Tensor, grid: Sequence[int], valid: Optional[ValidGrid] = None
+    ) -> Union[Tensor, Tuple[Tensor, Tensor]]:
         """Tokens ``(B, N, C)`` to what ``out_type`` and ``output_cls_token`` ask for."""
+        if valid is not None:
+            x = valid.hide(x, *self.tokens_around)
         if self.out_type == 'raw':
             return x
         patches, token = self.split_token(x)
@@ -213,7 +231,7 @@ class PlainBackbone(BaseBackbone):
         if self.out_type == 'featmap':
             maps = patches.transpose(1, 2).unflatten(2, tuple(grid)).contiguous()  # [B, C, H, W]
             return (maps, token[:, 0]) if self.output_cls_token else maps
-        return self.ln2(patches.mean(dim=1))
+        return self.ln2(patches.mean(dim=1) if valid is None else valid.mean(patches))
 
     def get_layer_depth(self, param_name: str, prefix: str = '') -> Tuple[int, int]:
         """Depth of a parameter for layer-wise learning-rate decay.

@@ -13,13 +13,14 @@ from ..layers import (
     AttentionContext,
     GlobalSubsampledAttention,
     GSAPositionCalibration,
+    ImageSizes,
     PatchEmbed,
     TransformerBlock,
+    ValidGrid,
     WindowAttention,
     build_ffn,
     build_norm,
     keep_in_graph,
-    resize_pos_embed,
     window_context,
 )
 from ..layers.embed import INTERPOLATE_MODES
@@ -179,29 +180,22 @@ class PyramidVisionLLaMA(BaseBackbone):
         self.interpolate_mode = checked_choice('interpolate_mode', interpolate_mode, INTERPOLATE_MODES)
         self.pos_embed = None
         if abs_pos_embed:
-            self.pos_embed_grid = self.patch_embeds[0].grid(checked_sides('img_size', img_size))
-            tokens = self.pos_embed_grid[0] * self.pos_embed_grid[1]
-            self.pos_embed = nn.Parameter(nn.init.trunc_normal_(torch.empty(1, tokens, self.embed_dims[0]), std=0.02))
-            self._register_load_state_dict_pre_hook(self._resize_loaded_pos_embed)
+            self.add_pos_embed(self.patch_embeds[0], img_size)
+            nn.init.trunc_normal_(self.pos_embed, std=0.02)
         self.apply(init_linear)
         self.apply(init_conv)
         self._freeze_stages()
 
     def _add_positions(self, stage: int, anchor_grid: Sequence[int], key_position: str, rope_cfg: dict) -> None:
         """Rotary embeddings of a stage: of its windows, and of its queries and sub-sampled keys."""
-        heads = self.num_heads[stage]
+        heads, sr_ratio = self.num_heads[stage], self.sr_ratios[stage]
         head_dim = self.embed_dims[stage] // heads
         anchor_grid = rope_cfg.pop('anchor_grid', anchor_grid)
         in_windows = {k: v for k, v in rope_cfg.items() if k in ('kind', 'base', 'ratio', 'share_heads')}
         self.window_rotaries.append(made('rope_cfg', AS2DRoPE, head_dim, heads, **in_windows))
         self.calibrations.append(
             GSAPositionCalibration(
-                head_dim,
-                self.sr_ratios[stage],
-                num_heads=heads,
-                anchor=anchor_grid,
-                key_position=key_position,
-                **rope_cfg,
+                head_dim, sr_ratio, num_heads=heads, anchor=anchor_grid, key_position=key_position, **rope_cfg
             )
         )
 
@@ -271,53 +265,57 @@ class PyramidVisionLLaMA(BaseBackbone):
         grid: Sequence[int],
         device: Optional[torch.device] = None,
         dtype: torch.dtype = torch.float32,
+        valid: Optional[ValidGrid] = None,
     ) -> Tuple[AttentionContext, AttentionContext]:
         """What the LSA and the GSA blocks of a stage need on ``grid`` (H, W), made once for all of them."""
         rotary, window_size = self.window_rotaries[stage], self.window_sizes[stage]
-        local = window_context(rotary, grid, window_size, self.mask_padding, device, dtype)
-        return local, self.calibrations[stage](grid, device, dtype)
+        local = window_context(rotary, grid, window_size, self.mask_padding, device, dtype, valid)
+        return local, self.calibrations[stage](grid, device, dtype, valid)
 
-    def forward_stage(self, x: Tensor, stage: int) -> Tuple[Tensor, Tuple[int, int]]:
-        """Map ``(B, C', H', W')`` to the stage's tokens ``(B, H * W, C)`` and grid (H, W), before any stage norm."""
+    def forward_stage(
+        self, x: Tensor, stage: int, valid: Optional[ValidGrid] = None
+    ) -> Tuple[Tensor, Tuple[int, int], Optional[ValidGrid]]:
+        """Map ``(B, C', H', W')`` to the stage's tokens ``(B, H * W, C)``, before any stage norm, and their grids."""
+        if valid is not None:
+            x, valid = valid.hide_pixels(x), valid.coarser(self.patch_embeds[stage].patch_size)
         x, grid = self.patch_embeds[stage](x)
         if stage == 0 and self.pos_embed is not None:
-            x = x + resize_pos_embed(self.pos_embed, self.pos_embed_grid, grid, self.interpolate_mode)
+            x = x + self.pos_embed_for(grid, valid)
         x = self.drops_after_pos[stage](x)
-        contexts = self.contexts(stage, grid, x.device, x.dtype)
+        contexts = self.contexts(stage, grid, x.device, x.dtype, valid)
         for j, block in enumerate(self.stages[stage]):
             x = block(x, contexts[j % 2])
             if j == 0 and self.pegs is not None:
-                x = self.pegs[stage](x, grid)
-        return x, grid
+                x = self.pegs[stage](x if valid is None else valid.hide(x), grid)
+        return x, grid, valid
 
-    def forward(self, x: Tensor, mask: None = None) -> Tuple[Tensor, ...]:
-        """Images ``(B, in_channels, height, width)`` to one output per out_index; shapes as ``out_type`` says.
-
-        Raises:
-            OptionError: For a mask.
-        """
+    def forward(self, x: Tensor, mask: None = None, valid_sizes: Optional[ImageSizes] = None) -> Tuple[Tensor, ...]:
+        """Images to one output per out_index; arguments and errors as :meth:`PlainBackbone.forward`."""
         self.refuse_mask(mask)
+        valid = self.valid_pixels(x, valid_sizes)
         outs = []
         for stage in range(max(self.out_indices) + 1):
-            x, grid = self.forward_stage(x, stage)
+            x, grid, valid = self.forward_stage(x, stage, valid)
             if self.norm_flows_on:
                 x = self.norms[stage](x)
             if stage in self.out_indices:
-                outs.append(self.format_output(x, stage, grid))
+                outs.append(self.format_output(x, stage, grid, valid))
             x = keep_in_graph(x, self.norms[stage])  # necks and heads may leave this output out
             x = x.transpose(1, 2).view(x.shape[0], x.shape[2], *grid)  # [B, C, H, W], channels last in memory
         return tuple(outs)
 
-    def format_output(self, x: Tensor, stage: int, grid: Sequence[int]) -> Tensor:
+    def format_output(self, x: Tensor, stage: int, grid: Sequence[int], valid: Optional[ValidGrid]) -> Tensor:
         """Tokens ``(B, N, C)`` of a stage to its norm's output in the shape that ``out_type`` asks for."""
         norm = self.norms[stage]
         if not self.norm_flows_on:
             x = norm(x)
+        if valid is not None:
+            x = valid.hide(x)
         if self.out_type == 'raw':
             return x
         if self.out_type == 'featmap':
             return x.transpose(1, 2).unflatten(2, tuple(grid)).contiguous()  # [B, C, H, W]
-        x = x.mean(dim=1)
+        x = x.mean(dim=1) if valid is None else valid.mean(x)
         return norm(x) if self.gap_norm == 'twice' else x
 
     def get_layer_depth(self, param_name: str, prefix: str = '') -> Tuple[int, int]:

@@ -11,15 +11,17 @@ from ..layers import (
     AS2DRoPE,
     AttentionContext,
     RotaryAttention,
+    ValidGrid,
     WindowAttention,
     axis_scales,
     build_norm,
-    resize_pos_embed,
     window_context,
 )
 from ..layers.options import check_flags, checked_choice, checked_sides, checked_whole, made
+from ..layers.valid_grid import own_sides
 from ..layers.window_attention import check_mask_padding
 from .base import resolved_norm
+from .packed import Pack, packed_segments
 from .plain import PlainBackbone
 
 
@@ -153,7 +155,7 @@ class VisionLLaMA(PlainBackbone):
         if self.rotary.kind == '1d' and with_cls_token and self.cls_position != 'origin':
             raise ValueError(f"cls_position={cls_position!r} is a position of the 2D grid: use 'origin' with 1D RoPE")
         if abs_pos_embed:
-            self.add_pos_embed(self.img_size)
+            self.add_pos_embed(self.patch_embed, self.img_size)
         self.peg = PEG(self.embed_dims) if peg else None
         self.pre_norm = build_norm(resolved_norm(norm_cfg), self.embed_dims) if pre_norm else nn.Identity()
 
@@ -197,49 +199,68 @@ class VisionLLaMA(PlainBackbone):
         grid: Sequence[int],
         device: Optional[torch.device] = None,
         dtype: torch.dtype = torch.float32,
+        valid: Optional[ValidGrid] = None,
     ) -> Tensor:
-        """Positions of all tokens of ``grid`` (H, W), class token first: ``(N, 2)``, or ``(N, 1)`` for 1D RoPE."""
-        positions = self.rotary.positions(grid, self.anchor_grid, device, dtype)
+        """Positions of all tokens of ``grid`` (H, W), class token first: ``(N, 2)``, or ``(N, 1)`` for 1D RoPE.
+
+        With ``valid`` they are those of each image's own grid, ``(B, N, ...)``.
+        """
+        positions = self.rotary.positions(grid, self.anchor_grid, device, dtype, valid)
         if not self.with_cls_token:
             return positions
-        token = positions.new_zeros(1, positions.shape[-1])
+        token = torch.zeros_like(positions[..., :1, :])
         if self.cls_position != 'origin':
-            scale_x, scale_y = axis_scales(grid, self.anchor_grid, self.rotary.scale)
-            token[:, 0] += (grid[1] - 1) * scale_x
-            token[:, 1] -= scale_y if self.cls_position == 'above_top_right' else 0
-        return torch.cat((token, positions))
+            sides = own_sides(grid, valid, positions.dtype)
+            scale_x, scale_y = axis_scales(sides, self.anchor_grid, self.rotary.scale)
+            token[..., 0] += (sides[1] - 1) * scale_x
+            token[..., 1] -= scale_y if self.cls_position == 'above_top_right' else 0
+        return torch.cat((token, positions), dim=-2)
 
     def rotary_contexts(
         self,
         grid: Sequence[int],
         device: Optional[torch.device] = None,
         dtype: torch.dtype = torch.float32,
+        valid: Optional[ValidGrid] = None,
     ) -> Dict[bool, AttentionContext]:
         """Context of the global (False) and of the windowed (True) blocks, made once for all blocks."""
         contexts = {}
         if len(self.window_block_indexes) < self.num_layers:
-            contexts[False] = AttentionContext(self.rotary(self.rotary_positions(grid, device, dtype)))
+            rope = self.rotary(self.rotary_positions(grid, device, dtype, valid))
+            contexts[False] = AttentionContext(rope, mask=valid and valid.key_mask(*self.tokens_around))
         if self.window_block_indexes:
-            contexts[True] = window_context(self.rotary, grid, self.window_size, self.mask_padding, device, dtype)
+            contexts[True] = window_context(
+                self.rotary, grid, self.window_size, self.mask_padding, device, dtype, valid
+            )
         return contexts
 
-    def block_contexts(self, grid: Sequence[int], x: Tensor) -> List[AttentionContext]:
-        contexts = self.rotary_contexts(grid, x.device, x.dtype)
+    def block_contexts(
+        self, grid: Sequence[int], x: Tensor, valid: Optional[ValidGrid] = None
+    ) -> List[AttentionContext]:
+        contexts = self.rotary_contexts(grid, x.device, x.dtype, valid)
         return [contexts[i in self.window_block_indexes] for i in range(self.num_layers)]
 
-    def embed(self, x: Tensor) -> Tuple[Tensor, Tuple[int, int]]:
+    def packed_context(self, pack: Pack, lengths: Sequence[int], x: Tensor) -> AttentionContext:
+        if self.window_block_indexes:
+            raise ValueError('windowed blocks take no packed images: pad them and give valid_sizes instead')
+        tables = [self.rotary(self.rotary_positions(grid, x.device, x.dtype)) for grid in pack.grids]
+        return AttentionContext(pack.tables(tables), segments=packed_segments(pack, lengths))
+
+    def embed(self, x: Tensor, valid: Optional[ValidGrid] = None) -> Tuple[Tensor, Tuple[int, int]]:
         """Images ``(B, in_channels, height, width)`` to patch tokens ``(B, H * W, C)`` and the grid (H, W)."""
         x, grid = self.patch_embed(x)
         if self.pos_embed is not None:
-            x = x + resize_pos_embed(self.pos_embed, self.pos_embed_grid, grid, self.interpolate_mode)
+            x = x + self.pos_embed_for(grid, valid)
         return x, grid
 
-    def embed_tokens(self, x: Tensor) -> Tuple[Tensor, Tuple[int, int]]:
-        x, grid = self.embed(x)
+    def embed_tokens(self, x: Tensor, valid: Optional[ValidGrid] = None) -> Tuple[Tensor, Tuple[int, int]]:
+        x, grid = self.embed(x, valid)
         return self.pre_norm(self.drop_after_pos(self.add_cls_token(x))), grid
 
-    def after_block(self, x: Tensor, index: int, grid: Sequence[int]) -> Tensor:
+    def after_block(self, x: Tensor, index: int, grid: Sequence[int], valid: Optional[ValidGrid] = None) -> Tensor:
         if index or self.peg is None:
             return x
+        if valid is not None:
+            x = valid.hide(x, *self.tokens_around)
         patches, token = self.split_token(x)
         return self.with_token(self.peg(patches, grid), token)

@@ -1,6 +1,7 @@
 """Data sets of the demos, checks of data sets, and transforms that the mm libraries lack."""
 
 from ..errors import DataError
-from .transforms import CheckSegFiles, ThreeAugment
+from .token_budget import TokenBudgetBatchSampler
+from .transforms import CheckSegFiles, ResizeToTokens, ThreeAugment
 
-__all__ = ['CheckSegFiles', 'DataError', 'ThreeAugment']
+__all__ = ['CheckSegFiles', 'DataError', 'ResizeToTokens', 'ThreeAugment', 'TokenBudgetBatchSampler']

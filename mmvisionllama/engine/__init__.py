@@ -8,15 +8,20 @@ from .hooks import (
     SampleHook,
     SoftMaskHook,
 )
+from .image_sizes import SizedDataPreprocessor, follow_image_sizes
 from .optimizers import AutocastOptimWrapper, LayerDecayOptimWrapperConstructor
+from .packed_inputs import PackedDataPreprocessor
 
 __all__ = [
     'AutocastOptimWrapper',
     'FullPrecisionOutputHook',
     'LayerDecayOptimWrapperConstructor',
     'MAEReconstructionHook',
+    'PackedDataPreprocessor',
     'QuantizationAwareTrainingHook',
     'ReseedHook',
     'SampleHook',
+    'SizedDataPreprocessor',
     'SoftMaskHook',
+    'follow_image_sizes',
 ]

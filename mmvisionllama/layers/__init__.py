@@ -13,7 +13,9 @@ from .norm import RMSNorm, build_norm
 from .options import checked_choice, to_2tuple
 from .position_calibration import GSAPositionCalibration
 from .rotary import RotaryTable, apply_rotary, gather_table, rotate_qkv
+from .segments import Segments
 from .subsampled_attention import GlobalSubsampledAttention
+from .valid_grid import ImageSizes, ValidGrid
 from .window_attention import WindowAttention, merge_windows, partition_windows, window_context
 
 #: earlier names: every attention has one signature and one context now
@@ -29,6 +31,7 @@ __all__ = [
     'GELUFFN',
     'GSAPositionCalibration',
     'GlobalSubsampledAttention',
+    'ImageSizes',
     'LayerScale',
     'PEG',
     'PatchEmbed',
@@ -36,9 +39,11 @@ __all__ = [
     'RotaryAttention',
     'RotaryEmbedding',
     'RotaryTable',
+    'Segments',
     'SubsampledContext',
     'SwiGLU',
     'TransformerBlock',
+    'ValidGrid',
     'WindowAttention',
     'WindowContext',
     'apply_rotary',

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ..errors import OptionError
 from .options import at_least_fp32, check_flags, checked_choice, checked_positive, checked_whole, side_ratio
 from .rotary import RotaryTable
+from .valid_grid import ValidGrid, own_sides
 
 SCALES = ('per_axis', 'height', 'none')
 KINDS = ('2d', '1d')
@@ -35,7 +36,7 @@ def axis_scales(grid: Sequence[int], anchor: Optional[Sequence[float]], scale: s
     """Factors of AS2DRoPE (eq. 4) that map positions of ``grid`` onto the anchor grid.
 
     Args:
-        grid: Token grid ``(H, W)`` of the input.
+        grid: Token grid ``(H, W)`` of the input. Tensors ``(B, 1)`` as sides give each image its own factors.
         anchor: Token grid ``(H0, W0)`` that the weights were trained on; ``None`` leaves positions as they are.
         scale: ``'per_axis'`` scales y by H0/H and x by W0/W; ``'height'`` (what the released plain models do;
             ``'released'`` is accepted for it) scales both by H0/H; ``'none'`` is unscaled 2D RoPE.
@@ -154,32 +155,38 @@ class AS2DRoPE(nn.Module):
         anchor: Optional[Sequence[float]] = None,
         device: Optional[torch.device] = None,
         dtype: torch.dtype = torch.float32,
+        valid: Optional[ValidGrid] = None,
     ) -> Tensor:
         """Positions of a whole token grid: ``(H * W, 2)``, or ``(H * W, 1)`` for 1D RoPE; fp32 or fp64.
 
-        Scaled 1D positions span the anchor's sequence: the factor is ``H0 * W0 / (H * W)``.
+        Scaled 1D positions span the anchor's sequence: the factor is ``H0 * W0 / (H * W)``. With ``valid`` every image
+        of the batch has the positions of its own grid, ``(B, H * W, ...)``.
         """
-        if self.kind == '2d':
+        if self.kind == '2d' and valid is None:
             return grid_positions(grid, anchor, self.scale, device, dtype)
-        return self.place(grid_positions(grid, device=device, dtype=dtype), grid, anchor)
+        positions = grid_positions(grid, device=device, dtype=dtype)
+        if valid is not None:
+            positions = positions.expand(len(valid.sizes), -1, -1)
+        return self.place(positions, own_sides(grid, valid, positions.dtype), anchor)
 
     def place(self, positions: Tensor, grid: Sequence[int], anchor: Optional[Sequence[float]] = None) -> Tensor:
         """Scales any positions ``(x, y)`` on ``grid``, whole or fractional, as :meth:`positions` scales the tokens'.
 
         Args:
-            positions: ``(N, 2)``, in steps of the grid.
-            grid: Token grid (H, W).
+            positions: ``([B,] N, 2)``, in steps of the grid.
+            grid: Token grid (H, W), or each image's own as two tensors ``(B, 1)``.
             anchor: Token grid that the weights were trained on.
 
         Returns:
-            Tensor: ``(N, 2)``; for 1D RoPE the row-major sequence position ``y * W + x``, ``(N, 1)``.
+            Tensor: ``([B,] N, 2)``; for 1D RoPE the row-major sequence position ``y * W + x``, ``([B,] N, 1)``.
         """
+        x, y = positions.unbind(-1)
         if self.kind == '2d':
             scale_x, scale_y = axis_scales(grid, anchor, self.scale)
-            return torch.stack((positions[:, 0] * scale_x, positions[:, 1] * scale_y), dim=-1)
+            return torch.stack((x * scale_x, y * scale_y), dim=-1)
         scaled = self.scale != 'none' and anchor is not None
         factor = side_ratio(anchor[0] * anchor[1], grid[0] * grid[1]) if scaled else 1.0
-        return (positions[:, 1:] * grid[1] + positions[:, :1]) * factor
+        return ((y * grid[1] + x) * factor)[..., None]
 
     def frequencies(self, device: Optional[torch.device] = None, dtype: torch.dtype = torch.float32) -> Tensor:
         """theta, fp32 or fp64: ``(1 | h, K)`` with K = rotated channels / 4 (2D) or / 2 (1D)."""

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from . import kernels
 from .options import check_flags, check_heads, checked_choice, checked_rate
 from .rotary import RotaryTable, rotate_qkv
+from .segments import Segments, attend_segments
+from .valid_grid import ValidGrid
 
 BACKENDS = ('auto', 'sdpa', 'eager')
 
@@ -34,6 +36,8 @@ class AttentionContext:
         mask (Tensor, optional): As in :func:`attend`; of windows ``(n, 1, 1, w * w)``.
         is_causal (bool): Token n sees tokens 0 ... n only.
         factor (Tensor, optional): As in :func:`attend`.
+        valid (ValidGrid, optional): Where the images of a padded batch are, for LSA and GSA.
+        segments (Segments, optional): Runs of tokens in a batch of 1, each of which attends to itself alone.
     """
 
     def __init__(
@@ -45,6 +49,8 @@ class AttentionContext:
         mask: Optional[Tensor] = None,
         is_causal: bool = False,
         factor: Optional[Tensor] = None,
+        valid: Optional[ValidGrid] = None,
+        segments: Optional[Segments] = None,
     ) -> None:
         self.rope = rope
         self.key_rope = key_rope
@@ -52,6 +58,8 @@ class AttentionContext:
         self.mask = mask
         self.is_causal = is_causal
         self.factor = factor
+        self.valid = valid
+        self.segments = segments
 
     @property
     def query(self) -> Optional[RotaryTable]:
@@ -164,18 +172,20 @@ class RotaryAttention(nn.Module):
 
     def attend(self, x: Tensor, context: AttentionContext) -> Tensor:
         """Attention without the output projection: ``(B, N, C)`` to ``(B, N, C)``."""
-        q, k, v = (t.transpose(1, 2) for t in self.project(x, context.rope))  # [B, h, N, d]
-        x = attend(
-            q,
-            k,
-            v,
+        q, k, v = self.project(x, context.rope)  # [B, N, h, d]
+        options = dict(
             mask=context.mask,
             is_causal=context.is_causal,
             factor=context.factor,
             dropout=self.attn_drop if self.training else 0.0,
             backend=self.backend,
         )
-        return x.transpose(1, 2).flatten(2)
+        if context.segments is not None:
+            fused = self.backend != 'eager' and not (context.is_causal or options['dropout'])
+            x = attend_segments(q, k, v, context.segments, lambda *qkv: attend(*qkv, **options), fused)
+            return x.flatten(2)
+        q, k, v = (t.transpose(1, 2) for t in (q, k, v))  # [B, h, N, d]
+        return attend(q, k, v, **options).transpose(1, 2).flatten(2)
 
     def forward(self, x: Tensor, context: AttentionContext = NO_CONTEXT) -> Tensor:
         """Tokens ``(B, N, C)`` to ``(B, N, C)``; the default context neither rotates nor hides anything."""

@@ -1,5 +1,7 @@
 """The VisionLLaMA block (Figure 2a, eq. 1) and its residual branches."""
 
+from typing import Optional
+
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -7,6 +9,7 @@ from torch.utils.checkpoint import checkpoint
 from .attention import NO_CONTEXT, AttentionContext
 from .layer_scale import LayerScale
 from .options import check_flags, checked_rate
+from .segments import Segments
 
 
 class DropPath(nn.Module):
@@ -22,11 +25,14 @@ class DropPath(nn.Module):
         super().__init__()
         self.drop_prob = checked_rate('drop_prob', drop_prob)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """``(B, ...)`` to the same shape."""
+    def forward(self, x: Tensor, segments: Optional[Segments] = None) -> Tensor:
+        """``(B, ...)`` to the same shape; with segments ``(1, T, C)``, whose samples are the runs of tokens."""
         if not self.drop_prob or not self.training:
             return x
         keep = 1 - self.drop_prob
+        if segments is not None:
+            kept = x.new_empty(len(segments.lengths)).bernoulli_(keep).div_(keep)
+            return x * segments.spread(kept)
         return x * x.new_empty((x.shape[0],) + (1,) * (x.ndim - 1)).bernoulli_(keep).div_(keep)
 
     def extra_repr(self) -> str:
@@ -80,5 +86,5 @@ class TransformerBlock(nn.Module):
         return self._forward(x, context)
 
     def _forward(self, x: Tensor, context: AttentionContext) -> Tensor:
-        x = x + self.drop_path(self.ls1(self.attn(self.ln1(x), context)))
-        return x + self.drop_path(self.ls2(self.ffn(self.ln2(x))))
+        x = x + self.drop_path(self.ls1(self.attn(self.ln1(x), context)), context.segments)
+        return x + self.drop_path(self.ls2(self.ffn(self.ln2(x))), context.segments)

@@ -11,21 +11,35 @@ from torch import Tensor, nn
 from .as2drope import AS2DRoPE, check_anchor
 from .attention import AttentionContext
 from .options import at_least_fp32, ceil_div, checked_choice, checked_whole, made
+from .valid_grid import ValidGrid, own_sides
 
 KEY_POSITIONS = ('mean', 'flat_index')
 NTK_KEYS = ('shared', 'plain_base')
 
 
 def cell_centres(
-    length: int, sr_ratio: int, device: Optional[torch.device] = None, dtype: torch.dtype = torch.float32
+    length: int,
+    sr_ratio: int,
+    device: Optional[torch.device] = None,
+    dtype: torch.dtype = torch.float32,
+    own: Optional[Tensor] = None,
 ) -> Tensor:
     """Mean position of each run of ``sr_ratio`` positions out of 0 ... length - 1; the last run may be shorter.
 
+    Args:
+        length: Positions of the axis.
+        sr_ratio: Length of a run.
+        device: Device of the result.
+        dtype: Dtype of the tokens.
+        own: Positions of each image of a padded batch, ``(B, 1)``: its own last run ends there.
+
     Returns:
-        Tensor: ``(ceil(length / sr_ratio),)``, fp32 or fp64.
+        Tensor: ``([B,] ceil(length / sr_ratio))``, fp32 or fp64.
     """
     first = torch.arange(ceil_div(length, sr_ratio), device=device, dtype=at_least_fp32(dtype)) * sr_ratio
     last = (first + (sr_ratio - 1)).clamp(max=length - 1)
+    if own is not None:
+        last = torch.minimum(last, own - 1)
     return (first + last) / 2
 
 
@@ -110,37 +124,49 @@ class GSAPositionCalibration(nn.Module):
         grid: Sequence[int],
         device: Optional[torch.device] = None,
         dtype: torch.dtype = torch.float32,
+        valid: Optional[ValidGrid] = None,
     ) -> Tensor:
         """Scaled positions of the queries of ``grid`` (H, W): ``(H * W, 2)``, or ``(H * W, 1)`` for 1D RoPE."""
-        return self.rotary.positions(grid, self.anchor, device, dtype)
+        return self.rotary.positions(grid, self.anchor, device, dtype, valid)
 
     def key_positions(
         self,
         grid: Sequence[int],
         device: Optional[torch.device] = None,
         dtype: torch.dtype = torch.float32,
+        valid: Optional[ValidGrid] = None,
     ) -> Tensor:
-        """Scaled positions of the keys of the query grid ``grid`` (H, W): ``(M, 2)``, or ``(M, 1)`` for 1D RoPE."""
+        """Scaled positions of the keys of the query grid ``grid`` (H, W): ``(M, 2)``, or ``(M, 1)`` for 1D RoPE.
+
+        With ``valid`` they are those of each image's own grid, ``(B, M, ...)``.
+        """
         if self.sr_ratio == 1:
-            return self.query_positions(grid, device, dtype)
+            return self.query_positions(grid, device, dtype, valid)
         rows, cols = self.key_grid(grid)
+        sides = own_sides(grid, valid, at_least_fp32(dtype))
         if self.key_position == 'flat_index':
             index = torch.arange(rows * cols, device=device)
-            y = index // grid[1]
-            # not index % grid[1]: the ONNX exporter takes no remainder by a size
-            cells = torch.stack((index - y * grid[1], y), dim=-1).to(at_least_fp32(dtype))  # [M, 2]
+            width = grid[1]
+            if valid is not None:  # the index of the same cell among the image's own
+                width = valid.sizes[:, 1:]
+                index = index // cols * ceil_div(width, self.sr_ratio) + index % cols  # [B, M]
+            y = index // width
+            # not index % width: the ONNX exporter takes no remainder by a size
+            cells = torch.stack((index - y * width, y), dim=-1).to(at_least_fp32(dtype))  # [M, 2]
             positions = cells * self.sr_ratio + (1 - 1 / self.sr_ratio)
         else:
-            x = cell_centres(grid[1], self.sr_ratio, device, dtype).expand(rows, cols)
-            y = cell_centres(grid[0], self.sr_ratio, device, dtype)[:, None].expand(rows, cols)
-            positions = torch.stack((x, y), dim=-1).reshape(rows * cols, 2)
-        return self.rotary.place(positions, grid, self.anchor)
+            own_rows, own_cols = (None, None) if valid is None else sides
+            x = cell_centres(grid[1], self.sr_ratio, device, dtype, own_cols)[..., None, :]
+            y = cell_centres(grid[0], self.sr_ratio, device, dtype, own_rows)[..., :, None]
+            positions = torch.stack(torch.broadcast_tensors(x, y), dim=-1).flatten(-3, -2)  # [M, 2]
+        return self.rotary.place(positions, sides, self.anchor)
 
     def forward(
         self,
         grid: Sequence[int],
         device: Optional[torch.device] = None,
         dtype: torch.dtype = torch.float32,
+        valid: Optional[ValidGrid] = None,
     ) -> AttentionContext:
         """Tables for the query grid ``grid`` (H, W), made once for all blocks of a stage.
 
@@ -148,11 +174,13 @@ class GSAPositionCalibration(nn.Module):
             grid: Token grid of the queries.
             device: Device of the tokens.
             dtype: Dtype of the tokens; tables are never kept below fp32.
+            valid: Where the images of a padded batch are: each gets the tables of its own grid.
         """
-        query = self.rotary(self.query_positions(grid, device, dtype))
-        if self.sr_ratio == 1 and self.key_rotary.ntk_alpha == self.rotary.ntk_alpha:
-            return AttentionContext(query, grid=tuple(grid))
-        return AttentionContext(query, self.key_rotary(self.key_positions(grid, device, dtype)), tuple(grid))
+        query = self.rotary(self.query_positions(grid, device, dtype, valid))
+        key = None
+        if self.sr_ratio > 1 or self.key_rotary.ntk_alpha != self.rotary.ntk_alpha:
+            key = self.key_rotary(self.key_positions(grid, device, dtype, valid))
+        return AttentionContext(query, key, tuple(grid), valid=valid)
 
     def extra_repr(self) -> str:
         return f'sr_ratio={self.sr_ratio}, anchor={self.anchor}, key_position={self.key_position!r}'

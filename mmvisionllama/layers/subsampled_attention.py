@@ -75,10 +75,15 @@ class GlobalSubsampledAttention(nn.Module):
 
     def forward(self, x: Tensor, context: AttentionContext) -> Tensor:
         """Row-major tokens of the context's grid, ``(B, N, C)``, to the same shape."""
+        mask = None
+        if context.valid is not None:
+            mask = context.valid.coarser((self.sr_ratio, self.sr_ratio)).key_mask()
         q = apply_rotary(self.q(x).unflatten(-1, (self.num_heads, -1)), context.query)  # [B, N, h, d]
+        if context.valid is not None and self.sr is not None:
+            x = context.valid.hide(x)  # adds nothing to the convolution's sums
         kv = self.kv(self.subsample(x, context.grid))
         k, v = kv.unflatten(-1, (2, self.num_heads, -1)).unbind(2)  # [B, M, h, d] each
         q, k, v = (t.transpose(1, 2) for t in (q, apply_rotary(k, context.key), v))
         dropout = self.attn_drop if self.training else 0.0
-        x = attend(q, k, v, dropout=dropout, backend=self.backend)  # [B, h, N, d]
+        x = attend(q, k, v, mask=mask, dropout=dropout, backend=self.backend)  # [B, h, N, d]
         return self.proj_drop(self.proj(x.transpose(1, 2).flatten(2)))

@@ -12,6 +12,7 @@ from torch import Tensor
 from .as2drope import RotaryEmbedding
 from .attention import AttentionContext, RotaryAttention
 from .options import ceil_div, checked_choice, checked_whole, exporting
+from .valid_grid import ValidGrid
 
 
 def check_mask_padding(mask_padding: Union[bool, str]) -> bool:
@@ -26,6 +27,7 @@ def window_context(
     mask_padding: Union[bool, str] = True,
     device: Optional[torch.device] = None,
     dtype: torch.dtype = torch.float32,
+    valid: Optional[ValidGrid] = None,
 ) -> AttentionContext:
     """Window-local positions 0 ... w-1, never scaled, and the padding mask of a grid.
 
@@ -37,6 +39,7 @@ def window_context(
             and values are the projection's bias.
         device: Device of the tokens.
         dtype: Dtype of the tokens.
+        valid: Where the images of a padded batch are; what is outside counts as the padding of partial windows.
 
     Raises:
         ValueError: For another ``mask_padding``.
@@ -44,12 +47,16 @@ def window_context(
     height, width = grid
     positions = rotary.positions((window_size, window_size), device=device, dtype=dtype)
     mask = None
-    if check_mask_padding(mask_padding) and (exporting() or height % window_size or width % window_size):
+    if valid is not None:
+        if check_mask_padding(mask_padding):
+            mask = partition_windows(valid.mask[..., None], window_size)[..., 0][:, None, None]  # [B * n, 1, 1, w * w]
+            mask = mask | ~mask.any(dim=-1, keepdim=True)  # a softmax over nothing is no number
+    elif check_mask_padding(mask_padding) and (exporting() or height % window_size or width % window_size):
         rows, cols = ceil_div(height, window_size), ceil_div(width, window_size)
         in_height = (torch.arange(rows * window_size, device=device) < height).view(rows, 1, window_size, 1)
         in_width = (torch.arange(cols * window_size, device=device) < width).view(1, cols, 1, window_size)
         mask = (in_height & in_width).reshape(rows * cols, 1, 1, window_size**2)  # [n, 1, 1, w * w]
-    return AttentionContext(rotary(positions), grid=(height, width), mask=mask)
+    return AttentionContext(rotary(positions), grid=(height, width), mask=mask, valid=valid)
 
 
 def partition_windows(x: Tensor, window_size: int) -> Tensor:
@@ -89,9 +96,11 @@ class WindowAttention(RotaryAttention):
     def attend(self, x: Tensor, context: AttentionContext) -> Tensor:
         """Row-major tokens of the context's grid, ``(B, H * W, C)``, to the same shape."""
         b, tokens, c = x.shape
+        if context.valid is not None:
+            x = context.valid.hide(x)  # as the zeros that fill partial windows
         windows = partition_windows(x.view(b, *context.grid, c), self.window_size)  # [B * n, w * w, C]
         mask = context.mask
-        if mask is not None:
+        if mask is not None and context.valid is None:
             mask = mask.expand(b, *mask.shape).flatten(0, 1)  # [B * n, 1, 1, w * w]
         windows = super().attend(windows, AttentionContext(context.rope, mask=mask))
         return merge_windows(windows, context.grid, self.window_size).reshape(b, tokens, c)

@@ -102,7 +102,8 @@ class SimpleFPN(BaseModule):
         Levels are ``(B, out_channels, 4 H, 4 W)``, ``2 H``, ``H``, ``H / 2`` and so on, rounded up.
         """
         x = inputs if isinstance(inputs, Tensor) else inputs[-1]
-        levels = [project(rescale(x)) for rescale, project in zip(self.rescale, self.project)]
+        # mmcv's RoIAlign takes the memory of a map in the order B, C, H, W, whatever its strides say
+        levels = [project(rescale(x)).contiguous() for rescale, project in zip(self.rescale, self.project)]
         while len(levels) < self.num_outs:
             levels.append(F.max_pool2d(levels[-1], 1, stride=2))
         return tuple(levels)

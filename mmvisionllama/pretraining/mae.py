@@ -1,14 +1,16 @@
 """The MAE encoder (section 4.2): VisionLLaMA over the visible patches, each at its own position."""
 
-from typing import Any, Optional, Tuple, Union
+from typing import Any, List, Optional, Sequence, Tuple, Union
 
 import torch
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from ..backbones import VisionLLaMA
-from ..layers import AttentionContext, gather_table
+from ..backbones.packed import Pack, packed_segments, split
+from ..layers import AttentionContext, ImageSizes, gather_table
 from ..layers.options import checked_rate
+from ..layers.segments import join
 
 
 @MODELS.register_module()
@@ -91,7 +93,11 @@ class MAEVisionLLaMA(VisionLLaMA):
         return ids_shuffle[:, :num_keep], mask, ids_restore
 
     def forward(
-        self, x: Tensor, mask: Optional[bool] = True, noise: Optional[Tensor] = None
+        self,
+        x: Tensor,
+        mask: Optional[bool] = True,
+        noise: Optional[Tensor] = None,
+        valid_sizes: Optional[ImageSizes] = None,
     ) -> Union[Tuple[Tensor, Tensor, Tensor], Tuple[Tensor, ...]]:
         """Encodes the visible patches, or the whole image.
 
@@ -99,9 +105,11 @@ class MAEVisionLLaMA(VisionLLaMA):
             x: Images ``(B, in_channels, height, width)`` of any size; ``H * W`` patches.
             mask: False or None returns the features of the whole image, as :class:`VisionLLaMA` does.
             noise: Given, it takes the place of the uniform noise drawn from torch's generator, ``(B, H * W)``.
+            valid_sizes: As :class:`VisionLLaMA`, for the features of whole images.
 
         Raises:
             OptionError: For a mask that is a tensor.
+            ValueError: For padded images that are to be masked: their numbers of patches differ.
 
         Returns:
             tuple: The latents, token of the decoder first, ``(B, 1 + N_keep, C)``, then ``mask`` and ``ids_restore``
@@ -110,7 +118,11 @@ class MAEVisionLLaMA(VisionLLaMA):
         if isinstance(mask, Tensor):
             self.refuse_mask(mask)  # a method that chooses the patches itself
         if not mask:
-            return super().forward(x)
+            return super().forward(x, valid_sizes=valid_sizes)
+        if isinstance(x, (list, tuple)):
+            return self.forward_packed(x, True, noise)
+        if self.valid_pixels(x, valid_sizes) is not None:
+            raise ValueError('masking needs images of one size without padding: resize or crop them to one size')
         x, grid = self.embed(x)  # [B, N, C]
         if noise is None:
             noise = torch.rand(x.shape[:2], device=x.device)
@@ -127,3 +139,42 @@ class MAEVisionLLaMA(VisionLLaMA):
             x = layer(x, context)
         x = torch.cat((self.cls_token.to(x.dtype).expand(x.shape[0], -1, -1), x), dim=1)  # [B, 1 + N_keep, C]
         return (x if self.ln1 is None else self.ln1(x)), hidden, ids_restore
+
+    def forward_packed(
+        self, images: Sequence[Tensor], mask: Optional[bool] = False, noise: Optional[Sequence[Tensor]] = None
+    ) -> Union[List[Tuple[Tensor, Tensor, Tensor]], Tuple[Union[Tensor, List[Tensor]], ...]]:
+        """Images of any sizes, each encoded as it is alone.
+
+        Args:
+            images: ``(in_channels, height, width)`` each.
+            mask: True hides a part of each image's patches; otherwise as :meth:`VisionLLaMA.forward_packed`.
+            noise: One number per patch, ``(N,)``, for each image.
+
+        Returns:
+            list: For each image the latents ``(1 + N_keep, C)``, its mask ``(N,)`` and ``ids_restore`` ``(N,)``.
+        """
+        if not mask:
+            return super().forward_packed(images)
+        pack = Pack(images, self.first_patch)
+        tokens, tables, masks = [], [], []
+        for batch, members in zip(pack.batches, pack.members):
+            x, grid = self.embed(batch)  # [count, N, C]
+            ranks = (
+                torch.rand(x.shape[:2], device=x.device) if noise is None else torch.stack([noise[n] for n in members])
+            )
+            ids_keep, hidden, ids_restore = self.random_masking(ranks)
+            x = x.gather(1, ids_keep[..., None].expand(-1, -1, x.shape[-1]))  # [count, N_keep, C]
+            tokens.append(self.pre_norm(self.drop_after_pos(x)))
+            tables.append(gather_table(self.rotary(self.rotary_positions(grid, x.device, x.dtype)), ids_keep))
+            masks.append((hidden, ids_restore))
+        shapes = [part.shape[:2] for part in tokens]
+        segments = packed_segments(pack, [length for _, length in shapes])
+        context = AttentionContext(pack.tables(tables), segments=segments)
+        x = join(tokens)  # [1, T, C]
+        for layer in self.layers:
+            x = layer(x, context)
+        latents = []
+        for part in split(x, shapes):
+            part = torch.cat((self.cls_token.to(part.dtype).expand(len(part), -1, -1), part), dim=1)
+            latents.append(part if self.ln1 is None else self.ln1(part))
+        return pack.in_order([list(zip(latent, *ids)) for latent, ids in zip(latents, masks)])

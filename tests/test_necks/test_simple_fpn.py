@@ -105,3 +105,16 @@ def test_unusable_settings():
         SimpleFPN(16, num_outs=3)
     with pytest.raises(ValueError, match='multiple of 4'):
         SimpleFPN(18)
+
+
+@torch.no_grad()
+def test_levels_lie_in_memory_as_roi_align_reads_them():
+    """mmcv's operator ignores strides: what it reads of a map in channels-last order is another map."""
+    x = torch.randn(2, 16, 6, 5).contiguous(memory_format=torch.channels_last)
+    levels = SimpleFPN(16, out_channels=8)(x)
+    assert all(level.is_contiguous() for level in levels)
+    ops = pytest.importorskip('mmcv.ops', exc_type=ImportError)
+    rois = torch.tensor([[0, 4.0, 6.0, 60.0, 80.0], [1, 20.0, 30.0, 70.0, 75.0]])
+    copies = torch.tensor(levels[0].tolist())
+    out = ops.roi_align(levels[0], rois, (7, 7), 0.25, 0, 'avg', True)
+    torch.testing.assert_close(out, ops.roi_align(copies, rois, (7, 7), 0.25, 0, 'avg', True), atol=1e-5, rtol=0)
