@@ -67,10 +67,10 @@ class Predictor:
         CheckpointError: For files that are missing, damaged, of another tool, or do not fit the config.
         OptionError: For a config without a checkpoint, or the other way round.
 
-    Examples:
-        >>> predictor = Predictor('model.onnx')  # doctest: +SKIP
-        >>> predictor(['cat.jpg', 'folder'])[0].pred_label  # doctest: +SKIP
-        tensor([3])
+    Examples::
+
+        predictor = Predictor('model.onnx')
+        predictor(['cat.jpg', 'folder'])[0].pred_label
     """
 
     def __init__(

@@ -12,6 +12,7 @@ from mmvisionllama.deploy.models import model_config
 CONFIG = Path(__file__).parents[2] / 'configs/mmdet/quickstart/pyramid_vision_llama_digit_scenes.py'
 
 
+@pytest.mark.nightly
 def test_the_neck_and_the_rpn_are_in_one_file_for_every_size(tmp_path):
     pytest.importorskip('mmdet')
     pytest.importorskip('mmcv._ext')

@@ -45,7 +45,14 @@ MODELS = {
 }
 
 
-@pytest.fixture(scope='module', params=list(MODELS))
+#: each takes long to trace; all of them run with -m nightly
+NIGHTLY = ('windows', 'position embedding', 'pyramid of the release', 'illama of the release')
+
+
+@pytest.fixture(
+    scope='module',
+    params=[pytest.param(name, marks=pytest.mark.nightly if name in NIGHTLY else ()) for name in MODELS],
+)
 def exported(request, tmp_path_factory):
     """A network, its ONNX file and its OpenVINO file."""
     torch.manual_seed(0)

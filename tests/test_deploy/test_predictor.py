@@ -90,7 +90,11 @@ def test_a_checkpoint_predicts_as_the_librarys_own_inferencer(tmp_path, pictures
         np.testing.assert_allclose(ours, inferencer(str(picture))[0]['pred_scores'], rtol=1e-5)
 
 
-@pytest.mark.parametrize('target, mode', [('onnx', 'whole'), ('onnx', 'slide'), ('openvino', 'slide')])
+def nightly(*values):
+    return pytest.param(*values, marks=pytest.mark.nightly)
+
+
+@pytest.mark.parametrize('target, mode', [('onnx', 'slide'), nightly('onnx', 'whole'), nightly('openvino', 'slide')])
 def test_segmentation_is_the_same_from_a_checkpoint_and_from_an_exported_file(target, mode, tmp_path, pictures):
     cfg = segmentation_config(mode)
     checkpoint = trained(cfg, tmp_path / 'model.pth', ['ground', *map(str, range(10))])
