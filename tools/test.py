@@ -10,6 +10,7 @@ import os
 from mmengine.config import DictAction
 
 from mmvisionllama import launch
+from mmvisionllama.checkpoints import allow_unsafe
 
 
 def parse_args() -> argparse.Namespace:
@@ -27,6 +28,12 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--tta', action='store_true', help='test-time augmentation')
     parser.add_argument('--amp', action='store_true', help='half precision')
     parser.add_argument(
+        '--partial',
+        action='store_true',
+        help='evaluate a checkpoint that lacks weights of the model, or has others, all the same',
+    )
+    parser.add_argument('--unsafe', action='store_true', help='read checkpoints that can run code; for trusted files')
+    parser.add_argument(
         '--cfg-options',
         nargs='+',
         action=DictAction,
@@ -43,6 +50,8 @@ def main() -> None:
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     cfg = launch.load_config(args.config, args.cfg_options)
     cfg.work_dir = launch.default_work_dir(cfg, args.config, args.work_dir)
+    if args.unsafe:
+        allow_unsafe()
     launch.prepare_test(
         cfg,
         args.checkpoint,
@@ -51,6 +60,7 @@ def main() -> None:
         interval=args.interval,
         tta=args.tta,
         amp=args.amp,
+        partial=args.partial,
         launcher=args.launcher,
     )
     launch.test(cfg, out=args.out)

@@ -12,6 +12,7 @@ import os
 from mmengine.config import DictAction
 
 from mmvisionllama import launch
+from mmvisionllama.checkpoints import allow_unsafe
 
 
 def parse_args() -> argparse.Namespace:
@@ -38,6 +39,12 @@ def parse_args() -> argparse.Namespace:
         'which counts one iteration, without accumulated ones',
     )
     parser.add_argument(
+        '--partial',
+        action='store_true',
+        help='of the checkpoint in load_from take what fits, instead of all or nothing',
+    )
+    parser.add_argument('--unsafe', action='store_true', help='read checkpoints that can run code; for trusted files')
+    parser.add_argument(
         '--cfg-options',
         nargs='+',
         action=DictAction,
@@ -54,15 +61,18 @@ def main() -> None:
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     cfg = launch.load_config(args.config, args.cfg_options)
     cfg.work_dir = launch.default_work_dir(cfg, args.config, args.work_dir)
+    if args.unsafe:
+        allow_unsafe()
     launch.prepare_train(
         cfg,
         resume=args.resume,
         amp=args.amp,
         auto_scale_lr=args.auto_scale_lr,
         validate=not args.no_validate,
+        partial=args.partial,
         launcher=args.launcher,
     )
-    launch.build_runner(cfg).train()
+    launch.train(cfg)
 
 
 if __name__ == '__main__':

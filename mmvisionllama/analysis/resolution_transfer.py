@@ -20,8 +20,9 @@ from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import Runner
 from mmengine.utils import ProgressBar
 
+from ..checkpoints.loading import load_strictly
 from ..checkpoints.reading import find_state_dict, read_checkpoint
-from ..errors import CheckpointError, OptionError
+from ..errors import OptionError
 from ..moved import moved
 
 #: transform -> its setting that is a size in pixels
@@ -128,11 +129,7 @@ def build_variants(
         config.backbone = rotary_variant(config.backbone, variant)
         config.backbone.pop('init_cfg', None)
         model = MODELS.build(config).to(device).eval()
-        try:
-            model.load_state_dict(state_dict, assign=True)
-        except RuntimeError as error:
-            reason = ' '.join(str(error).split())[:500]
-            raise CheckpointError(f'{checkpoint!r} does not fit the config: {reason}') from error
+        load_strictly(model, state_dict, checkpoint, assign=True)
         models[variant] = model
     return models
 

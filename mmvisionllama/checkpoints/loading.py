@@ -1,7 +1,8 @@
 """Strict loading of a checkpoint's weights into a model, with advice about those that do not fit."""
 
-from typing import Dict, Optional
+from typing import Dict, List, Optional
 
+import torch
 from mmengine.logging import print_log
 from mmengine.registry import WEIGHT_INITIALIZERS
 from torch import Tensor, nn
@@ -20,6 +21,81 @@ def _advice(state_dict: Dict[str, Tensor], prefix: Optional[str]) -> str:
                 f'tools/model_converters/released_to_mmvisionllama.py'
             )
     return f'Check the arch and the prefix (given: {prefix!r})'
+
+
+def _shown(names: List[str], most: int = 6) -> str:
+    return f'{", ".join(names[:most])}{" ..." if len(names) > most else ""}'
+
+
+def check_weights(module: nn.Module, state_dict: Dict[str, Tensor], path: str) -> None:
+    """Raises a CheckpointError for weights that are no numbers to compute with: NaN, infinite, integers, sparse.
+
+    Args:
+        module: The module that they are for. Its buffers may be infinite (masks).
+        state_dict: Weights, of which those that the module has are looked at.
+        path: Where they come from, for the message.
+    """
+    parameters = {name for name, _ in module.named_parameters(remove_duplicate=False)}
+    for name, own in module.state_dict().items():
+        value = state_dict.get(name)
+        if not isinstance(value, Tensor) or not isinstance(own, Tensor) or not own.is_floating_point():
+            continue
+        if not value.is_floating_point() or value.layout is not torch.strided or value.is_meta:
+            kind = f'{value.dtype} ({value.layout})' if value.layout is not torch.strided else f'{value.dtype}'
+            raise CheckpointError(f'{path!r}: {name} holds {kind}, and the model computes in {own.dtype}')
+        wide = value.float() if value.element_size() == 1 else value
+        if not (torch.isfinite(wide).all() if name in parameters else not torch.isnan(wide).any()):
+            raise CheckpointError(
+                f'{path!r}: {name} holds NaN or infinite values: use a checkpoint from before the training diverged'
+            )
+
+
+def is_optional(name: str) -> bool:
+    """Whether a checkpoint may lack this entry, or have it in excess: counters of norms and settings of losses."""
+    return name.endswith('num_batches_tracked') or any('loss' in part for part in name.split('.'))
+
+
+def load_strictly(
+    module: nn.Module, state_dict: Dict[str, Tensor], path: str, *, partial: bool = False, assign: bool = False
+) -> None:
+    """Fills a module from weights that have to be all of its own and nothing else.
+
+    Args:
+        module: The module to fill.
+        state_dict: Weights.
+        path: Where they come from, for messages.
+        partial: Take what fits by name and shape, and log what did not.
+        assign: As in ``Module.load_state_dict``.
+
+    Raises:
+        CheckpointError: For weights that are missing, in excess, of another shape or not finite, and for a partial
+            loading in which nothing fits.
+    """
+    check_weights(module, state_dict, path)
+    own = module.state_dict()
+    if partial:
+        given = state_dict
+        state_dict = {k: v for k, v in given.items() if k in own and v.shape == own[k].shape}
+        if not state_dict:
+            raise CheckpointError(f'{path!r} does not fit: none of its {len(given)} weights is one of the model')
+    try:
+        missing, unexpected = module.load_state_dict(state_dict, strict=False, assign=assign)
+    except RuntimeError as error:
+        reason = ' '.join(str(error).split())[:400]
+        raise CheckpointError(f'{path!r} does not fit the config: {reason}') from error
+    if partial:
+        left = [name for name in given if name not in state_dict]
+        print_log(
+            f'{path}: loaded {len(state_dict)} of {len(own)} tensors; initial values: {_shown(missing) or "none"}; '
+            f'not used: {_shown(left) or "none"}',
+            logger='current',
+        )
+        return
+    missing, unexpected = ([name for name in names if not is_optional(name)] for names in (missing, unexpected))
+    if missing or unexpected:
+        wrong = [f'{len(missing)} are missing ({_shown(missing)})'] if missing else []
+        wrong += [f"{len(unexpected)} are not the model's ({_shown(unexpected)})"] if unexpected else []
+        raise CheckpointError(f'{path!r} does not fit the config: of its weights {" and ".join(wrong)}')
 
 
 def load_pretrained(
@@ -60,15 +136,15 @@ def load_pretrained(
             f'{path!r} does not fit this model, {len(wrong)} tensors have another shape: {shown}'
             f'{" ..." if len(wrong) > 4 else ""}. Check arch, patch_size and in_channels'
         )
+    check_weights(module, state_dict, path)
     missing = [k for k in own if k not in state_dict]
     unexpected = [k for k in state_dict if k not in own]
     total = sum(v.numel() for v in own.values()) or 1
     lost = sum(own[k].numel() for k in missing) / total
     if lost > max_missing:
-        shown = ', '.join(missing[:6]) + (' ...' if len(missing) > 6 else '')
         raise CheckpointError(
             f'{path!r} lacks {lost:.0%} of the weights of this {type(module).__name__} ({len(missing)} tensors: '
-            f'{shown}). {_advice(checkpoint, prefix)}; its first keys are {unexpected[:4]}'
+            f'{_shown(missing)}). {_advice(checkpoint, prefix)}; its first keys are {unexpected[:4]}'
         )
     module.load_state_dict(state_dict, strict=False)
     print_log(f'loaded {len(own) - len(missing)} of {len(own)} tensors from {path}', logger='current')

@@ -1,64 +1,70 @@
 """Reading checkpoint files: weights-only, with one clear error for each way a file can be wrong."""
 
 import contextlib
-import functools
+import io
 import os
 import pickle
 import re
+import warnings
+import zipfile
 from collections import OrderedDict
-from typing import Any, Callable, Dict
-from urllib.parse import urlparse
+from typing import Any, Dict, Iterator, Optional
 
 import torch
 from torch import Tensor
 
 from ..errors import CheckpointError
 from ..moved import moved
+from . import fetching
+from .unpickling import Look, safe_globals
+
+#: environment variable that allows arbitrary pickles, for programs without an option of their own
+UNSAFE = 'MMVISIONLLAMA_UNSAFE'
+
+HOW_TO_ALLOW = (
+    f'unsafe=True or mmvisionllama.checkpoints.allow_unsafe() in Python, --unsafe on the command line, or {UNSAFE}=1 '
+    f'in the environment'
+)
 
 
-def _renamed(function: Callable, module: str) -> Callable:
-    """``function`` as if it came from ``module``."""
-
-    @functools.wraps(function)
-    def wrapper(*args):
-        return function(*args)
-
-    wrapper.__module__ = module
-    return wrapper
-
-
-def _safe_globals():
-    """Numpy and mmengine types that mmengine's own checkpoints store next to the weights."""
-    import numpy as np
-    from mmengine.logging.history_buffer import HistoryBuffer
-
-    try:
-        from numpy._core import multiarray
-    except ImportError:  # numpy 1
-        from numpy.core import multiarray
-    types = [HistoryBuffer, np.ndarray, np.dtype]
-    for function in (multiarray._reconstruct, multiarray.scalar):
-        # numpy 1 and 2 write the same functions under different names; files of either are read under either
-        types += [function, _renamed(function, 'numpy.core.multiarray'), _renamed(function, 'numpy._core.multiarray')]
-    types += [type(np.dtype(name)) for name in ('float64', 'float32', 'int64', 'int32', 'uint32', 'bool')]
-    # a HistoryBuffer names its methods through getattr; the unpickler calls only what stands in this list
-    return types + [getattr, slice]
+#: bytes of an element by the storage's name in a file
+ITEM_SIZES = {
+    **dict.fromkeys(('ByteStorage', 'CharStorage', 'BoolStorage', 'QUInt8Storage', 'QInt8Storage'), 1),
+    **dict.fromkeys(('QUInt4x2Storage', 'QUInt2x4Storage', 'UntypedStorage'), 1),
+    **dict.fromkeys(('HalfStorage', 'BFloat16Storage', 'ShortStorage'), 2),
+    **dict.fromkeys(('FloatStorage', 'IntStorage', 'QInt32Storage'), 4),
+    **dict.fromkeys(('DoubleStorage', 'LongStorage', 'ComplexFloatStorage'), 8),
+    'ComplexDoubleStorage': 16,
+}
 
 
-def _fetch(url: str) -> str:
-    """Downloads a file into torch's hub folder, once, and returns its path."""
-    folder = os.path.join(torch.hub.get_dir(), 'checkpoints')
-    path = os.path.join(folder, os.path.basename(urlparse(url).path))
-    if not os.path.isfile(path):
-        os.makedirs(folder, exist_ok=True)
-        try:
-            torch.hub.download_url_to_file(url, path)
-        except OSError as error:  # URLError and HTTPError are kinds of it
-            raise CheckpointError(f'{url} cannot be fetched ({error}): check the address and the network') from error
-    return path
+def allow_unsafe(allow: bool = True) -> None:
+    """Allows, or forbids again, arbitrary pickles in every checkpoint that this process and those it starts read.
+
+    Unpickling can run any code that a file's author put in: only for files you trust. It holds for what mmengine loads
+    too, see :mod:`mmvisionllama.checkpoints.mmengine_loader`.
+    """
+    os.environ[UNSAFE] = '1' if allow else '0'
 
 
-def _read_safetensors(path: str) -> Dict[str, Tensor]:
+def unsafe_allowed() -> bool:
+    """Whether :func:`allow_unsafe` or the environment allows arbitrary pickles."""
+    return os.environ.get(UNSAFE, '0') not in ('', '0')
+
+
+def _damaged(path: str, reason: Any) -> CheckpointError:
+    first = re.split(r'[.:]?\s*\n|\. ', str(reason) or type(reason).__name__)[0][:200]
+    return CheckpointError(f'checkpoint {path!r} is damaged or truncated ({first}): fetch it again')
+
+
+def _harmful(path: str, code: str) -> CheckpointError:
+    return CheckpointError(
+        f'checkpoint {path!r} is more than weights: it names {code}, which can run any code on this machine when the '
+        f'file is unpickled. Do not use it unless you made it yourself'
+    )
+
+
+def _read_safetensors(path: str, map_location: Any) -> Dict[str, Tensor]:
     try:
         from safetensors.torch import load_file
     except ImportError as error:
@@ -66,60 +72,201 @@ def _read_safetensors(path: str) -> Dict[str, Tensor]:
             "reading .safetensors needs safetensors: pip install 'mmvisionllama[safetensors]'"
         ) from error
     try:
-        return load_file(path)
+        return load_file(path, device=str(map_location) if isinstance(map_location, (str, torch.device)) else 'cpu')
     except Exception as error:
-        raise CheckpointError(f'checkpoint {path!r} is damaged or truncated ({error}): fetch it again') from error
+        raise _damaged(path, error) from error
 
 
-def _read_pickle(path: str, unsafe: bool) -> Any:
-    # torch 2.4 knows no context manager for safe globals
-    allow = getattr(torch.serialization, 'safe_globals', None)
-    if allow is None:
-        torch.serialization.add_safe_globals(_safe_globals())
-        context = contextlib.nullcontext()
-    else:
-        context = allow(_safe_globals())
+def _check_archive(path: str) -> Dict[str, int]:
+    """Sizes of the parts of a zip archive by name, after their checksums.
+
+    Raises:
+        CheckpointError: For an archive that is damaged, unpacks to more than it is, or is a program.
+    """
     try:
-        with context:
-            return torch.load(path, map_location='cpu', weights_only=not unsafe)
-    except pickle.UnpicklingError as error:
-        found = re.search(r'Unsupported (?:global|class)\S* (?:GLOBAL )?(\S+)', str(error))
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+            sizes = {entry.filename: entry.file_size for entry in entries}
+            unpacked = sum(entry.file_size for entry in entries)
+            if len(sizes) != len(entries) or any(name.split('/')[-1] == 'constants.pkl' for name in sizes):
+                raise CheckpointError(f'{path!r} is a program (TorchScript) or made by hand, not a checkpoint')
+            if not any(name.endswith('/data.pkl') for name in sizes):
+                raise CheckpointError(f'{path!r} is a zip archive but no checkpoint')
+            if unpacked > os.path.getsize(path):
+                raise CheckpointError(
+                    f'checkpoint {path!r} unpacks to {unpacked / 2**20:,.0f} MiB from '
+                    f'{os.path.getsize(path) / 2**20:,.0f} MiB: torch never compresses checkpoints, do not use it'
+                )
+            for entry in entries:
+                if not entry.CRC:  # torch can be told to write none
+                    continue
+                with archive.open(entry) as part:
+                    while part.read(1 << 20):
+                        pass
+    except (zipfile.BadZipFile, OSError, RuntimeError, NotImplementedError, ValueError) as error:
+        if isinstance(error, CheckpointError):
+            raise
+        raise _damaged(path, error) from error
+    return sizes
+
+
+def _pickles(path: str, sizes: Optional[Dict[str, int]]) -> Iterator[Look]:
+    """A look at each pickle of a checkpoint; those of the format before torch 1.6 lie one after the other."""
+    if sizes is None:
+        with open(path, 'rb') as file:
+            for _ in range(4):  # magic number, version, system, content
+                yield Look(file)
+    else:
+        with zipfile.ZipFile(path) as archive:
+            for entry in archive.infolist():
+                if entry.filename.endswith('.pkl'):
+                    if not entry.CRC:
+                        del entry.CRC  # none was written: zipfile shall not compare
+                    yield Look(io.BytesIO(archive.read(entry)))
+
+
+def _check_pickles(path: str, sizes: Optional[Dict[str, int]]) -> None:
+    """Raises a CheckpointError for a pickle that names code, or a storage that is not as large as it says."""
+    for look in _pickles(path, sizes):
+        broken = None
+        try:
+            look.load()
+        except Exception as error:  # whatever a damaged file leads to
+            broken = error
+        if look.code():
+            raise _harmful(path, look.code())
+        if broken is not None and sizes is None:
+            return  # torch says what is wrong with it
+        if broken is not None:
+            raise _damaged(path, broken) from broken
+        if sizes is not None:
+            _check_storages(path, look, sizes)
+
+
+def _check_storages(path: str, look: Look, sizes: Dict[str, int]) -> None:
+    # torch < 2.6 takes the pickle's word for a storage's size and reads what lies behind it in memory
+    by_key = {name.rsplit('/data/', 1)[1]: size for name, size in sizes.items() if '/data/' in name}
+    for pid in look.storages:
+        try:
+            _, kind, key, _, count = pid
+            claimed = count * ITEM_SIZES[kind.__name__]
+            lacks = claimed > by_key[key]
+        except (TypeError, ValueError, KeyError, AttributeError) as error:
+            raise _damaged(path, f'it has no storage {pid!r:.80}') from error
+        if lacks:
+            raise _damaged(path, f'a tensor claims {claimed} bytes of storage {key!r}, which has {by_key[key]}')
+
+
+def _check_claims(path: str, checkpoint: Any) -> None:
+    """Raises a CheckpointError for tensors that repeat their elements (stride 0) to more than the file holds."""
+    todo, seen, excess = [checkpoint], set(), 0
+    while todo:
+        value = todo.pop()
+        if id(value) in seen:
+            continue
+        seen.add(id(value))
+        if isinstance(value, dict):
+            todo.extend(value.values())
+        elif isinstance(value, (list, tuple, set)):
+            todo.extend(value)
+        elif type(value) in (Tensor, torch.nn.Parameter) and value.layout is torch.strided and not value.is_meta:
+            excess += max(value.numel() * value.element_size() - value.untyped_storage().nbytes(), 0)
+    if excess > os.path.getsize(path):
+        raise CheckpointError(
+            f'checkpoint {path!r} holds tensors of {excess / 2**20:,.0f} MiB more than is in the file: do not use it'
+        )
+
+
+def _read_pickle(path: str, unsafe: bool, map_location: Any) -> Any:
+    sizes = _check_archive(path) if zipfile.is_zipfile(path) and _starts_with(path, b'PK') else None
+    if not unsafe:
+        _check_pickles(path, sizes)
+    try:
+        with warnings.catch_warnings(), contextlib.nullcontext() if unsafe else safe_globals():
+            warnings.simplefilter('ignore')  # about the pickle's protocol; what does not work is an error
+            checkpoint = torch.load(path, map_location=map_location, weights_only=not unsafe)
+    except (pickle.UnpicklingError, LookupError, TypeError, AssertionError) as error:
+        found = re.search(r'[Uu]nsupported (?:global|class|GLOBAL)\S* (?:GLOBAL )?(\S+\([^\n]*?\)|\S+)', str(error))
+        if found and found[1].startswith('builtins.getattr('):
+            raise _harmful(path, found[1]) from error
         if found and not unsafe:
             raise CheckpointError(
                 f'checkpoint {path!r} holds more than weights ({found[1]}), and unpickling that can run any code its '
-                f'author put in. If you trust the file, allow it explicitly: unsafe=True, or --unsafe on the command '
-                f'line'
+                f'author put in. If you trust the file, allow it: {HOW_TO_ALLOW}'
             ) from error
         raise CheckpointError(
             f'{path!r} is damaged or no checkpoint (it cannot be unpickled): fetch it again'
         ) from error
     except (ImportError, AttributeError) as error:
         raise CheckpointError(f'checkpoint {path!r} needs code that is not here ({error})') from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        reason = re.split(r'[.\n]', str(error) or type(error).__name__)[0]
-        raise CheckpointError(f'checkpoint {path!r} is damaged or truncated ({reason}): fetch it again') from error
+    except MemoryError as error:
+        raise _damaged(path, 'it asks for more memory than there is') from error
+    except (RuntimeError, EOFError, OSError, ValueError) as error:
+        raise _damaged(path, error) from error
+    _check_claims(path, checkpoint)
+    return checkpoint
 
 
-def read_checkpoint(path: str, *, unsafe: bool = False) -> Dict[str, Any]:
-    """Reads a checkpoint file to the CPU.
+def _starts_with(path: str, magic: bytes) -> bool:
+    """Whether a file begins with these bytes."""
+    with open(path, 'rb') as file:
+        return file.read(len(magic)) == magic
+
+
+def local_file(path: str) -> str:
+    """The file that a path or address means, fetched if it has to be.
+
+    Raises:
+        CheckpointError: If there is none, or the address is of a kind that is not fetched.
+    """
+    path = os.fspath(path)
+    if fetching.is_address(path):
+        return fetching.fetch(path)
+    path = os.path.expanduser(path)
+    if os.path.isfile(path):
+        return path
+    if os.path.isdir(path):
+        raise CheckpointError(f'checkpoint {path!r} is a folder: name a file in it')
+    scheme = re.match(r'[A-Za-z][\w+.-]*://', path)
+    if scheme:
+        raise CheckpointError(
+            f'checkpoint {path!r}: addresses of kind {scheme[0]} are not fetched: download the file and give its path'
+        )
+    raise CheckpointError(f'checkpoint {path!r} does not exist: check the path')
+
+
+def read_checkpoint(path: str, *, unsafe: bool = False, map_location: Any = 'cpu') -> Dict[str, Any]:
+    """Reads a checkpoint file.
+
+    The checksums of torch's archives are compared, tensors may not claim more than the file holds, and a file whose
+    name ends in ``.safetensors`` is never unpickled.
 
     Args:
         path: Local file (``.pth``, ``.pt`` or ``.safetensors``) or an http(s) address.
         unsafe: Allow arbitrary pickles. Unpickling can run any code that the file's author put in: use it only for
             files you trust. The published checkpoints of the paper need it (they store an argparse Namespace).
+        map_location: As in ``torch.load``.
 
     Returns:
         dict: What the file holds.
 
     Raises:
-        CheckpointError: If the file is missing, truncated or no checkpoint, or needs ``unsafe``.
+        CheckpointError: If the file is missing, damaged or no checkpoint, or needs ``unsafe``.
     """
-    path = os.fspath(path)
-    if path.startswith(('http://', 'https://')):
-        path = _fetch(path)
-    if not os.path.isfile(path):
-        raise CheckpointError(f'checkpoint {path!r} does not exist: check the path')
-    checkpoint = _read_safetensors(path) if path.endswith('.safetensors') else _read_pickle(path, unsafe)
+    given, path = os.fspath(path), local_file(path)
+    try:
+        if path.endswith('.safetensors'):
+            checkpoint = _read_safetensors(path, map_location)
+        else:
+            checkpoint = _read_pickle(path, unsafe or unsafe_allowed(), map_location)
+    except CheckpointError as error:
+        if not fetching.is_address(given):
+            raise
+        reason, again, _ = str(error).replace(path, given).partition(': fetch it again')
+        if again:
+            fetching.forget(given)
+            reason += ': the download is removed, check the address'
+        raise CheckpointError(reason) from error
     if not isinstance(checkpoint, dict):
         raise CheckpointError(f'checkpoint {path!r} holds a {type(checkpoint).__name__}, not a dict of tensors')
     return checkpoint
@@ -137,7 +284,11 @@ def find_state_dict(
         if isinstance(checkpoint.get(key), dict):
             checkpoint = checkpoint[key]
             break
-    state_dict = OrderedDict((k.removeprefix('module.'), v) for k, v in checkpoint.items() if isinstance(v, Tensor))
+    state_dict = OrderedDict(
+        (k.removeprefix('module.'), v) for k, v in checkpoint.items() if isinstance(k, str) and isinstance(v, Tensor)
+    )
+    if hasattr(checkpoint, '_metadata'):  # versions of the layers
+        state_dict._metadata = checkpoint._metadata
     if not state_dict:
         raise CheckpointError(f'no weights found: expected tensors or one of the keys {", ".join(keys)}')
     return state_dict

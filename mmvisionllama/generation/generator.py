@@ -8,8 +8,8 @@ from mmengine.model import BaseDataPreprocessor, BaseModel
 from mmengine.registry import MODELS, TASK_UTILS
 from torch import Tensor
 
+from ..checkpoints.loading import load_strictly
 from ..checkpoints.reading import find_state_dict, read_checkpoint
-from ..errors import CheckpointError
 from ..layers.options import checked_choice, to_2tuple
 from .dit_llama import CFG_CHANNELS, CFG_CHANNELS_ALIASES
 from .labelled_images import check_labels
@@ -241,10 +241,5 @@ def load_generator(cfg: Config, checkpoint: str, device: str = 'cpu') -> ImageGe
         CheckpointError: If the checkpoint cannot be read or does not fit the config.
     """
     model = MODELS.build(cfg.model)
-    weights = find_state_dict(read_checkpoint(checkpoint))
-    try:
-        model.load_state_dict(weights)
-    except RuntimeError as error:
-        reason = ' '.join(str(error).split())[:400]
-        raise CheckpointError(f'{checkpoint!r} does not fit the config: {reason}') from error
+    load_strictly(model, find_state_dict(read_checkpoint(checkpoint)), checkpoint)
     return model.to(device).eval()

@@ -7,6 +7,7 @@ Legend: N samples, D features, K classes of the extractor.
 """
 
 import os
+import tempfile
 import zipfile
 from typing import Any, Dict, List, Optional, Sequence
 
@@ -18,6 +19,8 @@ from mmengine.evaluator import BaseMetric
 from mmengine.registry import METRICS, TASK_UTILS
 from torch import Tensor
 
+from ..checkpoints.reading import find_state_dict, read_checkpoint
+from ..errors import CheckpointError
 from .neighbours import full_precision, precision_recall
 from .pictures import iterate_npz, npz_header
 
@@ -110,6 +113,7 @@ class InceptionFeatures:
     Raises:
         ImportError: Without torch-fidelity.
         FileNotFoundError: If ``weights`` is no file. Nothing is downloaded.
+        CheckpointError: If the file is damaged or holds more than weights.
     """
 
     is_inception = True
@@ -127,7 +131,14 @@ class InceptionFeatures:
                 "Inception features need torch-fidelity: pip install 'mmvisionllama[generation]'"
             ) from error
         names = ['2048', 'logits_unbiased']
-        self.network = FeatureExtractorInceptionV3('inception', names, feature_extractor_weights_path=weights)
+        # torch-fidelity unpickles its file without checks: it gets one of ours, with the weights alone
+        with tempfile.TemporaryDirectory() as folder:
+            path = os.path.join(folder, 'weights.pth')
+            torch.save(find_state_dict(read_checkpoint(weights)), path)
+            try:
+                self.network = FeatureExtractorInceptionV3('inception', names, feature_extractor_weights_path=path)
+            except RuntimeError as error:
+                raise CheckpointError(f"{weights!r} does not hold the weights of torch-fidelity's Inception") from error
         self._spatial = None
         self.network.Mixed_6d.branch1x1.register_forward_hook(self._keep)
 

@@ -4,9 +4,10 @@ from ..errors import LaunchError
 from .checks import check_checkpoint, check_data, check_names, check_pretrained
 from .cli import run_cli
 from .config import default_work_dir, iter_datasets, load_config, missing_library, prepare_dataloaders
+from .resuming import lock_work_dir, newest_checkpoint
 from .runner import build_runner, init_cpu_group, set_matmul_precision
 from .testing import prepare_test, show_predictions, test, use_tta
-from .training import prepare_train, use_amp
+from .training import prepare_train, train, use_amp
 
 __all__ = [
     'LaunchError',
@@ -19,7 +20,9 @@ __all__ = [
     'init_cpu_group',
     'iter_datasets',
     'load_config',
+    'lock_work_dir',
     'missing_library',
+    'newest_checkpoint',
     'prepare_dataloaders',
     'prepare_test',
     'prepare_train',
@@ -27,6 +30,7 @@ __all__ = [
     'set_matmul_precision',
     'show_predictions',
     'test',
+    'train',
     'use_amp',
     'use_tta',
 ]

@@ -7,7 +7,7 @@ from typing import Any, Sequence, Tuple
 
 from mmengine.config import Config
 
-from ..checkpoints.reading import read_checkpoint
+from ..checkpoints.reading import local_file, read_checkpoint
 from ..datasets.checks import SPLIT_FOLDERS, check_files, class_names
 from ..errors import LaunchError
 from .config import iter_datasets
@@ -68,13 +68,18 @@ def check_names(images: Sequence[str]) -> None:
         raise LaunchError(f'several pictures are named {", ".join(twice)}: run once for each, with an --out of its own')
 
 
-def check_checkpoint(path: str) -> None:
-    """Raises a CheckpointError for a file that is missing, truncated or holds more than weights.
+def check_checkpoint(path: str, read: bool = True) -> str:
+    """Fetches a checkpoint if it is an address, and reads it unless told otherwise.
 
-    mmengine would fall back to unsafe unpickling for the last kind.
+    Returns:
+        str: The local file.
+
+    Raises:
+        CheckpointError: For a file that is missing, damaged or holds more than weights.
     """
-    if '://' not in path:
+    if read:
         read_checkpoint(path)
+    return local_file(path)
 
 
 def check_pretrained(model: Any, name: str = 'model') -> None:

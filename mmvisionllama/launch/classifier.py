@@ -5,8 +5,9 @@ from typing import Iterable, Optional, Tuple
 from mmengine.config import Config
 from torch import nn
 
+from ..checkpoints.loading import load_strictly
 from ..checkpoints.reading import find_state_dict, read_checkpoint
-from ..errors import CheckpointError, LaunchError
+from ..errors import LaunchError
 from . import config
 from .runner import build_runner
 from .testing import prepare_test
@@ -51,11 +52,6 @@ def open_classifier(cfg: Config, checkpoint: str) -> Tuple[nn.Module, Iterable]:
     """
     cfg.log_level = 'WARNING'
     runner = build_runner(prepare_test(cfg, checkpoint))
-    try:
-        runner.model.load_state_dict(find_state_dict(read_checkpoint(checkpoint)))
-    except CheckpointError:
-        raise
-    except RuntimeError as error:  # the Runner would only warn, and the analysis be one of random weights
-        reason = ' '.join(str(error).split())[:500]
-        raise CheckpointError(f'{checkpoint!r} does not fit the config: {reason}') from error
+    # the Runner loads only when it tests
+    load_strictly(runner.model, find_state_dict(read_checkpoint(checkpoint)), checkpoint)
     return runner.model.eval(), runner.build_dataloader(cfg.test_dataloader)

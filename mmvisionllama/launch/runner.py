@@ -10,6 +10,7 @@ from mmengine.config import Config
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
+from ..engine.hooks.checkpoint_fit import CheckpointFitHook
 from ..errors import LaunchError
 
 #: torch's names: fp32; TF32; bfloat16 products where the GPU has no better
@@ -56,7 +57,10 @@ def set_matmul_precision(cfg: Config) -> None:
 
 
 def build_runner(cfg: Config) -> Runner:
-    """Runner of a config; without a GPU it trains on the CPU, several processes over gloo."""
+    """Runner of a config; without a GPU it trains on the CPU, several processes over gloo.
+
+    What it loads has to be the model's; ``load_from_partial=True`` in the config takes what fits.
+    """
     set_matmul_precision(cfg)
     if init_cpu_group(cfg.launcher, cfg.get('env_cfg', {}).get('dist_cfg', {}).get('timeout')):
         # DistributedDataParallel takes no device on the CPU, and mmengine passes the local rank
@@ -67,6 +71,7 @@ def build_runner(cfg: Config) -> Runner:
             find_unused_parameters=cfg.get('find_unused_parameters', False),
         )
         cfg.model_wrapper_cfg = {**wrapper, **cfg.get('model_wrapper_cfg', {}), 'device_ids': None}
-    if 'runner_type' in cfg:
-        return RUNNERS.build(cfg)
-    return Runner.from_cfg(cfg)
+    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    if isinstance(runner, Runner):  # strategies load sharded files of their own
+        runner.register_hook(CheckpointFitHook(partial=cfg.get('load_from_partial', False)), 'VERY_LOW')
+    return runner

@@ -24,6 +24,7 @@ def prepare_test(
     interval: int = 1,
     tta: bool = False,
     amp: bool = False,
+    partial: bool = False,
     launcher: str = 'none',
 ) -> Config:
     """Applies the options of ``tools/test.py`` to a config and checks its inputs.
@@ -36,6 +37,7 @@ def prepare_test(
         interval: Paint every ``interval``-th image.
         tta: Test-time augmentation: the config's ``tta_model`` and ``tta_pipeline``, or else horizontal flips.
         amp: Half precision.
+        partial: Evaluate a checkpoint that lacks weights of the model, or has others, all the same.
         launcher: As in :func:`prepare_train`.
 
     Raises:
@@ -46,7 +48,6 @@ def prepare_test(
     prepare_dataloaders(cfg)
     if not cfg.get('test_dataloader'):
         raise LaunchError('the config has no test_dataloader: nothing to test')
-    cfg.load_from = checkpoint
     cfg.resume = False
     if amp:
         cfg.test_cfg.fp16 = True
@@ -57,7 +58,9 @@ def prepare_test(
     if tta:
         use_tta(cfg)
     check_data(cfg, ('test',))
-    check_checkpoint(checkpoint)
+    cfg.load_from = check_checkpoint(checkpoint)
+    if partial:
+        cfg.load_from_partial = True
     return cfg
 
 

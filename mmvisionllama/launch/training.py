@@ -4,11 +4,13 @@ from typing import Optional
 
 import torch
 from mmengine.config import Config
-from mmengine.runner import find_latest_checkpoint
+from torch import nn
 
 from ..errors import LaunchError
 from .checks import check_checkpoint, check_data, check_pretrained
 from .config import prepare_dataloaders
+from .resuming import check_resume_file, lock_work_dir, newest_checkpoint
+from .runner import build_runner
 
 
 def prepare_train(
@@ -18,18 +20,21 @@ def prepare_train(
     amp: bool = False,
     auto_scale_lr: bool = False,
     validate: bool = True,
+    partial: bool = False,
     launcher: str = 'none',
 ) -> Config:
     """Applies the options of ``tools/train.py`` to a config and checks its inputs.
 
     Args:
         cfg: Config with ``work_dir`` set.
-        resume: ``'auto'`` continues from the newest checkpoint of the work directory (from the start if there is
-            none), a path from that checkpoint.
+        resume: ``'auto'`` continues from the newest whole checkpoint of the work directory (as without ``resume`` if
+            there is none), a path from that checkpoint.
         amp: Mixed precision, see :func:`use_amp`.
         auto_scale_lr: Scale the learning rate by the real batch size over ``auto_scale_lr.base_batch_size``, both of
             one iteration, without accumulated ones.
         validate: Evaluate during training.
+        partial: Of the checkpoint in ``load_from`` take what fits by name and shape; a config says the same with
+            ``load_from_partial=True``. Otherwise every weight has to fit.
         launcher: ``'none'``, ``'pytorch'``, ``'slurm'`` or ``'mpi'``.
 
     Raises:
@@ -46,17 +51,38 @@ def prepare_train(
         if not cfg.get('auto_scale_lr', {}).get('base_batch_size'):
             raise LaunchError('--auto-scale-lr needs auto_scale_lr=dict(base_batch_size=...) in the config')
         cfg.auto_scale_lr.enable = True
-    if resume:
-        cfg.resume = True
-        cfg.load_from = None if resume == 'auto' else resume
     check_data(cfg, ('train', 'val') if cfg.get('val_dataloader') else ('train',))
     check_pretrained(cfg.get('model'))
-    latest = cfg.get('load_from')
-    if cfg.get('resume') and latest is None:
-        latest = find_latest_checkpoint(cfg.work_dir)
-    if latest:
-        check_checkpoint(latest)
+    choose_checkpoint(cfg, resume)
+    if partial:
+        cfg.load_from_partial = True
     return cfg
+
+
+def choose_checkpoint(cfg: Config, resume: Optional[str] = None) -> None:
+    """Sets ``load_from`` and ``resume`` to a file that was read and to whether the training continues from it."""
+    if resume and resume != 'auto':
+        cfg.load_from, cfg.resume = resume, True
+    elif resume or (cfg.get('resume') and not cfg.get('load_from')):
+        newest = newest_checkpoint(cfg.work_dir)
+        cfg.resume = newest is not None
+        cfg.load_from = newest or cfg.get('load_from')
+        if newest:
+            return  # has been read
+    if cfg.get('load_from'):
+        cfg.load_from = check_checkpoint(cfg.load_from, read=not cfg.get('resume'))
+        if cfg.get('resume'):
+            check_resume_file(cfg.load_from)
+
+
+def train(cfg: Config) -> nn.Module:
+    """Trains a config from :func:`prepare_train` and returns the model.
+
+    Raises:
+        LaunchError: If another training writes into the same folder.
+    """
+    with lock_work_dir(cfg.work_dir):
+        return build_runner(cfg).train()
 
 
 def use_amp(cfg: Config) -> None:

@@ -195,16 +195,13 @@ def test_checkpoints(data, tmp_path):
 def test_resume(data):
     """From a path, or from the newest checkpoint of the work directory, which may be none yet."""
     cfg = launch.prepare_train(config(data), resume='auto')
-    assert cfg.resume and cfg.load_from is None
+    assert not cfg.resume and cfg.load_from is None
     work = Path(cfg.work_dir)
     work.mkdir()
-    (work / 'last_checkpoint').write_text(str(work / 'epoch_3.pth'))
-    with pytest.raises(CheckpointError, match='epoch_3.pth'):
-        launch.prepare_train(config(data), resume='auto')
-    torch.save(dict(weight=torch.zeros(1)), work / 'epoch_3.pth')
-    launch.prepare_train(config(data), resume='auto')
-    cfg = launch.prepare_train(config(data), resume=str(work / 'epoch_3.pth'))
-    assert cfg.resume and cfg.load_from == str(work / 'epoch_3.pth')
+    torch.save(dict(meta=dict(epoch=3, iter=9), message_hub={}, state_dict={}), work / 'epoch_3.pth')
+    for resume in ('auto', str(work / 'epoch_3.pth')):
+        cfg = launch.prepare_train(config(data), resume=resume)
+        assert cfg.resume and cfg.load_from == str(work / 'epoch_3.pth')
 
 
 def test_auto_scale_lr(data):

@@ -10,7 +10,7 @@ from typing import List
 
 import torch
 
-from mmvisionllama.checkpoints import CheckpointError, find_state_dict, read_checkpoint
+from mmvisionllama.checkpoints import find_state_dict, load_strictly, read_checkpoint
 from mmvisionllama.engine.hooks.reconstruction import reconstruction_picture
 from mmvisionllama.launch import LaunchError, load_config, run_cli
 
@@ -57,12 +57,7 @@ def build_model(config: str, checkpoint: str, device: str) -> torch.nn.Module:
         raise LaunchError(f'{config!r} builds a {cfg.model.get("type")}: give the config of an MAE pre-training')
     cfg.model.setdefault('data_preprocessor', cfg.get('data_preprocessor'))
     model = MODELS.build(cfg.model)
-    try:
-        model.load_state_dict(find_state_dict(read_checkpoint(checkpoint)))
-    except RuntimeError as error:
-        if isinstance(error, CheckpointError):
-            raise
-        raise LaunchError(f'{checkpoint!r} does not fit {config!r}: {str(error).splitlines()[1].strip()}') from error
+    load_strictly(model, find_state_dict(read_checkpoint(checkpoint)), checkpoint)
     return model.eval().to(device)
 
 

@@ -1,5 +1,6 @@
 """Every hook of this package, whatever task it serves."""
 
+from .checkpoint_fit import CheckpointFitHook
 from .full_precision import FullPrecisionOutputHook
 from .quantization_aware import QuantizationAwareTrainingHook
 from .reconstruction import MAEReconstructionHook
@@ -8,6 +9,7 @@ from .samples import SampleHook
 from .soft_mask import SoftMaskHook
 
 __all__ = [
+    'CheckpointFitHook',
     'FullPrecisionOutputHook',
     'MAEReconstructionHook',
     'QuantizationAwareTrainingHook',

@@ -1,0 +1,65 @@
+"""Refuses a checkpoint that is not the model's, where mmengine would warn and go on from random values."""
+
+from typing import Any, Dict
+
+from mmengine.hooks import Hook
+from mmengine.model import BaseTTAModel, is_model_wrapper
+from mmengine.registry import HOOKS
+from torch import nn
+
+from ...checkpoints.loading import load_strictly
+from ...checkpoints.reading import find_state_dict
+from ...errors import CheckpointError
+
+
+def _unwrapped(model: nn.Module) -> nn.Module:
+    while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
+        model = model.module
+    return model
+
+
+@HOOKS.register_module()
+class CheckpointFitHook(Hook):
+    """Checks what the Runner loads by ``load_from`` or resumes; :func:`mmvisionllama.launch.build_runner` adds it.
+
+    Args:
+        partial: Load what fits by name and shape. Resuming is never partial.
+
+    Raises:
+        CheckpointError: For weights that are missing, in excess, of another shape, NaN or integers, and, on resuming,
+            for the state of another optimizer.
+    """
+
+    priority = 'VERY_LOW'  # after EMAHook, which exchanges the averaged weights on resuming
+
+    def __init__(self, partial: bool = False) -> None:
+        self.partial = partial
+
+    def after_load_checkpoint(self, runner: Any, checkpoint: Dict[str, Any]) -> None:
+        """Loads the weights strictly; the Runner loads the same ones again afterwards."""
+        path = str(runner._load_from or runner.work_dir)
+        partial = self.partial and not runner._resume
+        model, weights = _unwrapped(runner.model), find_state_dict(checkpoint)
+        load_strictly(model, weights, path, partial=partial)
+        if partial:  # the Runner would only warn about what does not fit, at length
+            own = model.state_dict()
+            weights = {k: v for k, v in weights.items() if k in own and v.shape == own[k].shape}
+        if partial or 'state_dict' not in checkpoint:  # the only key that the Runner knows
+            checkpoint['state_dict'] = weights
+        if runner._resume and 'optimizer' in checkpoint:
+            self._check_optimizer(runner, checkpoint['optimizer'], path)
+
+    @staticmethod
+    def _check_optimizer(runner: Any, state: Dict[str, Any], path: str) -> None:
+        optimizer = getattr(runner.optim_wrapper, 'optimizer', None)
+        if optimizer is None or 'param_groups' not in state:  # several optimizers, or one that is not built yet
+            return
+        saved, own = (
+            [len(group['params']) for group in groups] for groups in (state['param_groups'], optimizer.param_groups)
+        )
+        if saved != own:
+            raise CheckpointError(
+                f'{path!r} cannot be resumed: its optimizer has {len(saved)} groups with {sum(saved)} parameters, that '
+                f'of the config {len(own)} with {sum(own)}. '
+                f'To start from its weights alone use load_from without resuming'
+            )

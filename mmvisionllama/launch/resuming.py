@@ -1,0 +1,138 @@
+"""Which checkpoint a training continues from, and that no second one writes into the same folder."""
+
+import contextlib
+import os
+import re
+import socket
+from pathlib import Path
+from typing import Iterator, List, Optional
+
+from ..checkpoints.reading import read_checkpoint
+from ..errors import CheckpointError, LaunchError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
+LOCK = '.training'
+
+
+def is_first_process() -> bool:
+    """Whether this is the first of the processes that a launcher started."""
+    names = ('RANK', 'SLURM_PROCID', 'OMPI_COMM_WORLD_RANK')
+    return next((os.environ[name] for name in names if name in os.environ), '0') == '0'
+
+
+def _say(text: str) -> None:
+    if is_first_process():
+        print(text, flush=True)
+
+
+def check_resumable(path: str) -> None:
+    """Raises a CheckpointError for a file that a training cannot continue from."""
+    checkpoint = read_checkpoint(path)
+    meta = checkpoint.get('meta')
+    if not isinstance(meta, dict) or not {'epoch', 'iter'} <= set(meta) or 'message_hub' not in checkpoint:
+        raise CheckpointError(
+            f'checkpoint {path!r} has no state of a training to continue: start from its weights with --cfg-options '
+            f'load_from={path}'
+        )
+
+
+def _pointer(work_dir: str) -> Optional[str]:
+    """The file that ``last_checkpoint`` names: its namesake in the folder itself, which may have been moved, first."""
+    try:
+        named = Path(work_dir, 'last_checkpoint').read_text().strip()
+    except (OSError, UnicodeDecodeError):
+        return None
+    for path in (os.path.join(work_dir, os.path.basename(named)), named):
+        if named and '\0' not in named and os.path.isfile(path):
+            return path
+    return None
+
+
+def _candidates(work_dir: str) -> List[str]:
+    """Checkpoints of a folder: the one that its ``last_checkpoint`` names, then the others, newest first."""
+
+    def age(path: Path):
+        number = re.findall(r'\d+', path.stem)
+        return path.stat().st_mtime, int(number[-1]) if number else -1
+
+    files = [path for path in Path(work_dir).glob('*.pth') if path.is_file() and not path.name.startswith('best_')]
+    named = _pointer(work_dir)
+    others = [str(path) for path in sorted(files, key=age, reverse=True) if str(path) != str(named and Path(named))]
+    return ([named] if named else []) + others
+
+
+def newest_checkpoint(work_dir: str) -> Optional[str]:
+    """The newest whole checkpoint of a training; damaged ones are named and left out.
+
+    Returns:
+        str: Its path, or None if the folder has no checkpoint.
+
+    Raises:
+        CheckpointError: If none of them can be used.
+    """
+    reason = None
+    for path in _candidates(work_dir):
+        try:
+            check_resumable(path)
+        except CheckpointError as error:
+            reason = error
+            _say(f'not resumed: {error}')
+        else:
+            _say(f'resumes from {path}')
+            return path
+    if reason is not None:
+        raise CheckpointError(
+            f'no checkpoint in {work_dir!r} can be resumed (the last one tried: {reason}); to start over, give another '
+            f'--work-dir or leave out --resume'
+        )
+    return None
+
+
+def check_resume_file(path: str) -> None:
+    """:func:`check_resumable`, and for a damaged file the name of a whole one beside it."""
+    try:
+        check_resumable(path)
+    except CheckpointError as error:
+        folder = os.path.dirname(path) or '.'
+        is_damaged = 'damaged' in str(error) and os.path.isdir(folder)
+        for other in _candidates(folder) if is_damaged else []:
+            with contextlib.suppress(CheckpointError):
+                check_resumable(other)
+                raise LaunchError(f'{error}; the newest whole one beside it: --resume {other}') from error
+        raise
+
+
+@contextlib.contextmanager
+def lock_work_dir(work_dir: str) -> Iterator[None]:
+    """Holds a folder for this training.
+
+    The lock is the operating system's and ends with the process, however that ends; the file's text is for people.
+    Data loader workers that outlive the process do not hold it.
+
+    Raises:
+        LaunchError: If another training holds it.
+    """
+    if fcntl is None or not is_first_process():
+        yield
+        return
+    os.makedirs(work_dir, exist_ok=True)
+    with open(os.path.join(work_dir, LOCK), 'a+') as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError) as error:
+            file.seek(0)
+            raise LaunchError(
+                f'another training ({file.read(200).strip() or "unknown"}) writes into {work_dir!r}: wait for its end, '
+                f'or give another --work-dir'
+            ) from error
+        except OSError:  # a file system without locks
+            pass
+        file.truncate(0)
+        file.write(f'process {os.getpid()} on {socket.gethostname()}')
+        file.flush()
+        yield
+        file.truncate(0)

@@ -1,0 +1,144 @@
+"""What a Runner of this package loads is all of the model's weights, or it says which are not."""
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.model import BaseModel
+from mmengine.registry import MODELS
+from torch import nn
+
+from mmvisionllama.checkpoints import CheckpointError, read_checkpoint
+from mmvisionllama.launch import build_runner
+
+
+@MODELS.register_module(name='FitNetwork', force=True)
+class Network(BaseModel):
+    def __init__(self, classes=3):
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4))
+        self.head = nn.Linear(4, classes)
+        self.loss = nn.CrossEntropyLoss(torch.ones(classes))
+
+    def forward(self, inputs, data_samples=None, mode='tensor'):
+        return dict(loss=self.head(self.body(torch.randn(4, 2))).square().sum())
+
+
+@pytest.fixture
+def runner(tmp_path):
+    counter = iter(range(99))
+
+    def build(classes=3, hooks=(), optimizer=None, **kwargs):
+        return build_runner(
+            Config(
+                dict(
+                    model=dict(type='FitNetwork', classes=classes),
+                    work_dir=str(tmp_path / str(next(counter))),
+                    train_dataloader=dict(
+                        batch_size=1, dataset=[0], sampler=dict(type='DefaultSampler', shuffle=False)
+                    ),
+                    train_cfg=dict(by_epoch=True, max_epochs=1),
+                    optim_wrapper=dict(optimizer=optimizer or dict(type='SGD', lr=0.1, momentum=0.9)),
+                    custom_hooks=list(hooks),
+                    default_scope='mmengine',
+                    experiment_name=str(tmp_path / str(next(counter))),
+                    launcher='none',
+                    **kwargs,
+                )
+            )
+        )
+
+    return build
+
+
+@pytest.fixture
+def save(tmp_path):
+    def write(change=lambda state: None, **rest):
+        state = Network().state_dict()
+        change(state)
+        torch.save(dict(rest, state_dict=state), tmp_path / 'a.pth')
+        return str(tmp_path / 'a.pth')
+
+    return write
+
+
+def load(runner, path, **kwargs):
+    built = runner(load_from=path, **kwargs)
+    built.load_or_resume()
+    return built.model
+
+
+def test_all_weights_are_loaded(runner, save):
+    path = save()
+    model, saved = load(runner, path), read_checkpoint(path)['state_dict']
+    assert all(torch.equal(value, saved[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    'change, words',
+    [
+        (lambda state: state.pop('head.bias'), r'1 are missing \(head.bias\)'),
+        (lambda state: state.pop('body.1.running_mean'), r'1 are missing \(body.1.running_mean\)'),
+        (lambda state: state.update({'neck.weight': torch.zeros(1)}), r"1 are not the model's \(neck.weight\)"),
+        (lambda state: state.update({'head.bias': torch.zeros(7)}), 'size mismatch for head.bias'),
+        (lambda state: state['head.bias'].fill_(float('nan')), 'head.bias holds NaN or infinite'),
+        (lambda state: state['head.bias'].fill_(float('inf')), 'head.bias holds NaN or infinite'),
+        (lambda state: state.update({'head.bias': torch.zeros(3, dtype=torch.int64)}), 'head.bias holds torch.int64'),
+        (lambda state: state.update({'head.weight': torch.zeros(3, 4).to_sparse()}), 'torch.sparse_coo'),
+        (lambda state: [state.pop(name) for name in list(state)[1:]], 'are missing'),
+    ],
+)
+def test_weights_that_do_not_fit_are_named(runner, save, change, words):
+    with pytest.raises(CheckpointError, match=words) as error:
+        load(runner, save(change))
+    assert '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize('name', ['loss.weight', 'body.1.num_batches_tracked'])
+def test_settings_of_a_loss_and_counters_may_be_missing(runner, save, name):
+    load(runner, save(lambda state: state.pop(name)))
+
+
+def test_part_of_the_weights_when_asked_for(runner, save):
+    """The head of another number of classes; but not NaN, and not nothing at all."""
+    path = save()
+    with pytest.raises(CheckpointError, match='size mismatch for head.weight'):
+        load(runner, path, classes=5)
+    model = load(runner, path, classes=5, load_from_partial=True)
+    assert torch.equal(model.body[0].weight, read_checkpoint(path)['state_dict']['body.0.weight'])
+    with pytest.raises(CheckpointError, match='holds NaN'):
+        load(runner, save(lambda state: state['head.bias'].fill_(float('nan'))), load_from_partial=True)
+    torch.save(dict(state_dict=dict(other=torch.ones(1))), path)
+    with pytest.raises(CheckpointError, match='none of its 1 weights'):
+        load(runner, path, load_from_partial=True)
+
+
+def test_weights_under_another_key(runner, tmp_path):
+    """mmengine would find none of them and train from random values."""
+    saved = Network().state_dict()
+    torch.save(dict(model={f'module.{name}': value for name, value in saved.items()}), tmp_path / 'a.pth')
+    assert torch.equal(load(runner, str(tmp_path / 'a.pth')).head.weight, saved['head.weight'])
+
+
+@pytest.mark.parametrize('hooks', [[], [dict(type='EMAHook')]])
+def test_resuming(runner, hooks):
+    """The raw weights of a training with averaged ones, too."""
+    first = runner(hooks=hooks)
+    first.train()
+    path = f'{first.work_dir}/epoch_1.pth'
+    second = runner(hooks=hooks, load_from=path, resume=True)
+    second.train()
+    assert second.epoch == 1
+    assert all(torch.equal(a, b) for a, b in zip(first.model.parameters(), second.model.parameters()))
+
+
+def test_resuming_what_is_not_this_training(runner, save):
+    first = runner()
+    first.train()
+    path = f'{first.work_dir}/epoch_1.pth'
+    with pytest.raises(CheckpointError, match='size mismatch'):
+        runner(classes=5, load_from=path, resume=True, load_from_partial=True).train()
+    checkpoint = read_checkpoint(path)
+    checkpoint['optimizer']['param_groups'] *= 2
+    torch.save(checkpoint, path)
+    with pytest.raises(CheckpointError, match='optimizer has 2 groups with 12 parameters.*1 with 6'):
+        runner(load_from=path, resume=True).train()

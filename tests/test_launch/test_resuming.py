@@ -1,0 +1,148 @@
+"""A training goes on from the newest whole checkpoint, and no second one writes into its folder."""
+
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+from mmengine.config import Config
+
+from mmvisionllama import launch
+from mmvisionllama.checkpoints import CheckpointError
+from mmvisionllama.launch import LaunchError, lock_work_dir, newest_checkpoint
+from mmvisionllama.launch.training import choose_checkpoint
+
+
+def save(path, epoch=1, **rest):
+    torch.save(
+        dict(meta=dict(epoch=epoch, iter=epoch), message_hub={}, state_dict=dict(w=torch.ones(99)), **rest), path
+    )
+    os.utime(path, (epoch, epoch))
+
+
+@pytest.fixture
+def work(tmp_path):
+    folder = tmp_path / 'work'
+    folder.mkdir()
+    for epoch in (9, 10):
+        save(folder / f'epoch_{epoch}.pth', epoch)
+    save(folder / 'best_accuracy_epoch_11.pth', 11)
+    (folder / 'last_checkpoint').write_text(str(folder / 'epoch_10.pth'))
+    return folder
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[:-50])
+
+
+def name(path):
+    return path and os.path.basename(path)
+
+
+@pytest.mark.parametrize(
+    'content', [None, b'', b'\xff\xfe\x00', b'/gone/epoch_10.pth', b'/gone/epoch_12.pth', b'epoch_10.pth\n\n', 'folder']
+)
+def test_damaged_last_checkpoint(work, capsys, content):
+    """Missing, empty, binary, of a folder that was moved, of a file that is gone, with line breaks, a folder."""
+    (work / 'last_checkpoint').unlink()
+    if content == 'folder':
+        (work / 'last_checkpoint').mkdir()
+    elif content is not None:
+        (work / 'last_checkpoint').write_bytes(content)
+    assert newest_checkpoint(str(work)) == str(work / 'epoch_10.pth')
+    assert f'resumes from {work}/epoch_10.pth' in capsys.readouterr().out
+
+
+def test_the_named_one_comes_first(work):
+    """A new run in the folder of an old one; also if the file lies elsewhere."""
+    (work / 'last_checkpoint').write_text(str(work / 'epoch_9.pth'))
+    assert name(newest_checkpoint(str(work))) == 'epoch_9.pth'
+    shutil.move(work / 'epoch_9.pth', work.parent)
+    (work / 'last_checkpoint').write_text(str(work.parent / 'epoch_9.pth'))
+    assert newest_checkpoint(str(work)) == str(work.parent / 'epoch_9.pth')
+
+
+def test_damaged_ones_are_skipped_and_named(work, capsys):
+    truncate(work / 'epoch_10.pth')
+    assert name(newest_checkpoint(str(work))) == 'epoch_9.pth'
+    assert 'not resumed: checkpoint' in capsys.readouterr().out
+    (work / 'epoch_10.pth').write_bytes(b'')
+    assert name(newest_checkpoint(str(work))) == 'epoch_9.pth'
+    truncate(work / 'epoch_9.pth')
+    with pytest.raises(CheckpointError, match='no checkpoint .* can be resumed .*--work-dir'):
+        newest_checkpoint(str(work))
+
+
+def test_weights_alone_cannot_be_resumed(work):
+    torch.save(dict(state_dict=dict(w=torch.ones(1))), work / 'epoch_10.pth')
+    with pytest.raises(CheckpointError, match='no state of a training.*load_from='):
+        choose_checkpoint(Config(dict(work_dir=str(work))), str(work / 'epoch_10.pth'))
+    assert name(newest_checkpoint(str(work))) == 'epoch_9.pth'
+
+
+def test_a_whole_file_beside_a_damaged_one_is_named(work):
+    truncate(work / 'epoch_10.pth')
+    with pytest.raises(LaunchError, match='epoch_10.pth.* is damaged .*: --resume .*/epoch_9.pth') as error:
+        choose_checkpoint(Config(dict(work_dir=str(work))), str(work / 'epoch_10.pth'))
+    assert '\n' not in str(error.value)
+
+
+def test_what_the_runner_gets(work, tmp_path):
+    """The file itself; without one to resume, what the config loads stays."""
+    cfg = Config(dict(work_dir=str(work)))
+    choose_checkpoint(cfg, 'auto')
+    assert cfg.resume and name(cfg.load_from) == 'epoch_10.pth'
+    cfg = Config(dict(work_dir=str(tmp_path / 'new'), load_from=str(work / 'epoch_9.pth')))
+    choose_checkpoint(cfg, 'auto')
+    assert not cfg.resume and name(cfg.load_from) == 'epoch_9.pth'
+    cfg = Config(dict(work_dir=str(work), resume=True))
+    choose_checkpoint(cfg)
+    assert cfg.resume and name(cfg.load_from) == 'epoch_10.pth'
+
+
+OTHER = """
+import sys
+from mmvisionllama.launch import LaunchError, lock_work_dir
+try:
+    with lock_work_dir(sys.argv[1]):
+        print('free')
+except LaunchError as error:
+    print(error)
+"""
+
+
+def test_two_trainings_in_one_folder(tmp_path, monkeypatch):
+    pytest.importorskip('fcntl')
+    monkeypatch.delenv('RANK', raising=False)
+
+    def other(**env):
+        done = subprocess.run(
+            [sys.executable, '-c', OTHER, str(tmp_path / 'work')],
+            env={**os.environ, **env},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return done.stdout.strip()
+
+    with lock_work_dir(str(tmp_path / 'work')):
+        said = other()
+        assert f'another training (process {os.getpid()} on ' in said and '--work-dir' in said and '\n' not in said
+        assert other(RANK='1') == 'free', 'the other processes of one training'
+    assert other() == 'free'
+
+
+def test_training_holds_its_folder(tmp_path, monkeypatch):
+    held = []
+
+    class Runner:
+        def train(self):
+            held.append((tmp_path / 'work' / '.training').read_text())
+            return 'model'
+
+    monkeypatch.delenv('RANK', raising=False)
+    monkeypatch.setattr('mmvisionllama.launch.training.build_runner', lambda cfg: Runner())
+    assert launch.train(Config(dict(work_dir=str(tmp_path / 'work')))) == 'model'
+    assert held[0].startswith(f'process {os.getpid()} on ')
