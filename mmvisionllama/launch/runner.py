@@ -11,6 +11,9 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from ..engine.hooks.checkpoint_fit import CheckpointFitHook
+from ..engine.hooks.preemption import PreemptionHook
+from ..engine.hooks.reseed import ReseedHook
+from ..engine.hooks.safe_checkpoint import SafeCheckpointHook  # noqa: F401  registers itself
 from ..errors import LaunchError
 
 #: torch's names: fp32; TF32; bfloat16 products where the GPU has no better
@@ -56,10 +59,20 @@ def set_matmul_precision(cfg: Config) -> None:
         torch.set_float32_matmul_precision(precision)
 
 
+def use_safe_checkpoints(cfg: Config) -> None:
+    """Puts :class:`SafeCheckpointHook` in the place of mmengine's hook, wherever the config has it."""
+    hooks = cfg.setdefault('default_hooks', {})
+    hooks.setdefault('checkpoint', dict(type='CheckpointHook', interval=1))  # the Runner's own default
+    for hook in [*hooks.values(), *(cfg.get('custom_hooks') or [])]:
+        if isinstance(hook, dict) and hook.get('type') in ('CheckpointHook', 'mmengine.CheckpointHook'):
+            hook['type'] = 'SafeCheckpointHook'
+
+
 def build_runner(cfg: Config) -> Runner:
     """Runner of a config; without a GPU it trains on the CPU, several processes over gloo.
 
-    What it loads has to be the model's; ``load_from_partial=True`` in the config takes what fits.
+    What it loads has to be the model's; ``load_from_partial=True`` in the config takes what fits. Checkpoints
+    are written atomically, and a signal or ``stop_after`` in the config stops a training so that it can go on.
     """
     set_matmul_precision(cfg)
     if init_cpu_group(cfg.launcher, cfg.get('env_cfg', {}).get('dist_cfg', {}).get('timeout')):
@@ -71,7 +84,11 @@ def build_runner(cfg: Config) -> Runner:
             find_unused_parameters=cfg.get('find_unused_parameters', False),
         )
         cfg.model_wrapper_cfg = {**wrapper, **cfg.get('model_wrapper_cfg', {}), 'device_ids': None}
+    use_safe_checkpoints(cfg)
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     if isinstance(runner, Runner):  # strategies load sharded files of their own
         runner.register_hook(CheckpointFitHook(partial=cfg.get('load_from_partial', False)), 'VERY_LOW')
+        if not any(isinstance(hook, ReseedHook) for hook in runner.hooks):  # an epoch is continued by it alone
+            runner.register_hook(ReseedHook())
+        runner.register_hook(PreemptionHook(stop_after=cfg.get('stop_after')))
     return runner
