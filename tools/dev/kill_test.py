@@ -220,7 +220,7 @@ def strike(folder: Path, children: List[int], kind: str, rng: random.Random) -> 
 
 def check(kind: str, statuses: List[int], before: int, after: Optional[int], seconds: float) -> Optional[str]:
     """What is wrong with a kill: iterations done before it, the first one done after it, the time until the end."""
-    if kind == 'SIGTERM' and set(statuses) - {STOPPED_STATUS, 0}:
+    if kind == 'SIGTERM' and (statuses[0] not in (STOPPED_STATUS, 0) or any(statuses[1:])):
         return f'statuses {statuses}'
     if kind == 'SIGTERM' and seconds > 10 + 3 * ITERATION_SECONDS:
         return f'took {seconds:.1f} s to stop'

@@ -21,6 +21,8 @@ from .safe_checkpoint import STOPPED, point_to
 
 #: Status of a training that was stopped and can go on: sysexits.h's EX_TEMPFAIL
 STOPPED_STATUS = 75
+#: Environment variable of launchers that do not pass a status on: a file to make instead, the status is then 0
+NOTE = 'MMVISIONLLAMA_STOPPED'
 SIGNALS = tuple(getattr(signal, name) for name in ('SIGTERM', 'SIGUSR1') if hasattr(signal, name))
 #: Launchers pass a signal on to processes that had it already
 ECHO_SECONDS = 2.0
@@ -124,7 +126,7 @@ class PreemptionHook(Hook):
 
     The iteration is finished (with accumulated gradients: the optimizer's step; with several processes: one more, for
     all of them to agree), a checkpoint ``stopped_iter_*.pth`` is written, and the process ends with status
-    :data:`STOPPED_STATUS` (75). The same command with ``--resume`` goes on as if nothing had happened, including the
+    :data:`STOPPED_STATUS` (75; of several, the first). The same command with ``--resume`` goes on as if nothing had happened, including the
     validation that was due. A signal during a validation waits for its end. A second signal, more than two seconds
     later, ends the process at once.
 
@@ -216,4 +218,12 @@ class PreemptionHook(Hook):
             f'--resume goes on from it'
         )
         self._note.leave()
+        leave_note = os.environ.get(NOTE)
+        if leave_note:
+            with open(leave_note, 'w'):
+                sys.exit()
+        if self._agreement is not None and not is_main_process():
+            sys.exit()
+        if self._agreement is not None:
+            time.sleep(1)  # srun ends the others, and with another status, at the first one that is not 0
         sys.exit(STOPPED_STATUS)
