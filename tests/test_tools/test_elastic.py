@@ -1,5 +1,6 @@
 """tools/dist_train.sh stops at a signal, resumes, and starts its processes again when one dies."""
 
+import importlib
 import json
 import os
 import signal
@@ -12,15 +13,6 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-
-CONFIG = """
-import kill_test
-from pathlib import Path
-cfg = kill_test.make_config(Path({folder!r}), {by_epoch}, 2)
-cfg.custom_imports = dict(imports=['mmvisionllama', 'kill_test', 'dies_once'], allow_failed_imports=False)
-cfg.custom_hooks.append(dict(type='DiesOnce', at={at}, note={note!r}))
-cfg.dump({path!r})
-"""
 
 HOOK = """
 import os, signal
@@ -47,7 +39,7 @@ def rows(folder, rank):
 
 
 @pytest.mark.skipif(os.name == 'nt', reason='a shell script')
-def test_stopped_then_killed_then_done(tmp_path):
+def test_stopped_then_killed_then_done(tmp_path, monkeypatch):
     """SIGTERM: status 75, nothing lost. One process dies at iteration 32: all go on from iteration 30 by themselves."""
     work, path = tmp_path / 'work', tmp_path / 'config.py'
     work.mkdir()
@@ -57,8 +49,11 @@ def test_stopped_then_killed_then_done(tmp_path):
         port = free.getsockname()[1]
     env = dict(os.environ, PYTHON=sys.executable, PORT=str(port), CUDA_VISIBLE_DEVICES='', OMP_NUM_THREADS='1')
     env['PYTHONPATH'] = os.pathsep.join([str(tmp_path), str(ROOT / 'tools' / 'dev'), str(ROOT)])
-    text = CONFIG.format(folder=str(work), by_epoch=True, at=32, note=str(tmp_path / 'died'), path=str(path))
-    subprocess.run([sys.executable, '-c', text], env=env, check=True, timeout=200)
+    monkeypatch.syspath_prepend(str(ROOT / 'tools' / 'dev'))
+    cfg = importlib.import_module('kill_test').make_config(work, True, 2)
+    cfg.custom_imports = dict(imports=['mmvisionllama', 'kill_test', 'dies_once'], allow_failed_imports=False)
+    cfg.custom_hooks.append(dict(type='DiesOnce', at=32, note=str(tmp_path / 'died')))
+    cfg.dump(path)
     command = ['bash', str(ROOT / 'tools' / 'dist_train.sh'), str(path), '2', '--work-dir', str(work)]
     with open(tmp_path / 'log', 'w') as log:
         script = subprocess.Popen(command, env=env, stdout=log, stderr=log)

@@ -126,9 +126,9 @@ class PreemptionHook(Hook):
 
     The iteration is finished (with accumulated gradients: the optimizer's step; with several processes: one more, for
     all of them to agree), a checkpoint ``stopped_iter_*.pth`` is written, and the process ends with status
-    :data:`STOPPED_STATUS` (75; of several, the first). The same command with ``--resume`` goes on as if nothing had happened, including the
-    validation that was due. A signal during a validation waits for its end. A second signal, more than two seconds
-    later, ends the process at once.
+    :data:`STOPPED_STATUS` (75; of several, the first). The same command with ``--resume`` goes on as if nothing had
+    happened, including the validation that was due. A signal during a validation waits for its end. A second signal,
+    more than two seconds later, ends the process at once.
 
     Args:
         stop_after: Time from the start after which to stop by itself, see :func:`seconds`.
