@@ -3,20 +3,26 @@
 from .hooks import (
     FullPrecisionOutputHook,
     MAEReconstructionHook,
+    PreemptionHook,
     QuantizationAwareTrainingHook,
     ReseedHook,
+    SafeCheckpointHook,
     SampleHook,
     SoftMaskHook,
 )
 from .optimizers import AutocastOptimWrapper, LayerDecayOptimWrapperConstructor
+from .sharding import FullyShardedModel
 
 __all__ = [
     'AutocastOptimWrapper',
     'FullPrecisionOutputHook',
+    'FullyShardedModel',
     'LayerDecayOptimWrapperConstructor',
     'MAEReconstructionHook',
+    'PreemptionHook',
     'QuantizationAwareTrainingHook',
     'ReseedHook',
+    'SafeCheckpointHook',
     'SampleHook',
     'SoftMaskHook',
 ]

@@ -14,6 +14,7 @@ from ..engine.hooks.checkpoint_fit import CheckpointFitHook
 from ..engine.hooks.preemption import PreemptionHook
 from ..engine.hooks.reseed import ReseedHook
 from ..engine.hooks.safe_checkpoint import SafeCheckpointHook  # noqa: F401  registers itself
+from ..engine.sharding import ShardedOptimizerHook
 from ..errors import LaunchError
 
 #: torch's names: fp32; TF32; bfloat16 products where the GPU has no better
@@ -83,12 +84,15 @@ def build_runner(cfg: Config) -> Runner:
             broadcast_buffers=False,
             find_unused_parameters=cfg.get('find_unused_parameters', False),
         )
-        cfg.model_wrapper_cfg = {**wrapper, **cfg.get('model_wrapper_cfg', {}), 'device_ids': None}
+        given = cfg.get('model_wrapper_cfg') or {}
+        if given.get('type', wrapper['type']) == wrapper['type']:
+            cfg.model_wrapper_cfg = {**wrapper, **given, 'device_ids': None}
     use_safe_checkpoints(cfg)
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     if isinstance(runner, Runner):  # strategies load sharded files of their own
         runner.register_hook(CheckpointFitHook(partial=cfg.get('load_from_partial', False)), 'VERY_LOW')
         if not any(isinstance(hook, ReseedHook) for hook in runner.hooks):  # an epoch is continued by it alone
             runner.register_hook(ReseedHook())
+        runner.register_hook(ShardedOptimizerHook())
         runner.register_hook(PreemptionHook(stop_after=cfg.get('stop_after')))
     return runner

@@ -23,7 +23,10 @@ daemons=()
 # shellcheck disable=SC2317 # a trap
 finish() {
     scancel --full --user=root > /dev/null 2>&1 || true
+    sleep 2
     for ((i = ${#daemons[@]} - 1; i >= 0; i--)); do kill "${daemons[i]}" 2> /dev/null || true; done
+    sleep 2 # slurmd would wait for its steps
+    for daemon in "${daemons[@]}"; do kill -KILL "$daemon" 2> /dev/null || true; done
     wait || true
     rm -rf "$folder"
 }
@@ -99,11 +102,12 @@ done
 scancel --signal=USR1 "$job" # as --signal does before the time limit: to the steps, not to the script
 echo "signalled after $(lines) lines"
 for _ in $(seq 300); do
-    if [ -e "$folder/work/epoch_8.pth" ]; then break; fi
+    state=$(scontrol show job "$job" | tr ' ' '\n' | grep -E '^(JobState|Restarts|ExitCode)=' | tr '\n' ' ')
+    case "$state" in *=COMPLETED* | *=FAILED* | *=CANCELLED* | *=TIMEOUT*) break ;; esac
     sleep 1
 done
-sleep 3
-if ! scontrol show job "$job" | tr ' ' '\n' | grep -E '^(JobState|Restarts|ExitCode)='; then echo 'the job is gone'; fi
+echo "$state"
+[[ $state == *=COMPLETED*Restarts=1*ExitCode=0:0* ]]
 "$python" - "$folder" << 'PY' || { tail -50 "$folder"/work/slurm-*.out; exit 1; }
 import sys
 from pathlib import Path
