@@ -13,6 +13,8 @@ from ..errors import CheckpointError
 PART = '.part'
 #: the storage backend below, in mmengine's ``backend_args``
 ATOMIC = 'mmvisionllama.atomic'
+#: another, for processes that only take part
+NOWHERE = 'mmvisionllama.nowhere'
 
 
 def _sync_folder(folder: Path) -> None:
@@ -91,3 +93,11 @@ class AtomicBackend(LocalBackend):
         for path in outdated:
             if os.path.isfile(path):
                 super().remove(path)
+
+
+@register_backend(NOWHERE, force=True)
+class NowhereBackend(LocalBackend):
+    """Writes nothing."""
+
+    def put(self, obj: bytes, filepath: Union[str, Path]) -> None:
+        """Drops what it gets."""

@@ -2,6 +2,7 @@
 
 import contextlib
 from copy import deepcopy
+from functools import partial
 from typing import Any, Dict, Iterator, List, Optional, Sequence, Union
 
 import torch
@@ -12,6 +13,7 @@ from mmengine.optim import OptimWrapper
 from mmengine.registry import HOOKS, MODEL_WRAPPERS
 from torch import Tensor, distributed, nn
 
+from ..checkpoints.writing import NOWHERE
 from ..errors import OptionError
 
 try:  # torch 2.6 or later
@@ -71,10 +73,10 @@ def _plain_copy(self: nn.Module, memo: Dict[int, Any]) -> nn.Module:
 class FullyShardedModel(nn.Module):
     """FSDP2 (``fully_shard``) in mmengine's place for a model wrapper.
 
-    Each block is a unit: its parameters are gathered before it computes and dropped afterwards; the rest of the model is
-    one more. Optimizers, layer decay, gradient clipping and averaged weights see sharded tensors. ``state_dict`` gathers
-    and ``load_state_dict`` spreads, so that checkpoints are the usual files in one piece: they resume on any number of
-    processes, with or without sharding, and every tool reads them.
+    Each block is a unit: its parameters are gathered before it computes and dropped afterwards; the rest of the model
+    is one more. Optimizers, layer decay, gradient clipping and averaged weights see sharded tensors. ``state_dict``
+    gathers and ``load_state_dict`` spreads, so that checkpoints are the usual files in one piece: they resume on any
+    number of processes, with or without sharding, and every tool reads them.
 
     The model is built and initialised whole in every process before it is sharded. One process alone is not sharded
     (the Runner wraps no model then). What calls the model in other ways than by its ``forward`` is not supported.
@@ -166,8 +168,8 @@ def _dtype(name: Optional[str]) -> Optional[torch.dtype]:
 
 
 @HOOKS.register_module()
-class ShardedOptimizerHook(Hook):
-    """Lets the optimizer of a :class:`FullyShardedModel` be saved in one piece and loaded by all processes.
+class ShardedCheckpointHook(Hook):
+    """Lets a :class:`FullyShardedModel` and its optimizer be saved in one piece and loaded by all processes.
 
     :func:`mmvisionllama.launch.build_runner` adds it.
     """
@@ -178,6 +180,14 @@ class ShardedOptimizerHook(Hook):
         if isinstance(runner.model, FullyShardedModel) and optimizer is not None:
             optimizer.register_state_dict_post_hook(self._gather)
             optimizer.register_load_state_dict_pre_hook(self._spread)
+            runner.save_checkpoint = partial(self._save, runner)
+
+    @staticmethod
+    def _save(runner: Any, *args: Any, **kwargs: Any) -> None:
+        """The Runner's, which is the first process's alone; gathering takes all of them."""
+        if not is_main_process():
+            kwargs['backend_args'] = dict(backend=NOWHERE)
+        type(runner).save_checkpoint.__wrapped__(runner, *args, **kwargs)
 
     @staticmethod
     def _gather(optimizer: torch.optim.Optimizer, state_dict: Dict[str, Any]) -> Dict[str, Any]:

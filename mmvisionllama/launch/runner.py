@@ -14,7 +14,7 @@ from ..engine.hooks.checkpoint_fit import CheckpointFitHook
 from ..engine.hooks.preemption import PreemptionHook
 from ..engine.hooks.reseed import ReseedHook
 from ..engine.hooks.safe_checkpoint import SafeCheckpointHook  # noqa: F401  registers itself
-from ..engine.sharding import ShardedOptimizerHook
+from ..engine.sharding import ShardedCheckpointHook
 from ..errors import LaunchError
 
 #: torch's names: fp32; TF32; bfloat16 products where the GPU has no better
@@ -93,6 +93,6 @@ def build_runner(cfg: Config) -> Runner:
         runner.register_hook(CheckpointFitHook(partial=cfg.get('load_from_partial', False)), 'VERY_LOW')
         if not any(isinstance(hook, ReseedHook) for hook in runner.hooks):  # an epoch is continued by it alone
             runner.register_hook(ReseedHook())
-        runner.register_hook(ShardedOptimizerHook())
+        runner.register_hook(ShardedCheckpointHook())
         runner.register_hook(PreemptionHook(stop_after=cfg.get('stop_after')))
     return runner

@@ -1,4 +1,4 @@
-"""Trains a small backbone in some ways of sharding and prints the losses; run by test_sharding.py, apart because it forks.
+"""Trains a small backbone, sharded or not, and writes the losses down; run by test_sharding.py, because it forks.
 
 python sharded_training.py FOLDER NAME:WRAPPER:PROCESSES:EPOCHS[:RESUMED NAME] ...
 """
@@ -99,6 +99,10 @@ def config(folder, wrapper, processes, epochs):
     return cfg
 
 
+def wait(child):
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
 def train(folder, wrapper, processes, epochs):
     with socket.socket() as free:
         free.bind(('127.0.0.1', 0))
@@ -122,7 +126,8 @@ def train(folder, wrapper, processes, epochs):
         finally:
             sys.stderr.flush()
             os._exit(status)
-    assert not any([os.waitpid(child, 0)[1] for child in children])
+    statuses = list(map(wait, children))
+    assert not any(statuses), statuses
 
 
 if __name__ == '__main__':

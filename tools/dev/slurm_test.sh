@@ -101,13 +101,22 @@ for _ in $(seq 600); do
 done
 scancel --signal=USR1 "$job" # as --signal does before the time limit: to the steps, not to the script
 echo "signalled after $(lines) lines"
+ended=0
 for _ in $(seq 300); do
     state=$(scontrol show job "$job" | tr ' ' '\n' | grep -E '^(JobState|Restarts|ExitCode)=' | tr '\n' ' ')
-    case "$state" in *=COMPLETED* | *=FAILED* | *=CANCELLED* | *=TIMEOUT*) break ;; esac
+    case "$state" in
+        *=COMPLETED*) break ;;
+        *=FAILED* | *=CANCELLED* | *=TIMEOUT*) ended=$((ended + 1)) ;; # also for a moment before it is queued again
+        *) ended=0 ;;
+    esac
+    if [ "$ended" -ge 20 ]; then break; fi
     sleep 1
 done
 echo "$state"
-[[ $state == *=COMPLETED*Restarts=1*ExitCode=0:0* ]]
+if [[ $state != *=COMPLETED*Restarts=1*ExitCode=0:0* ]]; then
+    tail -50 "$folder"/work/slurm-*.out
+    exit 1
+fi
 "$python" - "$folder" << 'PY' || { tail -50 "$folder"/work/slurm-*.out; exit 1; }
 import sys
 from pathlib import Path

@@ -217,7 +217,6 @@ class PreemptionHook(Hook):
             f'stopped by {reason} after iteration {runner.iter + 1}: {name} is written, and the same command with '
             f'--resume goes on from it'
         )
-        self._note.leave()
         leave_note = os.environ.get(NOTE)
         if leave_note:
             with open(leave_note, 'w'):
