@@ -79,7 +79,8 @@ class FullyShardedModel(nn.Module):
     number of processes, with or without sharding, and every tool reads them.
 
     The model is built and initialised whole in every process before it is sharded. One process alone is not sharded
-    (the Runner wraps no model then). What calls the model in other ways than by its ``forward`` is not supported.
+    (the Runner wraps no model then). What calls the model in other ways than by its ``forward`` has to take a
+    :func:`whole_copy`.
 
     Args:
         module: The model.
@@ -158,6 +159,21 @@ class FullyShardedModel(nn.Module):
     def test_step(self, data: Union[dict, tuple, list]) -> List[Any]:
         """The model's."""
         return self.module.test_step(data)
+
+
+def whole_copy(model: nn.Module) -> nn.Module:
+    """A copy of a sharded model, or of its averaged weights, that every process can run by itself in any way.
+
+    All processes have to ask for it; others than sharded models are returned as they are.
+    """
+    if fully_shard is None or not any(isinstance(parameter, DTensor) for parameter in model.parameters()):
+        return model
+    copy = deepcopy(model)
+    for part in copy.modules():
+        for name, parameter in part._parameters.items():
+            if isinstance(parameter, DTensor):
+                part._parameters[name] = nn.Parameter(parameter.detach().full_tensor(), requires_grad=False)
+    return copy
 
 
 def _dtype(name: Optional[str]) -> Optional[torch.dtype]:

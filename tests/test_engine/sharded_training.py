@@ -14,13 +14,15 @@ from pathlib import Path
 import torch
 from mmengine.config import Config
 from mmengine.dist import get_rank
-from mmengine.hooks import Hook
+from mmengine.evaluator import BaseMetric
+from mmengine.hooks import EMAHook, Hook
 from mmengine.model import BaseModel
-from mmengine.registry import DATASETS, HOOKS, MODELS
+from mmengine.registry import DATASETS, HOOKS, METRICS, MODELS
 from torch import nn
 
 from mmvisionllama import launch
 from mmvisionllama.backbones import VisionLLaMA
+from mmvisionllama.engine.sharding import whole_copy
 
 SAMPLES, BATCH = 60, 12
 
@@ -44,7 +46,18 @@ class SmallModel(BaseModel):
 
     def forward(self, *samples, mode='loss'):
         out = self.head(self.backbone(torch.stack(samples))[-1])
-        return dict(loss=(out - 1).square().mean())
+        return dict(loss=(out - 1).square().mean()) if mode == 'loss' else list(out)
+
+
+@METRICS.register_module()
+class MeanOutput(BaseMetric):
+    """Of the averaged weights."""
+
+    def process(self, data_batch, data_samples):
+        self.results.extend(out.mean().item() for out in data_samples)
+
+    def compute_metrics(self, results):
+        return dict(mean=sum(results) / len(results))
 
 
 @HOOKS.register_module()
@@ -56,7 +69,18 @@ class Losses(Hook):
         with open(f'{self.folder}/rank{get_rank()}.jsonl', 'a') as file:
             file.write(json.dumps([runner.iter, outputs['loss'].item()]) + '\n')
 
+    def after_val_epoch(self, runner, metrics=None):
+        with open(f'{self.folder}/metrics{get_rank()}.jsonl', 'a') as file:
+            file.write(json.dumps([runner.epoch, metrics['mean']]) + '\n')
+
     def after_train(self, runner):
+        (ema,) = [hook.ema_model.module for hook in runner.hooks if isinstance(hook, EMAHook)]
+        samples = [runner.train_dataloader.dataset[i] for i in range(4)]
+        copies = [
+            whole_copy(model)(*samples)['loss'].item() for model in (getattr(runner.model, 'module', runner.model), ema)
+        ]
+        with open(f'{self.folder}/copies{get_rank()}.json', 'w') as file:
+            json.dump(copies, file)
         block = getattr(runner.model, 'module', runner.model).backbone.layers[0].ffn
         local = [p.to_local() if hasattr(p, 'to_local') else p for p in block.parameters()]
         with open(f'{self.folder}/elements{get_rank()}', 'w') as file:
@@ -75,6 +99,14 @@ def config(folder, wrapper, processes, epochs):
                 num_workers=0,
                 sampler=dict(type='DefaultSampler', shuffle=True),
             ),
+            val_dataloader=dict(
+                dataset=dict(type='FixedPictures'),
+                batch_size=BATCH,
+                num_workers=0,
+                sampler=dict(type='DefaultSampler', shuffle=False),
+            ),
+            val_cfg=dict(),
+            val_evaluator=dict(type='MeanOutput'),
             train_cfg=dict(by_epoch=True, max_epochs=epochs),
             optim_wrapper=dict(
                 optimizer=dict(type='AdamW', lr=1e-3, weight_decay=0.05),
