@@ -64,13 +64,23 @@ class PositionedBatches:
 class SeededLoading:
     """Loads the samples of a batch, with random numbers derived from ``(*key, *position)``.
 
-    As a data set's ``__getitems__``, which torch's loaders prefer, in whatever process loads the batch.
+    As a data set's ``__getitems__``, which torch's loaders prefer, in whatever process loads the batch; or as the data
+    set itself where it takes no attributes.
     """
 
     def __init__(self, dataset: Any, *key: int) -> None:
         self.dataset = dataset
         self.load = getattr(dataset, '__getitems__', None)
         self.key = key
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.dataset[index]
+
+    def __getitems__(self, batch: Sequence[int]) -> List[Any]:
+        return self(batch)
 
     def __call__(self, batch: Sequence[int]) -> List[Any]:
         if isinstance(batch, PositionedBatch):
@@ -125,7 +135,11 @@ class ReseedHook(Hook):
             self._batches = PositionedBatches(loader.batch_sampler)
             object.__setattr__(loader, 'batch_sampler', self._batches)  # a DataLoader refuses plain assignment
             # these keys are longer than those of the iterations
-            loader.dataset.__getitems__ = SeededLoading(loader.dataset, self._seed(runner), get_rank())
+            loading = SeededLoading(loader.dataset, self._seed(runner), get_rank())
+            try:
+                loader.dataset.__getitems__ = loading
+            except AttributeError:  # a list
+                object.__setattr__(loader, 'dataset', loading)
 
     def before_train_epoch(self, runner) -> None:
         """Start or continuation of an epoch, by iteration of the whole training."""
