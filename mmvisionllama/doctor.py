@@ -1,11 +1,14 @@
 """``python -m mmvisionllama.doctor``: what is installed, whether it fits together, and which tasks are ready."""
 
+import contextlib
 import importlib
 import importlib.metadata
+import importlib.util
+import io
 import platform
 import shutil
 import sys
-from typing import Dict, List, NamedTuple, Optional, Tuple
+from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 #: import name -> (distribution of the maintained line, OpenMMLab's own distribution)
 MM_LIBRARIES = {
@@ -28,22 +31,26 @@ SUPPORTED = {
     'mmsegmentation': ('1.2.2', None),
     'mmdet': ('3.3.0', None),
 }
-#: task -> what it needs
+#: task -> what is imported to see whether it is ready
 TASKS = {
-    'classification': ('mmpretrain',),
-    'MAE': ('mmpretrain',),
-    'segmentation': ('mmseg',),
-    'detection': ('mmdet', 'mmcv.ops'),
-    'generation': ('diffusers', 'torchdiffeq'),
+    'classification': ('mmpretrain.models', 'mmvisionllama.engine'),
+    'MAE': ('mmpretrain.models', 'mmvisionllama.pretraining'),
+    'segmentation': ('mmseg.models', 'mmvisionllama.backbones'),
+    'detection': ('mmcv.ops', 'mmdet.models', 'mmvisionllama.necks'),
+    'generation': ('diffusers:AutoencoderKL', 'torchdiffeq', 'torch_fidelity', 'mmvisionllama.generation'),
 }
 EXTRA = {
     'mmpretrain': 'onedl',
     'mmseg': 'onedl',
     'mmdet': 'onedl',
     'mmcv': 'onedl',
+    'torchvision': 'onedl',
     'diffusers': 'generation',
     'torchdiffeq': 'generation',
+    'torch_fidelity': 'generation',
 }
+#: from this release on torch's headers need C++20, and mmcv 2.3.6 compiles with C++17
+TORCH_WITH_CPP20 = (2, 14)
 
 
 class Check(NamedTuple):
@@ -72,9 +79,14 @@ def _numbers(version: str) -> Tuple[int, ...]:
 
 
 def import_error(name: str) -> Optional[str]:
-    """First line of the error that importing ``name`` raises, None if it imports."""
+    """First line of the error that importing ``module`` or ``module:attribute`` raises, None if it imports."""
+    module, _, attribute = name.partition(':')
     try:
-        importlib.import_module(name)
+        # libraries greet and warn while they are imported
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            imported = importlib.import_module(module)
+            if attribute:
+                getattr(imported, attribute)
     except Exception as error:  # a broken build can raise anything
         return (str(error).splitlines() or [type(error).__name__])[0]
     return None
@@ -119,7 +131,11 @@ def check_torch() -> List[Check]:
     else:
         checks.append(Check('CUDA', None, 'no GPU found: everything runs on the CPU'))
     vision = _version('torchvision')
-    if vision:
+    if not vision:
+        checks.append(
+            Check('torchvision', None, "not installed; mmpretrain needs it: pip install 'mmvisionllama[onedl]'")
+        )
+    else:
         error = import_error('torchvision')
         checks.append(Check('torchvision', not error, vision if not error else f'{vision} does not fit torch: {error}'))
     return checks
@@ -129,41 +145,52 @@ def check_operators(libraries: Dict[str, Check]) -> Check:
     """mmcv's compiled operators, which mmdet needs."""
     if not libraries['mmcv'].ok:
         return Check('mmcv operators', None, 'mmcv is not usable')
-    error = import_error('mmcv.ops')
-    if error:
-        distribution = libraries['mmcv'].text.split()[0]
-        return Check(
-            'mmcv operators',
-            None,
-            f'not compiled; detection needs them: pip install --no-build-isolation --no-cache-dir --force-reinstall '
-            f'--no-deps {distribution} (after torch, about 10 minutes)',
+    if import_error('mmcv.ops') is None:
+        return Check('mmcv operators', True, 'compiled')
+    distribution, version = libraries['mmcv'].text.split()
+    if _numbers(_version('torch') or '0') >= TORCH_WITH_CPP20:
+        advice = 'they do not compile against this torch: install torch < 2.14 and torchvision for it, then look again'
+    else:
+        advice = (
+            f"pip install 'setuptools>=77,<80' wheel ninja, then pip install --no-build-isolation --no-cache-dir "
+            f'--force-reinstall --no-deps {distribution}=={version} (10 minutes and more)'
         )
-    return Check('mmcv operators', True, 'compiled')
+    return Check('mmcv operators', None, f'not compiled, and detection needs them: {advice}')
 
 
 def check_tasks(libraries: Dict[str, Check], operators: Check) -> List[Check]:
-    """Whether each task is ready, and what it lacks."""
-    checks = []
-    for task, needs in TASKS.items():
-        lacking = []
-        for need in needs:
-            if need == 'mmcv.ops':
-                ready = bool(operators.ok)
-            elif need in libraries:
-                ready = bool(libraries[need].ok and libraries['mmcv'].ok)
-            else:
-                ready = import_error(need) is None
-            if not ready:
+    """Whether each task is ready, which importing its parts shows, and what it lacks."""
+    return [check_task(task, needs, libraries, operators) for task, needs in TASKS.items()]
+
+
+def check_task(task: str, needs: Sequence[str], libraries: Dict[str, Check], operators: Check) -> Check:
+    """One task: ready, not ready because something is not installed, or broken."""
+    lacking, broken = [], []
+    for need in needs:
+        name = need.split('.')[0].split(':')[0]
+        if need == 'mmcv.ops':
+            if not operators.ok:
                 lacking.append(need)
-        if not lacking:
-            checks.append(Check(task, True, 'ready'))
-            continue
-        extras = sorted({EXTRA[need] for need in lacking if need in EXTRA})
-        text = f'needs {", ".join(lacking)}'
-        if extras:
-            text += f": pip install 'mmvisionllama[{','.join(extras)}]'"
-        checks.append(Check(task, None, text + (' (and the operators above)' if 'mmcv.ops' in lacking else '')))
-    return checks
+        elif name in libraries and not libraries[name].ok:
+            lacking.append(name)
+        else:
+            error = import_error(need)
+            if error and importlib.util.find_spec(name) is None:
+                lacking.append(name)
+            elif error:
+                broken.append((need, error))
+    extras = {EXTRA[name] for name in lacking if name in EXTRA}
+    if broken and not lacking:
+        need, error = broken[0]
+        missing = error.removeprefix('No module named ').strip("'").split('.')[0]
+        advice = f": pip install 'mmvisionllama[{EXTRA[missing]}]'" if missing in EXTRA else ''
+        return Check(task, False, f'{need} does not import ({error}){advice}')
+    if not lacking:
+        return Check(task, True, 'ready')
+    text = f'needs {", ".join(lacking)}'
+    if extras:
+        text += f": pip install 'mmvisionllama[{','.join(sorted(extras))}]'"
+    return Check(task, None, text + (' (the operators: see above)' if 'mmcv.ops' in lacking else ''))
 
 
 def examine() -> List[Tuple[str, List[Check]]]:
@@ -176,14 +203,8 @@ def examine() -> List[Tuple[str, List[Check]]]:
     if libraries['mmengine'].ok is None:
         libraries['mmengine'] = Check('mmengine', False, "not installed: pip install 'mmvisionllama[onedl]'")
     operators = check_operators(libraries)
-    flash = _version('flash-attn')
-    error = import_error('flash_attn') if flash else None
-    if flash is None:
-        flash_check = Check('flash-attn', None, "not installed (optional; torch's own attention is used)")
-    else:
-        flash_check = Check('flash-attn', not error, flash if not error else f'{flash} does not import: {error}')
     lines = {d.split('-')[0] == 'onedl' for d in (c.text.split()[0] for c in libraries.values() if c.ok)}
-    mm = [*libraries.values(), operators, flash_check]
+    mm = [*libraries.values(), operators]
     if len(lines) == 2:
         mm.append(Check('mm libraries', False, 'onedl-* and OpenMMLab distributions are mixed: use one line for all'))
     package = import_error('mmvisionllama.backbones')

@@ -17,5 +17,9 @@ class OptionError(MMVisionLLaMAError, ValueError):
     """A setting that does not fit a model, a config or a data set."""
 
 
+class MissingExtraError(MMVisionLLaMAError, ImportError):
+    """A library of one of the package's extras is not installed."""
+
+
 class LaunchError(MMVisionLLaMAError, RuntimeError):
     """Something given on the command line is wrong."""

@@ -5,6 +5,7 @@ import importlib.abc
 import importlib.machinery
 import sys
 import warnings
+from pathlib import Path
 from types import ModuleType
 from typing import Any, Callable, Dict, Optional, Sequence
 
@@ -71,7 +72,8 @@ class MovedModules(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         if not fullname.startswith(f'{ROOT}.') or name not in MODULES:
             return None
         is_package = any(other.startswith(f'{name}.') for other in MODULES)
-        return importlib.machinery.ModuleSpec(fullname, self, is_package=is_package)
+        origin = Path(__file__).parent.joinpath(*MODULES[name][0].split('.'))
+        return importlib.machinery.ModuleSpec(fullname, self, origin=f'{origin}.py', is_package=is_package)
 
     def get_code(self, fullname: str) -> Any:
         """For ``python -m``: runs the module where it is now."""

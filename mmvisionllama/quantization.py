@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from .checkpoints.reading import read_checkpoint
+from .errors import MissingExtraError
 
 #: parts of the names of the layers that are quantised, in this package's and mmpretrain's transformers
 PARTS = ('attn', 'ffn')
@@ -22,7 +23,9 @@ def _torchao() -> Any:
         import torchao.quantization
         import torchao.quantization.qat
     except ImportError as error:
-        raise ImportError("8-bit quantisation needs torchao: pip install 'mmvisionllama[quantization]'") from error
+        raise MissingExtraError(
+            "8-bit quantisation needs torchao: pip install 'mmvisionllama[quantization]'"
+        ) from error
     return torchao.quantization
 
 

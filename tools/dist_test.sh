@@ -13,6 +13,8 @@ processes=$3
 shift 3
 tools=$(cd "$(dirname "$0")" && pwd)
 export PYTHONPATH=$tools/..${PYTHONPATH:+:$PYTHONPATH}
+. "$tools/setup/check_processes.sh"
+check_processes "$processes" "${PORT:-29500}" "$config"
 
 exec "${PYTHON:-python}" -m torch.distributed.run \
     --nnodes="${NNODES:-1}" \

@@ -18,6 +18,8 @@ processes=$2
 shift 2
 tools=$(cd "$(dirname "$0")" && pwd)
 export PYTHONPATH=$tools/..${PYTHONPATH:+:$PYTHONPATH}
+. "$tools/setup/check_processes.sh"
+check_processes "$processes" "${PORT:-29500}" "$config"
 
 address=${MASTER_ADDR:-127.0.0.1}
 port=${PORT:-29500}

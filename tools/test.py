@@ -7,8 +7,6 @@ python tools/test.py CONFIG CHECKPOINT [--out FILE] [--show-dir DIR] [--tta] [--
 import argparse
 import os
 
-from mmengine.config import DictAction
-
 from mmvisionllama import launch
 from mmvisionllama.checkpoints import allow_unsafe
 
@@ -36,7 +34,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
+        action=launch.CfgOptions,
         metavar='KEY=VALUE',
         help='override settings, e.g. test_dataloader.batch_size=32',
     )

@@ -9,8 +9,6 @@ Several GPUs or processes: tools/dist_train.sh; on a cluster: tools/slurm_train.
 import argparse
 import os
 
-from mmengine.config import DictAction
-
 from mmvisionllama import launch
 from mmvisionllama.checkpoints import allow_unsafe
 
@@ -53,7 +51,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
+        action=launch.CfgOptions,
         metavar='KEY=VALUE',
         help='override settings, e.g. train_dataloader.batch_size=32 or model.backbone.out_indices="[3,5,7,11]"',
     )

@@ -7,10 +7,11 @@ from mmengine.model import BaseModule
 from mmengine.registry import MODELS
 from torch import nn
 
+from ..errors import OptionError
 from ..layers.embed import resize_pos_embed
 from ..layers.feedforward import swiglu_hidden
 from ..layers.norm import NORMS
-from ..layers.options import checked_choice
+from ..layers.options import checked_choice, checked_rate, checked_whole
 
 
 class BaseBackbone(BaseModule):
@@ -37,36 +38,48 @@ class BaseBackbone(BaseModule):
         """Settings of a named architecture, or the checked dict itself.
 
         Raises:
-            ValueError: For an unknown name (the message lists the known ones) or a dict with settings missing or
+            OptionError: For an unknown name (the message lists the known ones) or a dict with settings missing or
                 unknown.
         """
+        if not isinstance(arch, (str, dict)):
+            raise OptionError(f'arch of {cls.__name__} must be a name or a dict, got {arch!r}')
         if isinstance(arch, str):
             name = arch.lower()
             for key, settings in cls.arch_zoo.items():
                 if name in (key, *settings.get('aliases', ())):
                     return {k: v for k, v in settings.items() if k != 'aliases'}
-            raise ValueError(
+            raise OptionError(
                 f'unknown arch {arch!r} of {cls.__name__}: choose one of {", ".join(cls.arch_zoo)} or a dict'
             )
         missing = [key for key in cls.arch_keys if key not in arch]
         if missing:
-            raise ValueError(f'the arch dict of {cls.__name__} lacks {", ".join(missing)}')
+            raise OptionError(f'the arch dict of {cls.__name__} lacks {", ".join(missing)}')
         known = (*cls.arch_keys, *cls.arch_options)
         unknown = [key for key in arch if key not in known]
         if unknown:
-            raise ValueError(
+            raise OptionError(
                 f'the arch dict of {cls.__name__} does not know {", ".join(unknown)}: its keys are {", ".join(known)}'
             )
         return dict(arch)
 
     @staticmethod
-    def resolve_out_indices(out_indices: Union[int, Sequence[int]], depth: int) -> List[int]:
-        """Non-negative indices; raises a ValueError for one that is out of range."""
-        indices = [out_indices] if isinstance(out_indices, int) else list(out_indices)
-        resolved = [index + depth if index < 0 else index for index in indices]
-        for given, index in zip(indices, resolved):
-            if not 0 <= index < depth:
-                raise ValueError(f'out_indices {given} is out of range: there are {depth} (0 ... {depth - 1})')
+    def resolve_indices(name: str, indices: Union[int, Sequence[int]], depth: int) -> List[int]:
+        """Non-negative indices of ``depth`` things; raises an OptionError for one that is out of range."""
+        indices = list(indices) if isinstance(indices, (list, tuple, range)) else [indices]
+        for index in indices:
+            if not -depth <= checked_whole(name, index, -math.inf) < depth:
+                raise OptionError(f'{name} {index} is out of range: there are {depth} (0 ... {depth - 1})')
+        resolved = [index % depth for index in indices]
+        if len(set(resolved)) < len(resolved):
+            raise OptionError(f'{name} names one index twice: {indices}')
+        return resolved
+
+    @classmethod
+    def resolve_out_indices(cls, out_indices: Union[int, Sequence[int]], depth: int) -> List[int]:
+        """As :meth:`resolve_indices`; there is at least one, and they ascend as the outputs do."""
+        resolved = cls.resolve_indices('out_indices', out_indices, depth)
+        if not resolved or resolved != sorted(resolved):
+            raise OptionError(f'out_indices must be one index or several that ascend, got {out_indices!r}')
         return resolved
 
     def _resize_loaded_pos_embed(self, state_dict: dict, prefix: str, *args) -> None:
@@ -79,6 +92,14 @@ class BaseBackbone(BaseModule):
                 state_dict[prefix + 'pos_embed'] = resize_pos_embed(
                     stored, (side, side), self.pos_embed_grid, self.interpolate_mode
                 )
+
+    def refuse_mask(self, mask: Any) -> None:
+        """Raises an OptionError for a mask: masked image modelling asks its backbone to hide patches."""
+        if mask is not None:
+            raise OptionError(
+                f'{type(self).__name__} hides no patches: MAE takes MAEVisionLLaMA; methods that hand a mask to their '
+                f'backbone (SimMIM, BEiT, MaskFeat) need one that replaces the masked patches, which this package lacks'
+            )
 
     def frozen_modules(self) -> List[Union[nn.Module, nn.Parameter]]:
         """What ``frozen_stages`` freezes."""
@@ -131,7 +152,7 @@ def strict_pretrained(init_cfg: Optional[Union[dict, list]]) -> Optional[Union[d
 def resolved_norm(cfg: dict) -> dict:
     """``norm_cfg`` whose type is one of :data:`~mmvisionllama.layers.norm.NORMS` or a registered class itself."""
     kind = cfg.get('type', 'LN')
-    registered = None if kind in NORMS else MODELS.get(kind)
+    registered = MODELS.get(kind) if isinstance(kind, str) and kind not in NORMS else None
     return dict(cfg, type=registered) if registered is not None else dict(cfg)
 
 
@@ -142,11 +163,36 @@ def hidden_channels(embed_dims: int, given: Optional[int], ffn_cfg: dict) -> Opt
     return given
 
 
+def per_stage(settings: Dict[str, Any], defaults: Dict[str, Any], whole: Sequence[str]) -> Dict[str, Any]:
+    """Settings of an architecture with one value per stage, those that are left out filled in.
+
+    Args:
+        settings: ``depths`` and others; each a list, or None.
+        defaults: Values for the most stages there are.
+        whole: Settings whose values are positive whole numbers.
+
+    Raises:
+        OptionError: For a setting that is no list, is of another length than ``depths``, or holds another value.
+    """
+    for key, values in settings.items():
+        if values is not None and (not isinstance(values, (list, tuple)) or not values):
+            raise OptionError(f'arch {key} must be a list with one value per stage, got {values!r}')
+    stages = len(settings['depths'])
+    settings = {**{key: values and values[:stages] for key, values in defaults.items()}, **settings}
+    for key, values in settings.items():
+        if values is not None and len(values) != stages:
+            raise OptionError(f'arch {key} has {len(values)} values for {stages} stages: give one per stage')
+        for value in values if key in whole else ():
+            checked_whole(f'arch {key}', value)
+    return settings
+
+
 DROP_PATH_MODES = ('linear', 'uniform')
 
 
 def drop_path_rates(rate: float, depth: int, mode: str = 'linear') -> List[float]:
     """Stochastic depth rate of each block: growing from 0 to ``rate``, or the same everywhere."""
+    checked_rate('drop_path_rate', rate)
     if checked_choice('drop_path_mode', mode, DROP_PATH_MODES) == 'uniform':
         return [float(rate)] * depth
     return [rate * i / max(depth - 1, 1) for i in range(depth)]

@@ -8,6 +8,7 @@ from mmengine.logging import print_log
 from mmengine.registry import MODELS
 from torch import Tensor
 
+from ..errors import OptionError
 from ..layers import (
     AttentionContext,
     RotaryAttention,
@@ -15,7 +16,7 @@ from ..layers import (
     causal_context,
     resize_pos_embed,
 )
-from ..layers.options import checked_choice
+from ..layers.options import check_flags, checked_choice, made
 from .plain import PlainBackbone
 
 
@@ -49,6 +50,7 @@ class iLLaMA(PlainBackbone):
         out_type: ``'cls_token'`` (B, C), ``'featmap'`` (B, C, H, W), ``'avg_featmap'`` (B, C; the mean of the patch
             tokens, then a norm) or ``'raw'`` (B, N, C).
         with_cls_token: Add a class token.
+        output_cls_token: As :class:`VisionLLaMA`.
         cls_token_position: ``'last'``, where it sees every patch, or ``'first'``, the ViT's.
         mask_mode: ``'additive'``: softmax(q k^T / sqrt(d) + log S), which at alpha = 0 is causal attention (eq. 1) on
             the fast causal kernels. ``'multiplicative'``: softmax(q k^T / sqrt(d)) * S without renormalisation (eq. 2),
@@ -120,6 +122,7 @@ class iLLaMA(PlainBackbone):
         attn_drop_rate: float = 0.0,
         backend: str = 'auto',
         with_cp: bool = False,
+        output_cls_token: bool = False,
         init_cfg: Optional[Union[dict, list]] = None,
     ) -> None:
         super().__init__(
@@ -129,12 +132,14 @@ class iLLaMA(PlainBackbone):
             out_indices=out_indices,
             out_type=out_type,
             with_cls_token=with_cls_token,
+            output_cls_token=output_cls_token,
             frozen_stages=frozen_stages,
             anchor=anchor,
             drop_rate=drop_rate,
             interpolate_mode=interpolate_mode,
             init_cfg=init_cfg,
         )
+        check_flags(abs_pos_embed=abs_pos_embed, with_rope=with_rope)
         self.cls_token_position = checked_choice('cls_token_position', cls_token_position, self.CLS_POSITIONS)
         self.cls_token_last = cls_token_position == 'last'
         self.mask_mode = checked_choice('mask_mode', mask_mode, self.MASK_MODES, {'released': 'multiplicative'})
@@ -145,12 +150,16 @@ class iLLaMA(PlainBackbone):
         self.rope_scale = checked_choice('rope_scale', rope_scale, self.ROPE_SCALES, {'released': 'none'})
         self.rotary = None
         if with_rope:
+            rope_cfg = dict(rope_cfg or {})
+            if 'kind' in rope_cfg or 'scale' in rope_cfg:
+                raise OptionError("iLLaMA's positions are 1D: leave kind out of rope_cfg, and set rope_scale for scale")
             scale = 'per_axis' if self.rope_scale == 'sequence' else 'none'
-            self.rotary = RotaryEmbedding(
-                self.embed_dims // self.num_heads, self.num_heads, kind='1d', scale=scale, **(rope_cfg or {})
+            head_dim = self.embed_dims // self.num_heads
+            self.rotary = made(
+                'rope_cfg', RotaryEmbedding, head_dim, self.num_heads, kind='1d', scale=scale, **rope_cfg
             )
         if abs_pos_embed:
-            self.add_pos_embed(img_size, self.num_extra_tokens)
+            self.add_pos_embed(img_size, int(with_cls_token))
         attn_cfg = dict(qkv_bias=qkv_bias, attn_drop=attn_drop_rate, proj_drop=drop_rate, backend=backend)
         self.build_layers(
             lambda i: RotaryAttention(self.embed_dims, self.num_heads, **attn_cfg),
@@ -176,11 +185,16 @@ class iLLaMA(PlainBackbone):
         Raises:
             ValueError: If alpha is not in 0 ... 1.
         """
-        if not 0 <= alpha <= 1:
-            raise ValueError(f'the soft mask must be in 0 (causal) ... 1 (bidirectional), got {alpha}')
+        if not isinstance(alpha, (int, float)) or not 0 <= alpha <= 1:
+            raise OptionError(f'the soft mask must be in 0 (causal) ... 1 (bidirectional), got {alpha!r}')
         self._soft_mask = float(alpha)
         self.visibility = {0: 'causal', 1: 'all'}.get(alpha, 'soft')
         self.alpha.fill_(alpha)
+
+    def _apply(self, *args, **kwargs) -> 'iLLaMA':
+        super()._apply(*args, **kwargs)  # to(), half(), to_empty() ...
+        self.alpha.fill_(self._soft_mask)  # which is in no checkpoint, and empty after to_empty()
+        return self
 
     def resized_pos_embed(self, pos_embed: Tensor, grid: Sequence[int], new_grid: Sequence[int]) -> Tensor:
         """Resamples the patches' rows of a position embedding and keeps the class token's."""
@@ -194,7 +208,7 @@ class iLLaMA(PlainBackbone):
         loaded = state_dict.get(key)
         if loaded is None or loaded.ndim != 3 or loaded.shape[1] == self.pos_embed.shape[1]:
             return
-        tokens = loaded.shape[1] - self.num_extra_tokens
+        tokens = loaded.shape[1] - self.with_cls_token
         side = math.isqrt(tokens)
         if side * side != tokens:
             raise ValueError(

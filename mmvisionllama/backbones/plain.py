@@ -6,8 +6,25 @@ import torch
 from torch import Tensor, nn
 
 from ..layers import AttentionContext, PatchEmbed, TransformerBlock, build_ffn, build_norm
-from ..layers.options import checked_choice, to_2tuple
+from ..layers.embed import INTERPOLATE_MODES
+from ..layers.options import (
+    check_flags,
+    check_heads,
+    checked_choice,
+    checked_rate,
+    checked_sides,
+    checked_whole,
+)
 from .base import BaseBackbone, drop_path_rates, hidden_channels, init_linear, resolved_norm
+
+
+class PatchMap(nn.Identity):
+    """Shows the patch tokens that enter the last block as a map ``(B, C, H, W)`` to whoever hooks it.
+
+    Made for class activation maps (GradCAM and its kind): a place that needs no reshaping, knows grids that are no
+    squares, and leaves out the class token wherever it stands (mmpretrain's vis_cam.py: ``--target-layers
+    backbone.patch_map``, without ``--vit-like``). Without a forward hook nothing passes through it.
+    """
 
 
 class PlainBackbone(BaseBackbone):
@@ -33,6 +50,7 @@ class PlainBackbone(BaseBackbone):
         out_indices: Union[int, Sequence[int]],
         out_type: str,
         with_cls_token: bool,
+        output_cls_token: bool,
         frozen_stages: int,
         anchor: Union[int, Sequence[int]],
         drop_rate: float,
@@ -42,29 +60,31 @@ class PlainBackbone(BaseBackbone):
         super().__init__(init_cfg)
         settings = self.resolve_arch(arch)
         self.embed_dims: int = settings['embed_dims']
-        self.num_layers: int = settings['num_layers']
+        self.num_layers: int = checked_whole('num_layers', settings['num_layers'])
         self.num_heads: int = settings['num_heads']
         self.arch_settings = settings
-        if self.embed_dims % self.num_heads:
-            raise ValueError(f'num_heads {self.num_heads} does not divide embed_dims {self.embed_dims}')
+        check_heads(self.embed_dims, self.num_heads)
+        check_flags(with_cls_token=with_cls_token)
         self.out_type = checked_choice('out_type', out_type, self.OUT_TYPES)
         if out_type == 'cls_token' and not with_cls_token:
             raise ValueError("out_type='cls_token' needs with_cls_token=True")
         self.with_cls_token = with_cls_token
+        if output_cls_token and not (with_cls_token and out_type == 'featmap'):
+            raise ValueError("output_cls_token=True needs out_type='featmap' and with_cls_token=True")
+        self.output_cls_token = output_cls_token
+        self.patch_map = PatchMap()
         self.out_indices = self.resolve_out_indices(out_indices, self.num_layers)
-        if not -1 <= frozen_stages <= self.num_layers:
-            raise ValueError(f'frozen_stages must be in -1 ... {self.num_layers}, got {frozen_stages}')
-        self.frozen_stages = frozen_stages
+        self.frozen_stages = checked_whole('frozen_stages', frozen_stages, -1, self.num_layers)
         self.patch_embed = PatchEmbed(in_channels, self.embed_dims, patch_size)
-        self.anchor_grid = self.patch_embed.grid(to_2tuple(anchor))
+        self.anchor_grid = self.patch_embed.grid(checked_sides('anchor', anchor))
         self.cls_token = nn.Parameter(torch.zeros(1, 1, self.embed_dims)) if with_cls_token else None
-        self.interpolate_mode = interpolate_mode
+        self.interpolate_mode = checked_choice('interpolate_mode', interpolate_mode, INTERPOLATE_MODES)
         self.pos_embed: Optional[nn.Parameter] = None
-        self.drop_after_pos = nn.Dropout(drop_rate)
+        self.drop_after_pos = nn.Dropout(checked_rate('drop_rate', drop_rate))
 
     def add_pos_embed(self, img_size: Union[int, Sequence[int]], extra_tokens: int = 0) -> None:
         """Adds a learnable position embedding for the grid of ``img_size`` and ``extra_tokens`` more rows."""
-        self.pos_embed_grid = self.patch_embed.grid(to_2tuple(img_size))
+        self.pos_embed_grid = self.patch_embed.grid(checked_sides('img_size', img_size))
         tokens = self.pos_embed_grid[0] * self.pos_embed_grid[1] + extra_tokens
         self.pos_embed = nn.Parameter(torch.zeros(1, tokens, self.embed_dims))
         self._register_load_state_dict_pre_hook(self._resize_loaded_pos_embed)
@@ -83,6 +103,7 @@ class PlainBackbone(BaseBackbone):
         with_cp: bool,
     ) -> None:
         """Adds the blocks and the norms after them, and sets the initial values of all that is built here."""
+        check_flags(final_norm=final_norm)
         norm_cfg = resolved_norm(norm_cfg)
         if 'ffn_bias' in self.arch_settings:
             ffn_cfg = dict(dict(bias=self.arch_settings['ffn_bias']), **ffn_cfg)
@@ -121,8 +142,12 @@ class PlainBackbone(BaseBackbone):
 
     @property
     def num_extra_tokens(self) -> int:
-        """Tokens that are no patches."""
-        return int(self.with_cls_token)
+        """Tokens before the patches, as mmpretrain's backbones say it: CAM tools cut off that many.
+
+        0 for a class token behind them, where cutting off the first would shift the map by a patch without a word; with
+        0 these tools find that H * H + 1 tokens are no square. :class:`PatchMap` serves them there.
+        """
+        return int(self.with_cls_token and not self.cls_token_last)
 
     def with_token(self, patches: Tensor, token: Optional[Tensor]) -> Tensor:
         """Puts the token's row where the class token stands: ``(B, N, C)`` and ``(B, 1, C)`` to ``(B, N + 1, C)``."""
@@ -138,7 +163,9 @@ class PlainBackbone(BaseBackbone):
 
     def add_cls_token(self, patches: Tensor) -> Tensor:
         """Patch tokens to all tokens: ``(B, N, C)`` to ``(B, N + 1, C)`` if there is a class token."""
-        return self.with_token(patches, self.cls_token.expand(len(patches), -1, -1) if self.with_cls_token else None)
+        if not self.with_cls_token:
+            return patches
+        return self.with_token(patches, self.cls_token.expand(patches.shape[0], -1, -1))  # len() stops a tracer
 
     def embed_tokens(self, x: Tensor) -> Tuple[Tensor, Tuple[int, int]]:
         """Images ``(B, in_channels, height, width)`` to all tokens ``(B, N, C)`` and the patches' grid (H, W)."""
@@ -152,11 +179,18 @@ class PlainBackbone(BaseBackbone):
         """Tokens ``(B, N, C)`` between block ``index`` and the next."""
         return x
 
-    def forward(self, x: Tensor) -> Tuple[Tensor, ...]:
-        """Images ``(B, in_channels, height, width)`` to one output per out_index; shapes as ``out_type`` says."""
+    def forward(self, x: Tensor, mask: None = None) -> Tuple[Union[Tensor, Tuple[Tensor, Tensor]], ...]:
+        """Images ``(B, in_channels, height, width)`` to one output per out_index; shapes as ``out_type`` says.
+
+        Raises:
+            OptionError: For a mask.
+        """
+        self.refuse_mask(mask)
         x, grid = self.embed_tokens(x)  # [B, N, C]
         outs = []
         for i, (layer, context) in enumerate(zip(self.layers, self.block_contexts(grid, x))):
+            if i == self.num_layers - 1 and self.patch_map._forward_hooks:
+                x = self._through_patch_map(x, grid)
             x = self.after_block(layer(x, context), i, grid)
             if i == self.num_layers - 1 and self.final_norm:
                 x = self.ln1(x)
@@ -164,15 +198,21 @@ class PlainBackbone(BaseBackbone):
                 outs.append(self.format_output(x, grid))
         return tuple(outs)
 
-    def format_output(self, x: Tensor, grid: Sequence[int]) -> Tensor:
-        """Tokens ``(B, N, C)`` to what ``out_type`` asks for."""
+    def _through_patch_map(self, x: Tensor, grid: Sequence[int]) -> Tensor:
+        patches, token = self.split_token(x)
+        maps = self.patch_map(patches.transpose(1, 2).unflatten(2, tuple(grid)))  # [B, C, H, W]
+        return self.with_token(maps.flatten(2).transpose(1, 2), token)
+
+    def format_output(self, x: Tensor, grid: Sequence[int]) -> Union[Tensor, Tuple[Tensor, Tensor]]:
+        """Tokens ``(B, N, C)`` to what ``out_type`` and ``output_cls_token`` ask for."""
         if self.out_type == 'raw':
             return x
         patches, token = self.split_token(x)
         if self.out_type == 'cls_token':
             return token[:, 0]
         if self.out_type == 'featmap':
-            return patches.transpose(1, 2).unflatten(2, tuple(grid)).contiguous()  # [B, C, H, W]
+            maps = patches.transpose(1, 2).unflatten(2, tuple(grid)).contiguous()  # [B, C, H, W]
+            return (maps, token[:, 0]) if self.output_cls_token else maps
         return self.ln2(patches.mean(dim=1))
 
     def get_layer_depth(self, param_name: str, prefix: str = '') -> Tuple[int, int]:

@@ -6,6 +6,7 @@ import torch
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
+from ..errors import OptionError
 from ..layers import (
     PEG,
     AS2DRoPE,
@@ -17,12 +18,14 @@ from ..layers import (
     WindowAttention,
     build_ffn,
     build_norm,
+    keep_in_graph,
     resize_pos_embed,
     window_context,
 )
-from ..layers.options import checked_choice, to_2tuple
+from ..layers.embed import INTERPOLATE_MODES
+from ..layers.options import check_flags, check_heads, checked_choice, checked_rate, checked_sides, checked_whole, made
 from ..layers.window_attention import check_mask_padding
-from .base import BaseBackbone, drop_path_rates, hidden_channels, init_conv, init_linear, resolved_norm
+from .base import BaseBackbone, drop_path_rates, hidden_channels, init_conv, init_linear, per_stage, resolved_norm
 
 MODELS.register_module(module=GSAPositionCalibration)  # the layers themselves are plain PyTorch
 
@@ -59,8 +62,7 @@ class PyramidVisionLLaMA(BaseBackbone):
             again, as the released classifier does.
         frozen_stages: 0 freezes the first patch embedding, k the first k stages; -1 freezes nothing.
         layer_scale_init_value: Initial value of LayerScale; 0 for none.
-        anchor: Resolution in pixels that the weights were trained at, a number or (height, width). The anchor grid of
-            each stage follows from it (224: 56, 28, 14, 7).
+        anchor: Resolution that the weights were trained at, pixels or (height, width); each stage's grid follows.
         rope_cfg: Options of :class:`~mmvisionllama.layers.GSAPositionCalibration` and its ``AS2DRoPE`` (``kind``,
             ``base``, ``ratio``, ``share_heads``, ``ntk_alpha``, ``ntk_keys``, ``scale``), and ``anchor_grid``, a token
             grid (H0, W0) for every stage in the place of those that follow from ``anchor`` (the release has 14 x 14).
@@ -75,10 +77,9 @@ class PyramidVisionLLaMA(BaseBackbone):
         with_cp: Activation checkpointing of every block.
         init_cfg: mmengine's initialisation config; see :class:`BaseBackbone` for ``Pretrained``.
 
-    ``'released'`` is accepted for the released code's value of each switch.
-
     Raises:
-        ValueError: For an unknown arch, option or out_index, and for lists of different lengths.
+        ValueError: For an unknown arch, option or out_index, and for lists of different lengths. (``'released'`` is
+            known to every switch.)
 
     Examples:
         >>> model = PyramidVisionLLaMA('small', out_indices=(0, 1, 2, 3))
@@ -87,16 +88,10 @@ class PyramidVisionLLaMA(BaseBackbone):
     """
 
     arch_zoo = {
-        'small': dict(
-            aliases=('s',), embed_dims=(64, 128, 256, 512), depths=(2, 2, 10, 4), num_heads=(2, 4, 8, 16)
-        ),
-        'base': dict(
-            aliases=('b',), embed_dims=(96, 192, 384, 768), depths=(2, 2, 18, 2), num_heads=(3, 6, 12, 24)
-        ),
-        'large': dict(
-            aliases=('l',), embed_dims=(128, 256, 512, 1024), depths=(2, 2, 18, 2), num_heads=(4, 8, 16, 32)
-        ),
-    }  # fmt: skip
+        'small': dict(aliases=('s',), embed_dims=(64, 128, 256, 512), depths=(2, 2, 10, 4), num_heads=(2, 4, 8, 16)),
+        'base': dict(aliases=('b',), embed_dims=(96, 192, 384, 768), depths=(2, 2, 18, 2), num_heads=(3, 6, 12, 24)),
+        'large': dict(aliases=('l',), embed_dims=(128, 256, 512, 1024), depths=(2, 2, 18, 2), num_heads=(4, 8, 16, 32)),
+    }
     arch_keys = ('embed_dims', 'depths', 'num_heads')
     arch_options = ('patch_sizes', 'window_sizes', 'sr_ratios', 'feedforward_channels')
     arch_defaults = dict(
@@ -105,6 +100,8 @@ class PyramidVisionLLaMA(BaseBackbone):
 
     OUT_TYPES = ('featmap', 'avg_featmap', 'raw')
     GAP_NORMS = ('once', 'twice')
+    #: tokens that are no patches, as mmpretrain's backbones say it
+    num_extra_tokens = 0
 
     def __init__(
         self,
@@ -148,9 +145,9 @@ class PyramidVisionLLaMA(BaseBackbone):
         if self.gap_norm == 'twice' and out_type != 'avg_featmap':
             raise ValueError("gap_norm='twice' norms the mean of the tokens: it needs out_type='avg_featmap'")
         self.out_indices = self.resolve_out_indices(out_indices, self.num_stages)
-        if not -1 <= frozen_stages <= self.num_stages:
-            raise ValueError(f'frozen_stages must be in -1 ... {self.num_stages}, got {frozen_stages}')
-        self.frozen_stages = frozen_stages
+        self.frozen_stages = checked_whole('frozen_stages', frozen_stages, -1, self.num_stages)
+        check_flags(abs_pos_embed=abs_pos_embed, peg=peg)
+        checked_rate('drop_rate', drop_rate)
         self.mask_padding = check_mask_padding(mask_padding)
         self.norm_flows_on = norm_after_stage in ('in_trunk', 'released')
         has_norm = self._resolve_norms(norm_after_stage)
@@ -168,10 +165,9 @@ class PyramidVisionLLaMA(BaseBackbone):
         self.pegs = nn.ModuleList(PEG(dims) for dims in self.embed_dims) if peg else None
         self.norms = nn.ModuleList()
         rates = iter(drop_path_rates(drop_path_rate, sum(self.depths), drop_path_mode))
-        channels, anchor_grid = in_channels, to_2tuple(anchor)
+        channels, anchor_grid = in_channels, checked_sides('anchor', anchor)
         for s, dims in enumerate(self.embed_dims):
-            if dims % self.num_heads[s]:
-                raise ValueError(f'num_heads {self.num_heads[s]} of stage {s} does not divide its embed_dims {dims}')
+            check_heads(dims, self.num_heads[s])
             self.patch_embeds.append(PatchEmbed(channels, dims, settings['patch_sizes'][s], build_norm(norm_cfg, dims)))
             self.drops_after_pos.append(nn.Dropout(drop_rate))
             anchor_grid = self.patch_embeds[s].grid(anchor_grid)
@@ -180,10 +176,10 @@ class PyramidVisionLLaMA(BaseBackbone):
             self._add_blocks(s, rates, hidden_dims[s], norm_cfg, ffn_cfg, attn_cfg, block_cfg)
             self.norms.append(build_norm(norm_cfg, dims) if has_norm[s] else nn.Identity())
 
-        self.interpolate_mode = interpolate_mode
+        self.interpolate_mode = checked_choice('interpolate_mode', interpolate_mode, INTERPOLATE_MODES)
         self.pos_embed = None
         if abs_pos_embed:
-            self.pos_embed_grid = self.patch_embeds[0].grid(to_2tuple(img_size))
+            self.pos_embed_grid = self.patch_embeds[0].grid(checked_sides('img_size', img_size))
             tokens = self.pos_embed_grid[0] * self.pos_embed_grid[1]
             self.pos_embed = nn.Parameter(nn.init.trunc_normal_(torch.empty(1, tokens, self.embed_dims[0]), std=0.02))
             self._register_load_state_dict_pre_hook(self._resize_loaded_pos_embed)
@@ -197,7 +193,7 @@ class PyramidVisionLLaMA(BaseBackbone):
         head_dim = self.embed_dims[stage] // heads
         anchor_grid = rope_cfg.pop('anchor_grid', anchor_grid)
         in_windows = {k: v for k, v in rope_cfg.items() if k in ('kind', 'base', 'ratio', 'share_heads')}
-        self.window_rotaries.append(AS2DRoPE(head_dim, heads, **in_windows))
+        self.window_rotaries.append(made('rope_cfg', AS2DRoPE, head_dim, heads, **in_windows))
         self.calibrations.append(
             GSAPositionCalibration(
                 head_dim,
@@ -244,13 +240,7 @@ class PyramidVisionLLaMA(BaseBackbone):
     @classmethod
     def resolve_arch(cls, arch: Union[str, dict]) -> dict:
         """As :meth:`BaseBackbone.resolve_arch`, optional settings filled in and lengths checked."""
-        settings = super().resolve_arch(arch)
-        stages = len(settings['depths'])
-        settings = {**{k: v and v[:stages] for k, v in cls.arch_defaults.items()}, **settings}
-        for key, values in settings.items():
-            if values is not None and len(values) != stages:
-                raise ValueError(f'arch {key} has {len(values)} values for {stages} stages: give one per stage')
-        return settings
+        return per_stage(super().resolve_arch(arch), cls.arch_defaults, ('depths', 'window_sizes', 'sr_ratios'))
 
     def _resolve_norms(self, norm_after_stage: Union[bool, str, Sequence[bool]]) -> List[bool]:
         """Whether each stage has a norm."""
@@ -258,12 +248,12 @@ class PyramidVisionLLaMA(BaseBackbone):
             return [True] * self.num_stages
         if isinstance(norm_after_stage, bool):
             return [norm_after_stage and s in self.out_indices for s in range(self.num_stages)]
-        if isinstance(norm_after_stage, str) or len(norm_after_stage) != self.num_stages:
-            raise ValueError(
-                f"norm_after_stage must be True, False, 'in_trunk' or a list of {self.num_stages} booleans, got "
-                f'{norm_after_stage!r}'
-            )
-        return list(norm_after_stage)
+        if isinstance(norm_after_stage, (list, tuple)) and len(norm_after_stage) == self.num_stages:
+            check_flags(**{f'norm_after_stage[{s}]': value for s, value in enumerate(norm_after_stage)})
+            return list(norm_after_stage)
+        raise OptionError(
+            f"norm_after_stage must be True, False, 'in_trunk' or {self.num_stages} booleans, got {norm_after_stage!r}"
+        )
 
     def frozen_modules(self) -> list:
         if self.frozen_stages < 0:
@@ -300,8 +290,13 @@ class PyramidVisionLLaMA(BaseBackbone):
                 x = self.pegs[stage](x, grid)
         return x, grid
 
-    def forward(self, x: Tensor) -> Tuple[Tensor, ...]:
-        """Images ``(B, in_channels, height, width)`` to one output per out_index; shapes as ``out_type`` says."""
+    def forward(self, x: Tensor, mask: None = None) -> Tuple[Tensor, ...]:
+        """Images ``(B, in_channels, height, width)`` to one output per out_index; shapes as ``out_type`` says.
+
+        Raises:
+            OptionError: For a mask.
+        """
+        self.refuse_mask(mask)
         outs = []
         for stage in range(max(self.out_indices) + 1):
             x, grid = self.forward_stage(x, stage)
@@ -309,7 +304,8 @@ class PyramidVisionLLaMA(BaseBackbone):
                 x = self.norms[stage](x)
             if stage in self.out_indices:
                 outs.append(self.format_output(x, stage, grid))
-            x = x.transpose(1, 2).unflatten(2, grid)  # [B, C, H, W], channels last in memory
+            x = keep_in_graph(x, self.norms[stage])  # necks and heads may leave this output out
+            x = x.transpose(1, 2).view(x.shape[0], x.shape[2], *grid)  # [B, C, H, W], channels last in memory
         return tuple(outs)
 
     def format_output(self, x: Tensor, stage: int, grid: Sequence[int]) -> Tensor:

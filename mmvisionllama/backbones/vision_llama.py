@@ -17,7 +17,7 @@ from ..layers import (
     resize_pos_embed,
     window_context,
 )
-from ..layers.options import checked_choice, to_2tuple
+from ..layers.options import check_flags, checked_choice, checked_sides, checked_whole, made
 from ..layers.window_attention import check_mask_padding
 from .base import resolved_norm
 from .plain import PlainBackbone
@@ -51,6 +51,8 @@ class VisionLLaMA(PlainBackbone):
         out_type: ``'cls_token'`` (B, C), ``'featmap'`` (B, C, H, W), ``'avg_featmap'`` (B, C; the mean of the patch
             tokens, then a norm; Table 7f) or ``'raw'`` (B, N, C).
         with_cls_token: Prepend a class token.
+        output_cls_token: With ``out_type='featmap'``, every output is the pair (feature map, class token (B, C)), as
+            mmseg's DPT head takes it.
         cls_position: ``'origin'`` leaves the class token unrotated, position (0, 0). The released code puts it at
             (W-1, -1) of the grid, ``'above_top_right'`` (``'released'`` is accepted), and on torch < 1.13 at (W-1, 0),
             ``'top_right'`` (``'released-y0'`` is accepted).
@@ -124,6 +126,7 @@ class VisionLLaMA(PlainBackbone):
         attn_drop_rate: float = 0.0,
         backend: str = 'auto',
         with_cp: bool = False,
+        output_cls_token: bool = False,
         init_cfg: Optional[Union[dict, list]] = None,
         mask_window_padding: Optional[Union[bool, str]] = None,
     ) -> None:
@@ -134,6 +137,7 @@ class VisionLLaMA(PlainBackbone):
             out_indices=out_indices,
             out_type=out_type,
             with_cls_token=with_cls_token,
+            output_cls_token=output_cls_token,
             frozen_stages=frozen_stages,
             anchor=anchor,
             drop_rate=drop_rate,
@@ -141,8 +145,10 @@ class VisionLLaMA(PlainBackbone):
             init_cfg=init_cfg,
         )
         norm_cfg = norm_cfg or dict(type='LN', eps=1e-6)
-        self.img_size = to_2tuple(img_size)
-        self.rotary = AS2DRoPE(self.embed_dims // self.num_heads, self.num_heads, **(rope_cfg or {}))
+        check_flags(abs_pos_embed=abs_pos_embed, peg=peg, pre_norm=pre_norm)
+        self.img_size = checked_sides('img_size', img_size)
+        head_dim = self.embed_dims // self.num_heads
+        self.rotary = made('rope_cfg', AS2DRoPE, head_dim, self.num_heads, **(rope_cfg or {}))
         self.cls_position = checked_choice('cls_position', cls_position, self.CLS_POSITIONS, self.CLS_POSITION_ALIASES)
         if self.rotary.kind == '1d' and with_cls_token and self.cls_position != 'origin':
             raise ValueError(f"cls_position={cls_position!r} is a position of the 2D grid: use 'origin' with 1D RoPE")
@@ -151,9 +157,11 @@ class VisionLLaMA(PlainBackbone):
         self.peg = PEG(self.embed_dims) if peg else None
         self.pre_norm = build_norm(resolved_norm(norm_cfg), self.embed_dims) if pre_norm else nn.Identity()
 
-        self.window_size = window_size
+        self.window_size = checked_whole('window_size', window_size)
         self.mask_padding = check_mask_padding(mask_padding if mask_window_padding is None else mask_window_padding)
-        self.window_block_indexes = frozenset(self.resolve_out_indices(window_block_indexes, self.num_layers))
+        self.window_block_indexes = frozenset(
+            self.resolve_indices('window_block_indexes', window_block_indexes, self.num_layers)
+        )
         if self.window_block_indexes and with_cls_token:
             raise ValueError('windowed blocks have no place for a class token: set with_cls_token=False')
         attn_cfg = dict(qkv_bias=qkv_bias, attn_drop=attn_drop_rate, proj_drop=drop_rate, backend=backend)

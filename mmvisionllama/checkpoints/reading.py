@@ -21,6 +21,9 @@ from .unpickling import Look, safe_globals
 #: environment variable that allows arbitrary pickles, for programs without an option of their own
 UNSAFE = 'MMVISIONLLAMA_UNSAFE'
 
+#: the number that files of torch before 1.6 begin with, pickled
+OLD_FORMAT = b'\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.'
+
 HOW_TO_ALLOW = (
     f'unsafe=True or mmvisionllama.checkpoints.allow_unsafe() in Python, --unsafe on the command line, or {UNSAFE}=1 '
     f'in the environment'
@@ -62,6 +65,10 @@ def _harmful(path: str, code: str) -> CheckpointError:
         f'checkpoint {path!r} is more than weights: it names {code}, which can run any code on this machine when the '
         f'file is unpickled. Do not use it unless you made it yourself'
     )
+
+
+def _no_checkpoint(path: str) -> CheckpointError:
+    return CheckpointError(f'{path!r} is damaged or no checkpoint (it cannot be unpickled): fetch it again')
 
 
 def _read_safetensors(path: str, map_location: Any) -> Dict[str, Tensor]:
@@ -114,6 +121,11 @@ def _pickles(path: str, sizes: Optional[Dict[str, int]]) -> Iterator[Look]:
     """A look at each pickle of a checkpoint; those of the format before torch 1.6 lie one after the other."""
     if sizes is None:
         with open(path, 'rb') as file:
+            start = file.read(1 << 18)
+            if OLD_FORMAT not in start[:40]:  # no checkpoint, but perhaps a pickle that does harm
+                yield Look(io.BytesIO(start))
+                return
+            file.seek(0)
             for _ in range(4):  # magic number, version, system, content
                 yield Look(file)
     else:
@@ -136,11 +148,13 @@ def _check_pickles(path: str, sizes: Optional[Dict[str, int]]) -> None:
         if look.code():
             raise _harmful(path, look.code())
         if broken is not None and sizes is None:
-            return  # torch says what is wrong with it
+            break  # torch says what is wrong with it
         if broken is not None:
             raise _damaged(path, broken) from broken
         if sizes is not None:
             _check_storages(path, look, sizes)
+    if sizes is None and not _starts_with(path, OLD_FORMAT, 40):
+        raise _no_checkpoint(path)
 
 
 def _check_storages(path: str, look: Look, sizes: Dict[str, int]) -> None:
@@ -194,9 +208,7 @@ def _read_pickle(path: str, unsafe: bool, map_location: Any) -> Any:
                 f'checkpoint {path!r} holds more than weights ({found[1]}), and unpickling that can run any code its '
                 f'author put in. If you trust the file, allow it: {HOW_TO_ALLOW}'
             ) from error
-        raise CheckpointError(
-            f'{path!r} is damaged or no checkpoint (it cannot be unpickled): fetch it again'
-        ) from error
+        raise _no_checkpoint(path) from error
     except (ImportError, AttributeError) as error:
         raise CheckpointError(f'checkpoint {path!r} needs code that is not here ({error})') from error
     except MemoryError as error:
@@ -207,10 +219,10 @@ def _read_pickle(path: str, unsafe: bool, map_location: Any) -> Any:
     return checkpoint
 
 
-def _starts_with(path: str, magic: bytes) -> bool:
-    """Whether a file begins with these bytes."""
+def _starts_with(path: str, magic: bytes, within: Optional[int] = None) -> bool:
+    """Whether these bytes stand at the beginning of a file, or among its first ones."""
     with open(path, 'rb') as file:
-        return file.read(len(magic)) == magic
+        return magic in file.read(within or len(magic))
 
 
 def local_file(path: str) -> str:

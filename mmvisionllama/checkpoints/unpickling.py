@@ -97,6 +97,12 @@ def _scalar(dtype: Any, data: Any) -> np.generic:
     return np.frombuffer(data, dtype.dtype, count=1)[0]
 
 
+def _latin1(text: Any, encoding: Any) -> bytes:
+    if not isinstance(text, str) or encoding != 'latin1':
+        _refuse('_codecs.encode(...)')
+    return text.encode('latin1')
+
+
 def _as(thing: Any, module: str, name: str) -> Any:
     """``thing`` under the name that a file calls it by."""
     thing.__module__, thing.__name__, thing.__qualname__ = module, name, name
@@ -109,6 +115,7 @@ def _stand_ins() -> List[Any]:
         _as(_PlainArray, 'numpy', 'ndarray'),
         _as(_PlainDtype, 'numpy', 'dtype'),
         _as(_statistic, 'builtins', 'getattr'),
+        _as(_latin1, '_codecs', 'encode'),  # bytes in a pickle of protocol 2; torch 2.4 does not know it
         slice,
     ]
     for module in ('numpy.core.multiarray', 'numpy._core.multiarray'):  # numpy 1 and 2
@@ -130,7 +137,7 @@ def safe_globals() -> Iterator[None]:
             return tuple(thing[1].rsplit('.', 1)) in names
         return (getattr(thing, '__module__', None), getattr(thing, '__qualname__', None)) in names
 
-    before = torch.serialization.get_safe_globals()
+    before = list(torch.serialization.get_safe_globals())
     torch.serialization.clear_safe_globals()  # torch 2.4 has no context manager for it
     try:
         torch.serialization.add_safe_globals([thing for thing in before if not is_namesake(thing)] + STAND_INS)

@@ -61,10 +61,32 @@ def check_segmentation(dataset: dict, root: str, scope: Optional[str] = None) ->
     check_pictures(os.path.join(root, (dataset.get('data_prefix') or {}).get('img_path') or ''), suffix)
 
 
+def check_classification(dataset: dict, root: str, scope: Optional[str] = None) -> None:
+    """Without a list of files there are class folders with pictures."""
+    prefix = dataset.get('data_prefix') or dataset.get('split') or ''
+    if dataset.get('ann_file') or dataset.get('with_label') is False:
+        return
+    folder = os.path.join(root, (prefix.get('img_path') or '') if isinstance(prefix, dict) else prefix)
+    extensions = tuple(dataset.get('extensions') or PICTURES)
+    is_listed = os.path.isfile(os.path.join(root, 'meta', f'{dataset.get("split")}.txt'))  # ImageNet's lists
+    if is_listed or not os.path.isdir(folder):
+        return
+    classes = [entry.path for entry in os.scandir(folder) if entry.is_dir()]
+    if not any(name.lower().endswith(extensions) for c in classes for _, _, names in os.walk(c) for name in names):
+        raise DataError(
+            f'{folder!r} has no class folders with pictures ({", ".join(extensions)}): expected '
+            f'{os.path.join(folder, "CLASS", "NAME.png")!r}, or a list of files as ann_file'
+        )
+
+
+#: endings of pictures, as mmpretrain's CustomDataset has them
+PICTURES = ('.jpg', '.jpeg', '.png', '.ppm', '.bmp', '.pgm', '.tif')
+
 #: class of data sets, subclasses included -> check(config, folder, scope)
 CHECKS: Dict[str, Callable[[dict, str, Optional[str]], None]] = {
     'CocoDataset': check_coco,
     'BaseSegDataset': check_segmentation,
+    'CustomDataset': check_classification,
 }
 
 #: classes whose ``split`` is a folder; CIFAR's, for one, is a part of its files

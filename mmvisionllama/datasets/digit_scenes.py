@@ -264,5 +264,8 @@ if __name__ == '__main__':
     )
     parser.add_argument('--crops', action='store_true', help='write crops of one digit each, for pre-training')
     args = parser.parse_args()
-    written = (write_crops if args.crops else write_scenes)(args.root)
+    try:
+        written = (write_crops if args.crops else write_scenes)(args.root)
+    except (ImportError, OSError) as error:  # no scikit-learn; no place to write
+        parser.exit(1, f'error: {error}\n')
     print(f'{args.root}: {written[0]} training and {written[1]} validation {"crops" if args.crops else "scenes"}')

@@ -9,6 +9,8 @@ import shutil
 from pathlib import Path
 from typing import Tuple
 
+from ..errors import MissingExtraError
+
 MARKER = 'digits.json'
 
 
@@ -19,13 +21,13 @@ def split_digits(test_fraction: float = 0.2, seed: int = 0):
         tuple: images ``(1797, 8, 8)`` uint8, labels ``(1797,)``, indices of the training and of the test scans.
 
     Raises:
-        ImportError: Without scikit-learn.
+        MissingExtraError: Without scikit-learn.
     """
     try:
         from sklearn.datasets import load_digits
         from sklearn.model_selection import train_test_split
     except ImportError as error:
-        raise ImportError("the digits ship with scikit-learn: pip install 'mmvisionllama[digits]'") from error
+        raise MissingExtraError("the digits ship with scikit-learn: pip install 'mmvisionllama[digits]'") from error
     digits = load_digits()
     images = (digits.images * (255 / 16)).round().astype('uint8')  # 17 grey levels
     train, test = train_test_split(
@@ -66,5 +68,8 @@ if __name__ == '__main__':
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('root', nargs='?', default='data/digits', help='folder to write (default: data/digits)')
     args = parser.parse_args()
-    counts = write_digits(args.root)
+    try:
+        counts = write_digits(args.root)
+    except (ImportError, OSError) as error:  # no scikit-learn; no place to write
+        parser.exit(1, f'error: {error}\n')
     print(f'{args.root}: {counts[0]} training and {counts[1]} test images')

@@ -3,6 +3,7 @@
 import io
 from typing import Optional, Tuple
 
+import numpy as np
 from mmengine import fileio
 
 from ..errors import DataError
@@ -21,11 +22,27 @@ def upright_size(image) -> Tuple[int, int]:
     return image.size[::-1] if turned else image.size
 
 
+def eight_bit(image, path: str):
+    """Grey levels of 16 bits brought to 8; Pillow's ``convert`` would clip them to white. Other images as they are.
+
+    Raises:
+        DataError: For floating-point pixels and for 32-bit ones that are no 16-bit levels: their range is unknown.
+    """
+    from PIL import Image
+
+    if image.mode not in ('I', 'F') and not image.mode.startswith('I;16'):
+        return image
+    levels = np.asarray(image)
+    if image.mode == 'F' or levels.min() < 0 or levels.max() > 65535:
+        raise DataError(f'picture {path} has pixels of an unknown range (mode {image.mode}): save it with 8 or 16 bits')
+    return Image.fromarray(((levels.astype(np.int64) + 128) // 257).astype(np.uint8))
+
+
 def read(path: str, what: str, backend_args: Optional[dict] = None):
     """A fully decoded Pillow image.
 
     Raises:
-        DataError: If the file is not there, no image, or cut off.
+        DataError: If the file is not there, no image, cut off, or of more pixels than Pillow takes.
     """
     from PIL import Image
 
@@ -34,6 +51,8 @@ def read(path: str, what: str, backend_args: Optional[dict] = None):
         image.load()
     except FileNotFoundError as error:
         raise DataError(f'{what} {path} does not exist') from error
+    except Image.DecompressionBombError as error:
+        raise DataError(f'{what} {path} has too many pixels ({error}): make it smaller') from error
     except (OSError, SyntaxError, ValueError) as error:  # Pillow: SyntaxError for broken PNG chunks
         reason = 'it is no image' if 'cannot identify' in str(error) else error
         raise DataError(f'{what} {path} cannot be read ({reason}): replace the file') from error

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..backbones.base import BaseBackbone, hidden_channels
+from ..errors import OptionError
 from ..layers import (
     AS2DRoPE,
     AttentionContext,
@@ -23,7 +24,7 @@ from ..layers import (
     sinusoid,
 )
 from ..layers.attention import NO_CONTEXT
-from ..layers.options import checked_choice, to_2tuple
+from ..layers.options import check_flags, check_heads, checked_choice, checked_rate, checked_sides, checked_whole, made
 
 POSITIONS = ('rope', 'sincos')
 CFG_CHANNELS = ('all', 'first_three')
@@ -187,14 +188,12 @@ class DiTLLaMA(BaseBackbone):
         super().__init__(init_cfg)
         settings = self.resolve_arch(arch)
         self.embed_dims: int = settings['embed_dims']
-        self.num_layers: int = settings['num_layers']
+        self.num_layers: int = checked_whole('num_layers', settings['num_layers'])
         self.num_heads: int = settings['num_heads']
-        if self.embed_dims % self.num_heads:
-            raise ValueError(f'num_heads {self.num_heads} does not divide embed_dims {self.embed_dims}')
-        if num_classes < 1 or not 0 <= label_drop_prob < 1:
-            raise ValueError(
-                f'num_classes must be at least 1 and label_drop_prob in [0, 1), got {num_classes} and {label_drop_prob}'
-            )
+        check_heads(self.embed_dims, self.num_heads)
+        check_flags(learn_sigma=learn_sigma, return_sigma=return_sigma, with_cp=with_cp)
+        checked_whole('num_classes', num_classes)
+        checked_rate('label_drop_prob', label_drop_prob)
         ffn_cfg = dict(ffn_cfg or dict(type='swiglu'))
         hidden_dims = hidden_channels(self.embed_dims, settings.get('feedforward_channels'), ffn_cfg)
 
@@ -208,8 +207,9 @@ class DiTLLaMA(BaseBackbone):
 
         self.patch_embed = PatchEmbed(in_channels, self.embed_dims, patch_size)
         self.patch_size = self.patch_embed.patch_size
-        self.anchor_grid = self.token_grid(to_2tuple(anchor))
-        self.rotary = AS2DRoPE(self.embed_dims // self.num_heads, self.num_heads, **(rope_cfg or {}))
+        self.anchor_grid = self.token_grid(checked_sides('anchor', anchor))
+        head_dim = self.embed_dims // self.num_heads
+        self.rotary = made('rope_cfg', AS2DRoPE, head_dim, self.num_heads, **(rope_cfg or {}))
         self.time_embed = TimestepEmbed(self.embed_dims)
         self.label_embed = LabelEmbed(num_classes, self.embed_dims, label_drop_prob)
         self.layers = nn.ModuleList(
@@ -261,10 +261,10 @@ class DiTLLaMA(BaseBackbone):
         """Token grid (H, W) of latents of ``size`` (height, width).
 
         Raises:
-            ValueError: If the patch does not divide the size.
+            OptionError: If the patch does not divide the size.
         """
         if any(side % patch or side < patch for side, patch in zip(size, self.patch_size)):
-            raise ValueError(
+            raise OptionError(
                 f'patch size {self.patch_size[0]}x{self.patch_size[1]} does not divide the latent size '
                 f'{size[0]}x{size[1]}: choose sides that are multiples of the patch '
                 f'(image sides: multiples of patch x VAE factor)'
@@ -283,8 +283,14 @@ class DiTLLaMA(BaseBackbone):
             Tensor: ``(B, out_channels, height, width)``.
 
         Raises:
-            ValueError: If the patch does not divide the size, or for another number of channels.
+            ValueError: If the patch does not divide the size, for another number of channels, and unless there is one
+                time and one label per image.
         """
+        if t.shape != x.shape[:1] or y.shape != x.shape[:1]:
+            raise OptionError(
+                f'times and labels must be of shape ({x.shape[0]},), one per image, got {tuple(t.shape)} and '
+                f'{tuple(y.shape)}'
+            )
         grid = self.token_grid(x.shape[-2:])
         x, _ = self.patch_embed(x)  # [B, N, C]
         cond = F.silu(self.time_embed(t) + self.label_embed(y))  # [B, C]

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from ..checkpoints.loading import load_strictly
 from ..checkpoints.reading import find_state_dict, read_checkpoint
-from ..layers.options import checked_choice, to_2tuple
+from ..errors import OptionError
+from ..layers.options import checked_choice, checked_number, checked_sides
 from .dit_llama import CFG_CHANNELS, CFG_CHANNELS_ALIASES
 from .labelled_images import check_labels
 from .latents import check_image_size
@@ -98,10 +99,12 @@ class ImageGenerator(BaseModel):
         if image_size is None:
             patch = self.network.patch_size
             image_size = [g * p * self.codec.downsample for g, p in zip(self.network.anchor_grid, patch)]
-        self.image_size = to_2tuple(image_size)
+        self.image_size = checked_sides('image_size', image_size)
         self.check_sampling(self.image_size, cfg_scale)
         self.cfg_scale = cfg_scale
         self.cfg_channels = checked_choice('cfg_channels', cfg_channels, CFG_CHANNELS, CFG_CHANNELS_ALIASES)
+        if not 0 <= flip_prob <= 1:
+            raise OptionError(f'flip_prob must be in 0 ... 1, got {flip_prob!r}')
         self.flip_prob = flip_prob
         self.seed = seed
 
@@ -142,11 +145,11 @@ class ImageGenerator(BaseModel):
         """Latent size of images of ``size`` (height, width).
 
         Raises:
-            ValueError: For a size that does not fit, or guidance without a null class.
+            ValueError: For a size that does not fit, guidance without a null class, or of no finite strength.
         """
         latent_size = check_image_size(size, self.codec.downsample)
         self.network.token_grid(latent_size)
-        if cfg_scale != 1:
+        if checked_number('cfg_scale', cfg_scale) != 1:
             _ = self.network.null_label
         return latent_size
 
@@ -201,7 +204,7 @@ class ImageGenerator(BaseModel):
             ValueError: For a class out of range, a size that does not fit, or guidance without a null class.
         """
         check_labels(labels, self.network.num_classes)
-        size = self.image_size if image_size is None else to_2tuple(image_size)
+        size = self.image_size if image_size is None else checked_sides('image_size', image_size)
         sampler = self.sampler if sampler is None else build_sampler(sampler, self.objective)
         cfg_scale = self.cfg_scale if cfg_scale is None else cfg_scale
         cfg_channels = self.cfg_channels if cfg_channels is None else cfg_channels

@@ -17,7 +17,7 @@ from mmengine.registry import DATASETS, TASK_UTILS
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
-from ..errors import CheckpointError, DataError
+from ..errors import CheckpointError, DataError, MissingExtraError, OptionError
 
 META = 'latents.json'
 
@@ -75,7 +75,7 @@ class VAECodec:
         """Reads the VAE.
 
         Raises:
-            ImportError: Without diffusers.
+            MissingExtraError: Without diffusers.
             CheckpointError: If there is no VAE at ``pretrained``, or it has another downsampling factor.
         """
         if self._vae is not None:
@@ -83,7 +83,7 @@ class VAECodec:
         try:
             from diffusers import AutoencoderKL
         except ImportError as error:
-            raise ImportError("the VAE needs diffusers: pip install 'mmvisionllama[generation]'") from error
+            raise MissingExtraError("the VAE needs diffusers: pip install 'mmvisionllama[generation]'") from error
         advice = (
             'give a folder with config.json and weights (written by save_pretrained) or a name on the Hugging Face '
             'hub such as stabilityai/sd-vae-ft-ema'
@@ -202,7 +202,7 @@ def encode_dataset(
         written = json.loads((root / META).read_text())
         if written != meta:
             differing = [key for key in {**written, **meta} if written.get(key) != meta.get(key)]
-            raise ValueError(
+            raise OptionError(
                 f'{root} holds latents made with other settings ({", ".join(sorted(differing))}): '
                 f'choose another folder, or remove this one'
             )
@@ -282,9 +282,9 @@ class LatentShards(Dataset):
 
 
 def check_image_size(size: Sequence[int], downsample: int) -> Tuple[int, int]:
-    """Latent size of images of ``size`` (height, width); raises a ValueError if the codec does not divide it."""
+    """Latent size of images of ``size`` (height, width); raises an OptionError if the codec does not divide it."""
     if any(side % downsample or side < downsample for side in size):
-        raise ValueError(
+        raise OptionError(
             f'image size {size[0]}x{size[1]} is no multiple of {downsample}, the pixels per latent pixel: '
             f'choose another size'
         )

@@ -20,7 +20,7 @@ from mmengine.registry import METRICS, TASK_UTILS
 from torch import Tensor
 
 from ..checkpoints.reading import find_state_dict, read_checkpoint
-from ..errors import CheckpointError
+from ..errors import CheckpointError, MissingExtraError
 from .neighbours import full_precision, precision_recall
 from .pictures import iterate_npz, npz_header
 
@@ -111,7 +111,7 @@ class InceptionFeatures:
         weights: torch-fidelity's weights file, ``weights-inception-2015-12-05-6726825d.pth``.
 
     Raises:
-        ImportError: Without torch-fidelity.
+        MissingExtraError: Without torch-fidelity.
         FileNotFoundError: If ``weights`` is no file. Nothing is downloaded.
         CheckpointError: If the file is damaged or holds more than weights.
     """
@@ -127,7 +127,7 @@ class InceptionFeatures:
         try:
             from torch_fidelity import FeatureExtractorInceptionV3
         except ImportError as error:
-            raise ImportError(
+            raise MissingExtraError(
                 "Inception features need torch-fidelity: pip install 'mmvisionllama[generation]'"
             ) from error
         names = ['2048', 'logits_unbiased']

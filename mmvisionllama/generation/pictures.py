@@ -9,6 +9,9 @@ from typing import Iterator, Optional, Sequence, Tuple
 import numpy as np
 from torch import Tensor
 
+#: endings of the pictures that are written
+PICTURES = ('.png', '.jpg', '.jpeg', '.webp', '.bmp', '.tif', '.tiff')
+
 
 def image_grid(images: Tensor, columns: int, pad: int = 2) -> np.ndarray:
     """Images ``(B, 1 | 3, height, width)``, uint8, row by row in one picture ``(H, W, 3)`` on white."""

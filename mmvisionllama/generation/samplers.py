@@ -13,7 +13,8 @@ import torch
 from mmengine.registry import TASK_UTILS
 from torch import Tensor
 
-from ..layers.options import checked_choice
+from ..errors import MissingExtraError, OptionError
+from ..layers.options import checked_choice, checked_number, checked_positive, checked_whole
 from .gaussian_diffusion import Denoiser, GaussianDiffusion, ReverseStep
 from .interpolant import Field, LinearInterpolant
 
@@ -65,7 +66,7 @@ class _DiffusionSampler:
 
     def __init__(self, process: GaussianDiffusion, num_steps: int, clip: bool) -> None:
         _check_process(self, process)
-        self.process = process.respace(num_steps)
+        self.process = process.respace(checked_whole('num_steps', num_steps))
         self.clip = clip
 
     def states(self, model: Denoiser, noise: Noise) -> Iterator[Tensor]:
@@ -116,9 +117,7 @@ class DDIMSampler(_DiffusionSampler):
 
     def __init__(self, process: GaussianDiffusion, num_steps: int = 50, eta: float = 0.0, clip: bool = False) -> None:
         super().__init__(process, num_steps, clip)
-        if eta < 0:
-            raise ValueError(f'eta must not be negative, got {eta}')
-        self.eta = eta
+        self.eta = checked_number('eta', eta, 0)
 
     def step(self, reverse: ReverseStep, step: int, noise: Noise) -> Tensor:
         """x_{t-1} from the implied data and noise."""
@@ -149,7 +148,7 @@ class ODESampler:
         rtol: Relative tolerance of an adaptive method.
 
     Raises:
-        ImportError: Without torchdiffeq.
+        MissingExtraError: Without torchdiffeq.
         ValueError: For an unknown method.
     """
 
@@ -167,10 +166,12 @@ class ODESampler:
         try:
             import torchdiffeq  # noqa: F401
         except ImportError as error:
-            raise ImportError("the ODE sampler needs torchdiffeq: pip install 'mmvisionllama[generation]'") from error
+            raise MissingExtraError(
+                "the ODE sampler needs torchdiffeq: pip install 'mmvisionllama[generation]'"
+            ) from error
         self.method = checked_choice('ODE method', method, ADAPTIVE + FIXED_STEP)
-        self.num_steps = num_steps
-        self.atol, self.rtol = atol, rtol
+        self.num_steps = checked_whole('num_steps', num_steps)
+        self.atol, self.rtol = checked_positive('atol', atol), checked_positive('rtol', rtol)
 
     def integrate(self, model: Field, x: Tensor, grid: Tensor) -> Tensor:
         """States at the times ``grid``, ``(T, B, ...)``; a fixed-step method takes one step between two times."""
@@ -237,13 +238,11 @@ class SDESampler:
         self.process = process
         self.method = checked_choice('SDE method', method, ('euler', 'heun'))
         self.diffusion = checked_choice('SDE diffusion', diffusion, tuple(DIFFUSIONS))
-        self.diffusion_scale = diffusion_scale
+        self.diffusion_scale = checked_number('diffusion_scale', diffusion_scale, 0)
         self.last_step = checked_choice('SDE last step', last_step, ('mean', 'euler', 'none'))
-        if num_steps < 2 or not 0 < last_step_size < 1:
-            raise ValueError(
-                f'the SDE needs at least 2 steps and a last step size between 0 and 1, '
-                f'got {num_steps} and {last_step_size}'
-            )
+        checked_whole('num_steps of the SDE', num_steps, 2)
+        if not 0 < last_step_size < 1:
+            raise OptionError(f'the SDE needs a last step size between 0 and 1, got {last_step_size!r}')
         if method == 'heun' and last_step == 'none' and diffusion != 'sigma':
             raise ValueError(
                 f"Heun's last evaluation is at t = 1, where the score is infinite and {diffusion!r} keeps it"

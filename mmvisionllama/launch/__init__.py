@@ -2,21 +2,37 @@
 
 from ..errors import LaunchError
 from .checks import check_checkpoint, check_data, check_names, check_pretrained
-from .cli import run_cli
-from .config import default_work_dir, iter_datasets, load_config, missing_library, prepare_dataloaders
+from .cli import CfgOptions, explain, run_cli
+from .config import (
+    check_device,
+    check_folder,
+    check_model,
+    check_target,
+    default_work_dir,
+    iter_datasets,
+    load_config,
+    missing_library,
+    prepare_dataloaders,
+)
 from .resuming import lock_work_dir, newest_checkpoint
 from .runner import build_runner, init_cpu_group, set_matmul_precision
 from .testing import prepare_test, show_predictions, test, use_tta
 from .training import prepare_train, train, use_amp
 
 __all__ = [
+    'CfgOptions',
     'LaunchError',
     'build_runner',
     'check_checkpoint',
     'check_data',
+    'check_device',
+    'check_folder',
+    'check_model',
     'check_names',
     'check_pretrained',
+    'check_target',
     'default_work_dir',
+    'explain',
     'init_cpu_group',
     'iter_datasets',
     'load_config',

@@ -89,15 +89,23 @@ def check_pretrained(model: Any, name: str = 'model') -> None:
         model: Config of a model or of a part of it.
         name: Its name in the whole config.
     """
+    if isinstance(model, (list, tuple)):
+        for i, part in enumerate(model):
+            check_pretrained(part, f'{name}.{i}')
     if not isinstance(model, dict):
         return
     init_cfg = model.get('init_cfg')
+    # a codec's is a folder or a hub's name, which diffusers reads
+    pretrained = None if name.endswith('.codec') else model.get('pretrained')
+    named = [(f'{name}.pretrained', pretrained, f'{name}.pretrained')]
     for cfg in init_cfg if isinstance(init_cfg, (list, tuple)) else [init_cfg]:
-        path = cfg.get('checkpoint') if isinstance(cfg, dict) and cfg.get('type') == 'Pretrained' else None
+        if isinstance(cfg, dict) and cfg.get('type') in ('Pretrained', 'StrictPretrained'):
+            named.append((f'{name}.init_cfg.checkpoint', cfg.get('checkpoint'), f'{name}.init_cfg'))
+    for option, path, whole in named:
         if isinstance(path, str) and '://' not in path and not os.path.isfile(path):
             raise LaunchError(
-                f'the pre-trained weights {path!r} do not exist: say where they are with --cfg-options '
-                f'{name}.init_cfg.checkpoint=FILE, or train without with {name}.init_cfg=None'
+                f'the pre-trained weights {path!r} do not exist: say where they are with --cfg-options {option}=FILE, '
+                f'or train without with {whole}=None'
             )
     for key, part in model.items():
         check_pretrained(part, f'{name}.{key}')

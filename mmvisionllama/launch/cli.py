@@ -1,45 +1,75 @@
-"""How a command-line tool ends: a clear line instead of a traceback where the user can put it right."""
+"""How a command-line tool begins and ends: its options, and a clear line where the user can put an error right."""
 
 import os
 import sys
-from typing import Any, Callable
+from argparse import ArgumentParser, Namespace
+from typing import Any, Callable, Optional
+
+from mmengine.config import DictAction
 
 from ..errors import DataError, MMVisionLLaMAError
 from .config import missing_library
+from .mistakes import build_mistake
+
+#: set in the environment, errors keep their traceback
+TRACEBACK = 'MMVISIONLLAMA_TRACEBACK'
+
+
+class CfgOptions(DictAction):
+    """Action of ``--cfg-options KEY=VALUE ...``: mmengine's, which spaces inside a value survive."""
+
+    def __call__(
+        self, parser: ArgumentParser, namespace: Namespace, values: Any, option_string: Optional[str] = None
+    ) -> None:
+        options = dict(getattr(namespace, self.dest, None) or {})
+        for item in values:
+            key, equals, value = item.partition('=')
+            if not key or not equals:
+                parser.error(f'{option_string}: expected KEY=VALUE, got {item!r}')
+            try:
+                options[key] = _parse_value(value)
+            except (AssertionError, RecursionError) as error:  # mmengine's, for brackets that do not match
+                parser.error(f'{option_string}: the value of {key} cannot be read ({error})')
+        setattr(namespace, self.dest, options)
+
+
+def _parse_value(value: str) -> Any:
+    value = value.strip('\'"')
+    # mmengine drops every space; those of a list or tuple mean nothing, those of a path are part of its name
+    if ' ' in value and ',' not in value and not value.startswith(('(', '[')):
+        return value
+    return DictAction._parse_iterable(value)
 
 
 def run_cli(main: Callable[[], Any]) -> None:
     """Runs ``main`` and ends with one clear line, without a traceback, when the user can put it right.
 
-    Of several processes only the first speaks.
+    Of several processes only the first speaks. With ``MMVISIONLLAMA_TRACEBACK=1`` in the environment every error keeps
+    its traceback.
     """
     try:
         main()
-    except DataError as error:
-        # a data loader's worker puts its traceback before the message
-        message = str(error).rstrip().splitlines()[-1].split('DataError: ')[-1]
-    except MMVisionLLaMAError as error:
-        message = str(error)
-    except ModuleNotFoundError as error:
-        if error.name is None or error.name.startswith('mmvisionllama'):
+    except Exception as error:
+        message = explain(error)
+        if message is None or os.environ.get(TRACEBACK):
             raise
-        message = missing_library(error.name)
-    except ImportError as error:
-        if "pip install 'mmvisionllama[" not in str(error):  # a broken library, not a missing extra
-            raise
-        message = str(error)
-    except AssertionError as error:  # mmcv's LoadImageFromFile
-        if 'failed to load image: ' not in str(error):
-            raise
-        path = str(error).rstrip().splitlines()[-1].split('failed to load image: ')[-1]
-        message = f'picture {path} cannot be read: replace the file'
-    except ValueError as error:
-        if 'need at least one array to concatenate' not in str(error):
-            raise
-        # mmengine packs the samples of a data set into one array
-        message = 'a data set of the config has no samples: check its ann_file, data_prefix and filter_cfg'
     else:
         return
     if os.environ.get('RANK', os.environ.get('SLURM_PROCID', '0')) == '0':
         print(f'error: {message}', file=sys.stderr)
     sys.exit(1)
+
+
+def explain(error: Exception) -> Optional[str]:
+    """What the user can put right, in one line, or None for an error that is a fault of the code."""
+    if isinstance(error, DataError):
+        # a data loader's worker puts its traceback before the message
+        return str(error).rstrip().splitlines()[-1].split('DataError: ')[-1]
+    if isinstance(error, MMVisionLLaMAError):
+        return str(error)
+    if isinstance(error, ModuleNotFoundError):
+        known = error.name is not None and not error.name.startswith('mmvisionllama')
+        return missing_library(error.name) if known else None
+    if isinstance(error, OSError) and error.strerror and isinstance(error.filename, (str, bytes)):
+        return f'{os.fsdecode(error.filename)!r} cannot be used ({error.strerror}): check the path and its permissions'
+    return build_mistake(error)

@@ -16,6 +16,27 @@ from ..engine.hooks.reseed import ReseedHook
 from ..engine.hooks.safe_checkpoint import SafeCheckpointHook  # noqa: F401  registers itself
 from ..engine.sharding import ShardedCheckpointHook
 from ..errors import LaunchError
+from .checked_runner import CheckedRunner
+from .config import check_folder, check_model
+
+#: launcher -> what it finds in the environment, and what sets that
+LAUNCHERS = {
+    'pytorch': (('RANK', 'WORLD_SIZE', 'LOCAL_RANK', 'MASTER_ADDR', 'MASTER_PORT'), 'tools/dist_train.sh or torchrun'),
+    'slurm': (('SLURM_PROCID', 'SLURM_NTASKS', 'SLURM_NODELIST', 'SLURM_LOCALID'), 'tools/slurm_train.sh or srun'),
+    'mpi': (('OMPI_COMM_WORLD_LOCAL_RANK',), 'mpirun'),
+}
+
+
+def check_launcher(launcher: str) -> None:
+    """Raises a LaunchError where the launcher that a config names has not started this process."""
+    variables, starter = LAUNCHERS.get(launcher, ((), ''))
+    missing = [name for name in variables if name not in os.environ]
+    if missing:
+        raise LaunchError(
+            f'--launcher {launcher} needs {", ".join(missing)} in the environment: start with {starter}, or leave '
+            f'--launcher out'
+        )
+
 
 #: torch's names: fp32; TF32; bfloat16 products where the GPU has no better
 MATMUL_PRECISIONS = ('highest', 'high', 'medium')
@@ -74,7 +95,14 @@ def build_runner(cfg: Config) -> Runner:
 
     What it loads has to be the model's; ``load_from_partial=True`` in the config takes what fits. Checkpoints
     are written atomically, and a signal or ``stop_after`` in the config stops a training so that it can go on.
+
+    Raises:
+        LaunchError: For a config without a model, a work directory that cannot be written, and a launcher that has not
+            started this process.
     """
+    check_model(cfg)
+    check_folder(cfg.work_dir, f'the work directory {cfg.work_dir!r}')
+    check_launcher(cfg.get('launcher', 'none'))
     set_matmul_precision(cfg)
     if init_cpu_group(cfg.launcher, cfg.get('env_cfg', {}).get('dist_cfg', {}).get('timeout')):
         # DistributedDataParallel takes no device on the CPU, and mmengine passes the local rank
@@ -88,7 +116,7 @@ def build_runner(cfg: Config) -> Runner:
         if given.get('type', wrapper['type']) == wrapper['type']:
             cfg.model_wrapper_cfg = {**wrapper, **given, 'device_ids': None}
     use_safe_checkpoints(cfg)
-    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else CheckedRunner.from_cfg(cfg)
     if isinstance(runner, Runner):  # strategies load sharded files of their own
         runner.register_hook(CheckpointFitHook(partial=cfg.get('load_from_partial', False)), 'VERY_LOW')
         if not any(isinstance(hook, ReseedHook) for hook in runner.hooks):  # an epoch is continued by it alone

@@ -11,7 +11,7 @@ from mmengine.fileio import dump
 
 from ..errors import LaunchError
 from .checks import check_checkpoint, check_data
-from .config import prepare_dataloaders
+from .config import check_folder, check_target, prepare_dataloaders
 from .runner import build_runner
 
 
@@ -132,8 +132,11 @@ def test(cfg: Config, out: Optional[str] = None) -> dict:
     if out and suffix not in ('.pkl', '.pickle', '.json'):
         if suffix or cfg.get('default_scope') != 'mmseg':
             raise LaunchError(f'--out {out!r}: expected a file .pkl (predictions) or .json (metrics)')
+        check_folder(out, f'--out {out!r}')
         cfg.test_evaluator.output_dir = out
         cfg.test_evaluator.keep_results = True
+    elif out:
+        check_target(out)
     runner = build_runner(cfg)
     if suffix in ('.pkl', '.pickle'):
         if cfg.get('default_scope') == 'mmdet':

@@ -6,9 +6,10 @@ from .block import DropPath, TransformerBlock
 from .causal_attention import causal_context, soft_mask_matrix
 from .embed import PEG, PatchEmbed, resize_pos_embed, sincos_embedding, sinusoid
 from .feedforward import GELUFFN, SwiGLU, build_ffn, swiglu_hidden
+from .graph import keep_in_graph
 from .kernels import use_kernels
 from .layer_scale import LayerScale
-from .norm import build_norm
+from .norm import RMSNorm, build_norm
 from .options import checked_choice, to_2tuple
 from .position_calibration import GSAPositionCalibration
 from .rotary import RotaryTable, apply_rotary, gather_table, rotate_qkv
@@ -31,6 +32,7 @@ __all__ = [
     'LayerScale',
     'PEG',
     'PatchEmbed',
+    'RMSNorm',
     'RotaryAttention',
     'RotaryEmbedding',
     'RotaryTable',
@@ -49,6 +51,7 @@ __all__ = [
     'checked_choice',
     'gather_table',
     'grid_positions',
+    'keep_in_graph',
     'merge_windows',
     'partition_windows',
     'resize_pos_embed',

@@ -11,13 +11,24 @@ from typing import Optional, Sequence, Tuple
 import torch
 from torch import Tensor, nn
 
-from .options import at_least_fp32, checked_choice
+from ..errors import OptionError
+from .options import at_least_fp32, check_flags, checked_choice, checked_positive, checked_whole
 from .rotary import RotaryTable
 
 SCALES = ('per_axis', 'height', 'none')
 KINDS = ('2d', '1d')
 #: the released plain models scale both axes by the height's factor
 SCALE_ALIASES = {'released': 'height'}
+
+
+def check_anchor(anchor: Optional[Sequence[float]]) -> Optional[Sequence[float]]:
+    """The anchor grid, or an OptionError unless it is None or two numbers above 0."""
+    if anchor is not None:
+        if not isinstance(anchor, (list, tuple)) or len(anchor) != 2:
+            raise OptionError(f'the anchor grid must be (H, W), got {anchor!r}')
+        for side in anchor:
+            checked_positive('a side of the anchor grid', side)
+    return anchor
 
 
 def axis_scales(grid: Sequence[int], anchor: Optional[Sequence[float]], scale: str = 'per_axis') -> Tuple[float, float]:
@@ -111,11 +122,15 @@ class AS2DRoPE(nn.Module):
     ) -> None:
         super().__init__()
         kind = checked_choice('rotary kind', kind, KINDS)
-        if base <= 0 or ntk_alpha <= 0:
-            raise ValueError(f'rotary base and ntk_alpha must be positive, got {base} and {ntk_alpha}')
+        checked_whole('head dim', head_dim)
+        checked_positive(
+            'rotary base x ntk_alpha', checked_positive('rotary base', base) * checked_positive('ntk_alpha', ntk_alpha)
+        )
+        checked_positive('rotary ratio', ratio)
+        check_flags(share_heads=share_heads)
         divisor = 4 if kind == '2d' else 2
         rotated = round(ratio * head_dim, 6)  # 0.29 * 100 is no whole number in floating point
-        if not 0 < ratio <= 1 or rotated % divisor or not rotated:
+        if ratio > 1 or rotated % divisor or not rotated:
             raise ValueError(
                 f'{kind.upper()} RoPE rotates {ratio:g} x head dim {head_dim} = {rotated:g} channels, which must be a '
                 f'positive multiple of {divisor}: change embed_dims, num_heads or the rotary ratio'

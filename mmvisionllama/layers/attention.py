@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .options import checked_choice
+from . import kernels
+from .options import check_flags, check_heads, checked_choice, checked_rate
 from .rotary import RotaryTable, rotate_qkv
 
 BACKENDS = ('auto', 'sdpa', 'eager')
@@ -99,13 +100,14 @@ def attend(
         factor: Multiplied onto the weights after the softmax, without renormalising (the released iLLaMA); broadcasts
             to ``(B, h, N, M)``. No fused kernel does this: it runs ``'eager'``.
         dropout: Dropout of the attention weights, already 0 in evaluation.
-        backend: ``'sdpa'`` runs ``scaled_dot_product_attention``, ``'eager'`` writes the softmax out (for reference
-            and for hooks on the weights); ``'auto'`` is ``'sdpa'``, which chooses among torch's own kernels.
+        backend: ``'sdpa'`` runs ``scaled_dot_product_attention``, ``'eager'`` writes the softmax out (for reference,
+            for hooks on the weights, and always in forward-mode differentiation, which no fused kernel knows);
+            ``'auto'`` is ``'sdpa'``, which chooses among torch's own kernels.
 
     Returns:
         Tensor: ``(B, h, N, d)``.
     """
-    if backend != 'eager' and factor is None:
+    if backend != 'eager' and factor is None and not kernels.forward_mode():
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=is_causal)
     weights = attention_weights(q, k, mask=mask, is_causal=is_causal, factor=factor)
     weights = F.dropout(weights, dropout, training=dropout > 0)
@@ -144,16 +146,16 @@ class RotaryAttention(nn.Module):
         backend: str = 'auto',
     ) -> None:
         super().__init__()
-        if embed_dims % num_heads:
-            raise ValueError(f'num_heads {num_heads} does not divide embed_dims {embed_dims}')
+        check_heads(embed_dims, num_heads)
+        check_flags(qkv_bias=qkv_bias, proj_bias=proj_bias)
         self.embed_dims = embed_dims
         self.num_heads = num_heads
         self.head_dim = embed_dims // num_heads
         self.backend = check_backend(backend)
         self.qkv = nn.Linear(embed_dims, 3 * embed_dims, bias=qkv_bias)
         self.proj = nn.Linear(embed_dims, embed_dims, bias=proj_bias)
-        self.attn_drop = attn_drop
-        self.proj_drop = nn.Dropout(proj_drop) if proj_drop > 0 else nn.Identity()
+        self.attn_drop = checked_rate('attn_drop', attn_drop)
+        self.proj_drop = nn.Dropout(checked_rate('proj_drop', proj_drop)) if proj_drop > 0 else nn.Identity()
 
     def project(self, x: Tensor, rope: Optional[RotaryTable]) -> Tuple[Tensor, Tensor, Tensor]:
         """Rotated q, rotated k and v of the tokens ``x``: ``(B, N, C)`` to three times ``(B, N, h, d)``."""

@@ -6,6 +6,7 @@ from torch.utils.checkpoint import checkpoint
 
 from .attention import NO_CONTEXT, AttentionContext
 from .layer_scale import LayerScale
+from .options import check_flags, checked_rate
 
 
 class DropPath(nn.Module):
@@ -19,9 +20,7 @@ class DropPath(nn.Module):
 
     def __init__(self, drop_prob: float = 0.0) -> None:
         super().__init__()
-        if not 0 <= drop_prob < 1:
-            raise ValueError(f'drop_prob must be in [0, 1), got {drop_prob}')
-        self.drop_prob = drop_prob
+        self.drop_prob = checked_rate('drop_prob', drop_prob)
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, ...)`` to the same shape."""
@@ -64,6 +63,7 @@ class TransformerBlock(nn.Module):
         with_cp: bool = False,
     ) -> None:
         super().__init__()
+        check_flags(with_cp=with_cp)
         self.ln1 = ln1
         self.attn = attn
         self.ls1 = LayerScale(embed_dims, layer_scale_init_value) if layer_scale_init_value else nn.Identity()

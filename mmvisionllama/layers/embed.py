@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .options import at_least_fp32, to_2tuple
+from ..errors import OptionError
+from .options import at_least_fp32, ceil_div, checked_sides, checked_whole
 
 
 class PatchProjection(nn.Conv2d):
@@ -20,7 +21,9 @@ class PatchProjection(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         """``(B, in_channels, H * kh, W * kw)`` to row-major tokens ``(B, H * W, C)``."""
         channels_last = x.stride(1) == 1
-        x = x.unflatten(3, (-1, self.kernel_size[1])).unflatten(2, (-1, self.kernel_size[0]))
+        b, c, height, width = x.shape
+        kh, kw = self.kernel_size
+        x = x.view(b, c, height // kh, kh, width // kw, kw)  # unflatten() would fix the batch in TorchScript's ONNX
         # [B, in_channels, H, kh, W, kw], copied in the longest runs that its layout has
         if channels_last:
             x, weight = x.permute(0, 2, 4, 3, 5, 1), self.weight.permute(0, 2, 3, 1)
@@ -50,23 +53,25 @@ class PatchEmbed(nn.Module):
         norm: Optional[nn.Module] = None,
     ) -> None:
         super().__init__()
-        self.patch_size = to_2tuple(patch_size)
+        checked_whole('in_channels', in_channels)
+        checked_whole('embed_dims', embed_dims)
+        self.patch_size = checked_sides('patch_size', patch_size)
         self.projection = PatchProjection(in_channels, embed_dims, self.patch_size, self.patch_size)
         self.norm = norm
 
     def grid(self, size: Sequence[int]) -> Tuple[int, int]:
         """Token grid (H, W) of an image of ``size`` (height, width) pixels."""
-        return tuple(-(-side // patch) for side, patch in zip(size, self.patch_size))
+        return tuple(ceil_div(side, patch) for side, patch in zip(size, self.patch_size))
 
     def forward(self, x: Tensor) -> Tuple[Tensor, Tuple[int, int]]:
         """Images ``(B, in_channels, height, width)`` to tokens ``(B, H * W, C)`` and the grid ``(H, W)``.
 
         Raises:
-            ValueError: If ``x`` has another number of channels or dimensions.
+            OptionError: If ``x`` has another number of channels or dimensions, or no pixels.
         """
         expected = self.projection.in_channels
-        if x.ndim != 4 or x.shape[1] != expected:
-            raise ValueError(
+        if x.ndim != 4 or x.shape[1] != expected or 0 in x.shape[2:]:
+            raise OptionError(
                 f'expected images of shape (B, {expected}, H, W), got {tuple(x.shape)}: '
                 f'check in_channels and the data pipeline'
             )
@@ -95,6 +100,10 @@ class PEG(nn.Module):
         """Row-major tokens ``(B, H * W, C)`` of ``grid`` (H, W) to the same shape."""
         maps = x.transpose(1, 2).unflatten(2, tuple(grid))  # [B, C, H, W]
         return x + self.conv(maps).flatten(2).transpose(1, 2)
+
+
+#: how position embeddings can be resampled
+INTERPOLATE_MODES = ('bicubic', 'bilinear')
 
 
 def resize_pos_embed(pos_embed: Tensor, grid: Sequence[int], new_grid: Sequence[int], mode: str = 'bicubic') -> Tensor:

@@ -7,12 +7,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import kernels
-from .options import checked_choice
+from .options import check_flags, checked_choice, checked_rate, checked_whole, made
 
 
 def swiglu_hidden(embed_dims: int, multiple: int = 256) -> int:
     """Hidden size of LLaMA's SwiGLU: ``int(8 C / 3)`` rounded up to a multiple of 256."""
     return math.ceil(int(8 * embed_dims / 3) / multiple) * multiple
+
+
+def _checked_hidden(hidden_dims: Optional[int], default: int, bias: bool, drop: float) -> int:
+    check_flags(bias=bias)
+    checked_rate('drop', drop)
+    return default if hidden_dims is None else checked_whole('hidden size of the feed-forward layer', hidden_dims)
 
 
 def silu_mul(gate: Tensor, up: Tensor) -> Tensor:
@@ -32,7 +38,7 @@ class SwiGLU(nn.Module):
 
     def __init__(self, embed_dims: int, hidden_dims: Optional[int] = None, bias: bool = False, drop: float = 0.0):
         super().__init__()
-        hidden_dims = hidden_dims or swiglu_hidden(embed_dims)
+        hidden_dims = _checked_hidden(hidden_dims, swiglu_hidden(embed_dims), bias, drop)
         self.gate = nn.Linear(embed_dims, hidden_dims, bias=bias)
         self.up = nn.Linear(embed_dims, hidden_dims, bias=bias)
         self.down = nn.Linear(hidden_dims, embed_dims, bias=bias)
@@ -63,8 +69,8 @@ class GELUFFN(nn.Module):
         approximate: str = 'none',
     ):
         super().__init__()
-        hidden_dims = hidden_dims or 4 * embed_dims
-        self.approximate = approximate
+        hidden_dims = _checked_hidden(hidden_dims, 4 * embed_dims, bias, drop)
+        self.approximate = checked_choice('GELU approximation', approximate, ('none', 'tanh'))
         self.up = nn.Linear(embed_dims, hidden_dims, bias=bias)
         self.down = nn.Linear(hidden_dims, embed_dims, bias=bias)
         self.drop = nn.Dropout(drop) if drop > 0 else nn.Identity()
@@ -78,7 +84,11 @@ FFNS = {'swiglu': SwiGLU, 'gelu': GELUFFN}
 
 
 def build_ffn(cfg: dict, embed_dims: int, hidden_dims: Optional[int] = None) -> nn.Module:
-    """Builds a feed-forward layer from ``dict(type='swiglu' | 'gelu', ...)``."""
+    """Builds a feed-forward layer from ``dict(type='swiglu' | 'gelu', ...)``.
+
+    Raises:
+        OptionError: For an unknown type, and for an argument that the layer does not take.
+    """
     cfg = dict(cfg)
     ffn = FFNS[checked_choice('feed-forward type', cfg.pop('type', 'swiglu'), tuple(FFNS))]
-    return ffn(embed_dims, cfg.pop('hidden_dims', hidden_dims), **cfg)
+    return made('ffn_cfg', ffn, embed_dims, cfg.pop('hidden_dims', hidden_dims), **cfg)

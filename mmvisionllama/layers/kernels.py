@@ -2,7 +2,7 @@
 
 Everything here computes what a plain formula elsewhere computes; ``benchmarks/kernels.py`` measures what it gains.
 ``MMVISIONLLAMA_KERNELS=0`` in the environment, or :func:`use_kernels`, switches to the formulas. Compilers, tracers,
-``torch.func`` transforms and learned tables always get the formulas.
+``torch.func`` transforms, forward-mode differentiation and learned tables always get the formulas.
 """
 
 import os
@@ -12,6 +12,7 @@ from typing import Iterator, Tuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd import forward_ad
 
 _enabled = os.environ.get('MMVISIONLLAMA_KERNELS', '1') != '0'
 
@@ -31,7 +32,17 @@ def usable() -> bool:
     """Whether a function of this file may take the place of its formula here."""
     if not _enabled or torch.compiler.is_compiling() or torch.jit.is_tracing():
         return False
-    return not torch._C._are_functorch_transforms_active()
+    return not transformed()
+
+
+def transformed() -> bool:
+    """Whether a ``torch.func`` transform or forward-mode differentiation is at work."""
+    return torch._C._are_functorch_transforms_active() or forward_mode()
+
+
+def forward_mode() -> bool:
+    """Whether forward-mode differentiation (``torch.func.jvp`` too) is at work; fused attention does not know it."""
+    return forward_ad._current_level >= 0
 
 
 def can_rotate(x: Tensor, cos: Tensor) -> bool:

@@ -1,8 +1,13 @@
 """Small helpers for the arguments of layers and models."""
 
-from typing import Any, Mapping, Optional, Sequence, Tuple, Union
+import inspect
+import math
+from numbers import Integral, Real
+from typing import Any, Callable, Mapping, Optional, Sequence, Tuple, Union
 
 import torch
+
+from ..errors import OptionError
 
 
 def checked_choice(name: str, value: Any, choices: Sequence[Any], aliases: Optional[Mapping[Any, Any]] = None) -> Any:
@@ -15,7 +20,7 @@ def checked_choice(name: str, value: Any, choices: Sequence[Any], aliases: Optio
         aliases: Other spelling -> choice.
 
     Raises:
-        ValueError: For anything else; the message lists the choices.
+        OptionError: For anything else; the message lists the choices.
     """
     # 0 == False and 1 == True: a number is no switch
     for choice in choices:
@@ -23,7 +28,78 @@ def checked_choice(name: str, value: Any, choices: Sequence[Any], aliases: Optio
             return choice
     if aliases and isinstance(value, str) and value in aliases:
         return aliases[value]
-    raise ValueError(f'unknown {name} {value!r}: choose one of {", ".join(map(repr, choices))}')
+    raise OptionError(f'unknown {name} {value!r}: choose one of {", ".join(map(repr, choices))}')
+
+
+def checked_whole(name: str, value: Any, least: float = 1, most: Optional[int] = None) -> int:
+    """``value``, or an OptionError unless it is a whole number in ``least`` ... ``most``."""
+    if not _is_whole(value) or value < least or (most is not None and value > most):
+        kind = 'positive whole number' if least == 1 and most is None else 'whole number'
+        span = '' if most is None else f' in {least} ... {most}'
+        if most is None and least != 1 and math.isfinite(least):
+            span = f' of at least {least}'
+        raise OptionError(f'{name} must be a {kind}{span}, got {value!r}')
+    return int(value)
+
+
+def checked_number(name: str, value: Any, least: float = -math.inf) -> float:
+    """``value``, or an OptionError unless it is a finite number of at least ``least``."""
+    if not _is_finite(value) or value < least:
+        span = '' if math.isinf(least) else f' of at least {least:g}'
+        raise OptionError(f'{name} must be a finite number{span}, got {value!r}')
+    return value
+
+
+def checked_positive(name: str, value: Any) -> float:
+    """``value``, or an OptionError unless it is a finite number above 0."""
+    if not _is_finite(value) or value <= 0:
+        raise OptionError(f'{name} must be positive and finite, got {value!r}')
+    return value
+
+
+def checked_rate(name: str, value: Any) -> float:
+    """``value``, or an OptionError unless it is a number in [0, 1)."""
+    if not _is_finite(value) or not 0 <= value < 1:
+        raise OptionError(f'{name} must be in [0, 1), got {value!r}')
+    return value
+
+
+def checked_sides(name: str, value: Any) -> Tuple[int, int]:
+    """A whole number n above 0 as ``(n, n)``, a (height, width) pair as it is, or an OptionError."""
+    sides = tuple(value) if isinstance(value, (list, tuple)) else (value, value)
+    if len(sides) != 2 or not all(_is_whole(side) and side > 0 for side in sides):
+        raise OptionError(f'{name} must be a positive whole number or a (height, width) pair of them, got {value!r}')
+    return sides
+
+
+def check_heads(embed_dims: Any, num_heads: Any) -> None:
+    """Raises an OptionError unless the heads divide the channels."""
+    if checked_whole('embed_dims', embed_dims) % checked_whole('num_heads', num_heads):
+        raise OptionError(f'num_heads {num_heads} does not divide embed_dims {embed_dims}')
+
+
+def check_flags(**flags: Any) -> None:
+    """Raises an OptionError for a flag that is not True or False; the text 'False' would count as true."""
+    for name, value in flags.items():
+        if not isinstance(value, bool):
+            raise OptionError(f'{name} must be True or False, got {value!r}')
+
+
+def made(name: str, cls: Callable, *args: Any, **options: Any) -> Any:
+    """``cls(*args, **options)``, with an OptionError that calls a wrong set of options by the name of their dict."""
+    try:
+        inspect.signature(cls).bind(*args, **options)
+    except TypeError as error:
+        raise OptionError(f'{name} does not fit {cls.__name__}: {error}') from error
+    return cls(*args, **options)
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def to_2tuple(value: Union[int, float, Sequence]) -> Tuple:
@@ -33,6 +109,13 @@ def to_2tuple(value: Union[int, float, Sequence]) -> Tuple:
     if len(value) != 2:
         raise ValueError(f'expected one number or a (height, width) pair, got {value!r}')
     return tuple(value)
+
+
+def ceil_div(count: Union[int, float], size: int) -> Union[int, float]:
+    """``count / size`` rounded up."""
+    if isinstance(count, float):
+        return -(-count // size)
+    return (count + size - 1) // size  # ONNX from TorchScript divides negative numbers towards zero
 
 
 def at_least_fp32(dtype: torch.dtype) -> torch.dtype:

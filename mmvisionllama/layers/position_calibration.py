@@ -8,9 +8,9 @@ from typing import Optional, Sequence, Tuple
 import torch
 from torch import Tensor, nn
 
-from .as2drope import AS2DRoPE
+from .as2drope import AS2DRoPE, check_anchor
 from .attention import AttentionContext
-from .options import at_least_fp32, checked_choice
+from .options import at_least_fp32, ceil_div, checked_choice, checked_whole, made
 
 KEY_POSITIONS = ('mean', 'flat_index')
 NTK_KEYS = ('shared', 'plain_base')
@@ -88,15 +88,13 @@ class GSAPositionCalibration(nn.Module):
         **rope_cfg,
     ) -> None:
         super().__init__()
-        if int(sr_ratio) != sr_ratio or sr_ratio < 1:
-            raise ValueError(f'sr_ratio must be a positive whole number, got {sr_ratio}')
-        self.sr_ratio = int(sr_ratio)
+        self.sr_ratio = checked_whole('sr_ratio', sr_ratio)
         self.key_position = checked_choice('key_position', key_position, KEY_POSITIONS, {'released': 'flat_index'})
         ntk_keys = checked_choice('ntk_keys', ntk_keys, NTK_KEYS, {'released': 'plain_base'})
-        self.anchor = anchor
+        self.anchor = check_anchor(anchor)
         if rope_cfg.get('scale') == 'released':
             rope_cfg['scale'], self.anchor = 'height', (14, 14)
-        self.rotary = AS2DRoPE(head_dim, **rope_cfg)
+        self.rotary = made('rope_cfg', AS2DRoPE, head_dim, **rope_cfg)
         if ntk_keys == 'plain_base':
             rope_cfg['ntk_alpha'] = 1.0
         self.key_rotary = AS2DRoPE(head_dim, **rope_cfg)
@@ -105,7 +103,7 @@ class GSAPositionCalibration(nn.Module):
 
     def key_grid(self, grid: Sequence[int]) -> Tuple[int, int]:
         """Grid of the keys of a query grid (H, W): ``(ceil(H / sr), ceil(W / sr))``."""
-        return tuple(-(-side // self.sr_ratio) for side in grid)
+        return tuple(ceil_div(side, self.sr_ratio) for side in grid)
 
     def query_positions(
         self,

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from .attention import AttentionContext, attend, check_backend
 from .embed import PatchProjection
 from .norm import build_norm
+from .options import ceil_div, check_flags, check_heads, checked_rate, checked_whole
 from .rotary import apply_rotary
 
 
@@ -49,25 +50,25 @@ class GlobalSubsampledAttention(nn.Module):
         backend: str = 'auto',
     ) -> None:
         super().__init__()
-        if embed_dims % num_heads:
-            raise ValueError(f'num_heads {num_heads} does not divide embed_dims {embed_dims}')
+        check_heads(embed_dims, num_heads)
+        check_flags(qkv_bias=qkv_bias)
         self.num_heads = num_heads
-        self.sr_ratio = sr_ratio
+        self.sr_ratio = checked_whole('sr_ratio', sr_ratio)
         self.backend = check_backend(backend)
         self.q = nn.Linear(embed_dims, embed_dims, bias=qkv_bias)
         self.kv = nn.Linear(embed_dims, 2 * embed_dims, bias=qkv_bias)
         self.sr = PatchProjection(embed_dims, embed_dims, sr_ratio, sr_ratio) if sr_ratio > 1 else None
         self.norm = build_norm(norm_cfg or dict(type='LN', eps=1e-5), embed_dims) if sr_ratio > 1 else None
         self.proj = nn.Linear(embed_dims, embed_dims)
-        self.attn_drop = attn_drop
-        self.proj_drop = nn.Dropout(proj_drop) if proj_drop > 0 else nn.Identity()
+        self.attn_drop = checked_rate('attn_drop', attn_drop)
+        self.proj_drop = nn.Dropout(checked_rate('proj_drop', proj_drop)) if proj_drop > 0 else nn.Identity()
 
     def subsample(self, x: Tensor, grid: Sequence[int]) -> Tensor:
         """Row-major tokens ``(B, H * W, C)`` to one token per cell, ``(B, M, C)``."""
         if self.sr is None:
             return x
-        maps = x.transpose(1, 2).unflatten(2, tuple(grid))  # [B, C, H, W]
-        pad_h, pad_w = (-(-side // self.sr_ratio) * self.sr_ratio - side for side in grid)
+        maps = x.transpose(1, 2).view(x.shape[0], x.shape[2], *grid)  # [B, C, H, W]
+        pad_h, pad_w = (ceil_div(side, self.sr_ratio) * self.sr_ratio - side for side in grid)
         if pad_h or pad_w:
             maps = F.pad(maps, (0, pad_w, 0, pad_h))
         return self.norm(self.sr(maps))  # [B, M, C]

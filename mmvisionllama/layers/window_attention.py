@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .as2drope import RotaryEmbedding
 from .attention import AttentionContext, RotaryAttention
-from .options import checked_choice
+from .options import ceil_div, checked_choice, checked_whole
 
 
 def check_mask_padding(mask_padding: Union[bool, str]) -> bool:
@@ -53,7 +53,7 @@ def window_context(
 def partition_windows(x: Tensor, window_size: int) -> Tensor:
     """Pads a map right and bottom to whole windows and cuts it: ``(B, H, W, C)`` to ``(B * n, w * w, C)``."""
     b, height, width, c = x.shape
-    rows, cols = -(-height // window_size), -(-width // window_size)
+    rows, cols = ceil_div(height, window_size), ceil_div(width, window_size)
     pad_h, pad_w = rows * window_size - height, cols * window_size - width
     if pad_h or pad_w:
         x = F.pad(x, (0, 0, 0, pad_w, 0, pad_h))
@@ -64,7 +64,7 @@ def partition_windows(x: Tensor, window_size: int) -> Tensor:
 def merge_windows(x: Tensor, grid: Sequence[int], window_size: int) -> Tensor:
     """Inverse of :func:`partition_windows`: ``(B * n, w * w, C)`` to ``(B, H, W, C)``, padding cut off."""
     height, width = grid
-    rows, cols = -(-height // window_size), -(-width // window_size)
+    rows, cols = ceil_div(height, window_size), ceil_div(width, window_size)
     x = x.view(-1, rows, cols, window_size, window_size, x.shape[-1]).transpose(2, 3)
     x = x.reshape(-1, rows * window_size, cols * window_size, x.shape[-1])
     return x[:, :height, :width]
@@ -82,7 +82,7 @@ class WindowAttention(RotaryAttention):
 
     def __init__(self, embed_dims: int, num_heads: int, window_size: int = 7, **kwargs) -> None:
         super().__init__(embed_dims, num_heads, **kwargs)
-        self.window_size = window_size
+        self.window_size = checked_whole('window_size', window_size)
 
     def attend(self, x: Tensor, context: AttentionContext) -> Tensor:
         """Row-major tokens of the context's grid, ``(B, H * W, C)``, to the same shape."""

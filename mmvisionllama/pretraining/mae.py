@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from ..backbones import VisionLLaMA
 from ..layers import AttentionContext, gather_table
+from ..layers.options import checked_rate
 
 
 @MODELS.register_module()
@@ -49,8 +50,7 @@ class MAEVisionLLaMA(VisionLLaMA):
         layer_scale_init_value: float = 0.0,
         **kwargs: Any,
     ) -> None:
-        if not 0 <= mask_ratio < 1:
-            raise ValueError(f'mask_ratio must be in [0, 1), got {mask_ratio}')
+        checked_rate('mask_ratio', mask_ratio)
         for option in ('window_block_indexes', 'peg', 'with_cls_token'):
             if kwargs.get(option):
                 raise ValueError(f'the MAE encoder sees a part of the patches and no class token: leave {option} out')
@@ -100,10 +100,15 @@ class MAEVisionLLaMA(VisionLLaMA):
             mask: False or None returns the features of the whole image, as :class:`VisionLLaMA` does.
             noise: Given, it takes the place of the uniform noise drawn from torch's generator, ``(B, H * W)``.
 
+        Raises:
+            OptionError: For a mask that is a tensor.
+
         Returns:
             tuple: The latents, token of the decoder first, ``(B, 1 + N_keep, C)``, then ``mask`` and ``ids_restore``
             as :meth:`random_masking` gives them.
         """
+        if isinstance(mask, Tensor):
+            self.refuse_mask(mask)  # a method that chooses the patches itself
         if not mask:
             return super().forward(x)
         x, grid = self.embed(x)  # [B, N, C]

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from mmvisionllama.backbones import iLLaMA
-from mmvisionllama.layers import attend, soft_mask_matrix
+from mmvisionllama.layers import RMSNorm, attend, soft_mask_matrix
 
 TINY = dict(embed_dims=32, num_layers=2, num_heads=2, feedforward_channels=48)
 
@@ -308,7 +308,7 @@ def test_every_step_of_the_design_trains(step):
     assert model.layers[0].ffn.up.out_features == (64 if is_vit else 256)
     assert (model.rotary is None) == (step.get('with_rope') is False)
     assert (model.pos_embed is None) == (step.get('abs_pos_embed') is False)
-    norm = nn.LayerNorm if 'norm_cfg' in step else nn.RMSNorm
+    norm = nn.LayerNorm if 'norm_cfg' in step else RMSNorm
     assert {type(m) for m in (model.layers[0].ln1, model.layers[0].ln2, model.ln1)} == {norm}
     model(torch.rand(2, 3, 32, 32))[0].square().sum().backward()
     unused = {name for name, param in model.named_parameters() if param.grad is None or not param.grad.any()}

@@ -302,7 +302,7 @@ def test_builds_inside_mmpretrain():
         (dict(gap_norm='thrice'), 'unknown gap_norm'),
         (dict(gap_norm='twice'), "needs out_type='avg_featmap'"),
         (dict(norm_after_stage='flow'), 'norm_after_stage must be'),
-        (dict(norm_after_stage=[True]), 'list of 4 booleans'),
+        (dict(norm_after_stage=[True]), "'in_trunk' or 4 booleans"),
         (dict(mask_padding='zeros'), 'unknown mask_padding'),
         (dict(key_position='full'), 'unknown key_position'),
         (dict(rope_cfg=dict(ratio=0.3)), 'multiple of 4'),

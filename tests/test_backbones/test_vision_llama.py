@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmvisionllama.backbones import VisionLLaMA
-from mmvisionllama.layers import GELUFFN
+from mmvisionllama.layers import GELUFFN, RMSNorm
 from mmvisionllama.layers.rotary import axis_scales
 
 TINY = dict(embed_dims=32, num_layers=3, num_heads=2, feedforward_channels=48)
@@ -369,8 +369,8 @@ class TestAblations:
         wide = VisionLLaMA(dict(embed_dims=32, num_layers=1, num_heads=2), ffn_cfg=dict(type='gelu'))
         assert wide.layers[0].ffn.up.out_features == 128
         rms = tiny(norm_cfg=dict(type='RMSNorm', eps=1e-6), pre_norm=True)
-        norms = [m for m in rms.modules() if isinstance(m, (nn.LayerNorm, nn.RMSNorm))]
-        assert len(norms) == 8 and all(isinstance(m, nn.RMSNorm) for m in norms)
+        norms = [m for m in rms.modules() if isinstance(m, nn.LayerNorm)]
+        assert len(norms) == 8 and all(isinstance(m, RMSNorm) for m in norms)
 
     def test_learnable_embedding_is_resized(self):
         model = tiny(abs_pos_embed=True, img_size=64)

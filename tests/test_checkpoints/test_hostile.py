@@ -182,7 +182,7 @@ def test_what_the_user_declared_safe_is_read(tmp_path):
     torch.save(
         dict(args=argparse.Namespace(lr=1), chain=hostile.Call(getattr, HistoryBuffer, 'mean')), tmp_path / 'a.pth'
     )
-    before = torch.serialization.get_safe_globals()
+    before = list(torch.serialization.get_safe_globals())
     torch.serialization.add_safe_globals([argparse.Namespace, getattr])
     try:
         assert read_checkpoint(tmp_path / 'a.pth')['args'].lr == 1

@@ -89,6 +89,7 @@ def pretrained_backbone(path, folder):
 
 
 def generator(path, folder):
+    pytest.importorskip('torchdiffeq')
     from mmvisionllama.generation.generator import load_generator
 
     model = Config.fromfile(ROOT / 'configs/generation/quickstart/sit_llama_digits.py').model

@@ -7,6 +7,7 @@ from torch import nn
 from mmvisionllama.layers import (
     AttentionContext,
     DropPath,
+    RMSNorm,
     RotaryAttention,
     RotaryEmbedding,
     SwiGLU,
@@ -94,7 +95,7 @@ def test_activations_are_recomputed():
 
 
 def test_norms_by_config():
-    assert isinstance(build_norm(dict(type='RMSNorm', eps=1e-6), 8), nn.RMSNorm)
+    assert isinstance(build_norm(dict(type='RMSNorm', eps=1e-6), 8), RMSNorm)
     norm = build_norm(dict(type='LN', eps=1e-3, requires_grad=True), 8)
     assert isinstance(norm, nn.LayerNorm) and norm.eps == 1e-3
     with pytest.raises(ValueError, match="'LN', 'RMSNorm'"):

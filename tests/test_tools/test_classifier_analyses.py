@@ -215,7 +215,10 @@ def arguments(tool, *files):
 def test_what_does_not_fit_is_refused(classifier, tmp_path, monkeypatch, tool):
     if tool == 'quantize.py':
         pytest.importorskip('torchao')
-    (tmp_path / 'stimuli').mkdir()
+    from PIL import Image
+
+    (tmp_path / 'stimuli' / 'cat').mkdir(parents=True)
+    Image.new('L', (8, 8), 100).save(tmp_path / 'stimuli' / 'cat' / 'cat1-dog1.png')
     config, checkpoint = classifier
     for name in ('mmpretrain/quickstart/mae_digits.py', 'generation/quickstart/dit_llama_digits.py'):
         with pytest.raises(launch.LaunchError, match='takes classification configs'):

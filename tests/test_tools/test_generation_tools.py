@@ -88,10 +88,19 @@ def test_sample(trained, tmp_path, monkeypatch):
         (['--grid', 'x.png', '--classes', 4], 'class 4 is out of range: the model has 0 ... 3'),
         (['--npz', 'x.npz', '--size', 5], 'does not divide the latent size 5x5'),
         (['--npz', 'x.npz', '--size', 2, 4, 6], '--size takes one side, or height and width'),
-        (['--npz', 'x.npz', '--num', 0], 'must be at least 1'),
+        (['--npz', 'x.npz', '--num', 0], '--num must be at least 1'),
+        (['--npz', 'x.npz', '--steps', 0], '--steps must be at least 1'),
+        (['--npz', 'x.npz', '--steps', 1], 'num_steps of the SDE must be a whole number of at least 2, got 1'),
+        (['--npz', 'x.npz', '--columns', -1], '--columns must be at least 1'),
+        (['--npz', 'x.npz', '--seed', -1], '--seed must be at least 0'),
+        (['--npz', 'x.npz', '--cfg-scale', 'nan'], 'cfg_scale must be a finite number, got nan'),
+        (['--npz', 'x.npz', '--device', 'foo'], "--device 'foo' cannot be used"),
+        (['--grid', 'x.xyz'], "--grid 'x.xyz': expected a name that ends with .png"),
+        (['--grid', '/proc/x.png'], "--grid '/proc/x.png' cannot be written"),
+        (['--npz', 'x.npz', '--cfg-options', 'model.type=ImageClassifier'], 'builds a ImageClassifier'),
         (['--npz', 'x.npz', '--sampler', 'ddpm'], 'DDPMSampler samples a GaussianDiffusion'),
         (['--grid', 'x.png', '--sampler', 'ode', '--steps', 5], 'dopri5 chooses its own steps'),
-        (['--npz', 'x.npy'], '.npz file'),
+        (['--npz', 'x.npy'], 'expected a name that ends with .npz'),
         ([], 'nothing to write'),
     ],
 )
@@ -100,7 +109,7 @@ def test_sample_errors(trained, args, message, tmp_path, monkeypatch, capsys):
     _, config, weights = trained
     (tmp_path / 'here').mkdir()
     monkeypatch.chdir(tmp_path / 'here')
-    assert run('sample', config, weights, *args, '--device', 'cpu', monkeypatch=monkeypatch) == 1
+    assert run('sample', config, weights, '--device', 'cpu', *args, monkeypatch=monkeypatch) == 1
     error = capsys.readouterr().err
     assert message in error and len(error.splitlines()) == 1
     assert not list((tmp_path / 'here').iterdir())
@@ -204,6 +213,17 @@ def test_encode_latents(tmp_path, monkeypatch, capsys):
     assert json.loads((tmp_path / 'out' / 'latents.json').read_text())['classes'] == 2
     assert run('encode_latents', *args, '--vae', tmp_path / 'nothing', monkeypatch=monkeypatch) == 1
     assert 'no VAE at' in capsys.readouterr().err
+
+    broken = tmp_path / 'images' / 'a' / '0.png'
+    broken.write_bytes(broken.read_bytes()[:40])
+    args[1] = tmp_path / 'other'
+    args += ['--vae', tmp_path / 'vae']
+    assert run('encode_latents', *args, monkeypatch=monkeypatch) == 1
+    assert f'error: picture {broken} cannot be read' in capsys.readouterr().err
+    assert not list((tmp_path / 'other').glob('*.npy')), 'no shard is half written'
+    assert run('encode_latents', *args, '--on-error', 'skip', monkeypatch=monkeypatch) == 0
+    assert '1 pictures cannot be read: the next ones took their places' in capsys.readouterr().out
+    assert np.load(tmp_path / 'other' / 'labels_00000.npy').tolist() == [1, 1]
 
 
 @TASK_UTILS.register_module('ToolColours')

@@ -150,10 +150,12 @@ def test_several_nodes(tmp_path):
     fake.chmod(0o755)
     env = dict(PATH=os.environ['PATH'], PYTHON=str(fake), NNODES='3', NODE_RANK='2', PORT='1234', MASTER_ADDR='node0')
     script = ROOT / 'tools' / 'dist_train.sh'
-    out = subprocess.run(['bash', script, 'c.py', '8', '--amp'], env=env, capture_output=True, text=True).stdout
+    config = tmp_path / 'c.py'
+    config.touch()
+    out = subprocess.run(['bash', script, config, '8', '--amp'], env=env, capture_output=True, text=True).stdout
     for part in ('--nnodes=3', '--node-rank=2', '--master-port=1234', '--master-addr=node0', '--nproc-per-node=8'):
         assert part in out.split()
-    assert out.split()[-4:] == ['c.py', '--launcher', 'pytorch', '--amp']
+    assert out.split()[-4:] == [str(config), '--launcher', 'pytorch', '--amp']
 
 
 @pytest.mark.parametrize('per_node, gpus', [(8, True), (0, False)])

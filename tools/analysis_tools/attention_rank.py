@@ -11,7 +11,6 @@ import csv
 from pathlib import Path
 
 import torch
-from mmengine.config import DictAction
 
 from mmvisionllama import launch
 from mmvisionllama.analysis import attention_rank
@@ -31,7 +30,9 @@ def parse_args() -> argparse.Namespace:
         help='a singular value counts above this part of the largest (default: 0.01)',
     )
     parser.add_argument('--out', type=Path, help='CSV to write (default: work_dirs/ and the config name)')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='override settings')
+    parser.add_argument(
+        '--cfg-options', nargs='+', action=launch.CfgOptions, metavar='KEY=VALUE', help='override settings'
+    )
     return parser.parse_args()
 
 
@@ -41,6 +42,8 @@ def main() -> None:
     if args.images < 1:
         raise launch.LaunchError('--images must be at least 1')
     cfg = classifier.load_config(args.config, args.cfg_options)
+    out = args.out or Path(cfg.work_dir) / 'attention_rank.csv'
+    launch.check_target(out)
     # folders are read class by class: draw the images from all of them, the same ones every time
     cfg.test_dataloader.sampler = dict(type='DefaultSampler', shuffle=True, seed=0)
     cfg.test_dataloader.batch_size = min(args.images, cfg.test_dataloader.get('batch_size', 1))
@@ -56,8 +59,6 @@ def main() -> None:
     if not layers:
         raise launch.LaunchError('no attention was seen: the model does not call scaled_dot_product_attention')
 
-    out = args.out or Path(cfg.work_dir) / 'attention_rank.csv'
-    out.parent.mkdir(parents=True, exist_ok=True)
     print(f'{"layer":>5} {"queries x keys":>15} {"rank":>8} {"effective rank":>15}   mean over {seen} images')
     with open(out, 'w', newline='') as file:
         writer = csv.writer(file)

@@ -10,8 +10,6 @@ import argparse
 import csv
 from pathlib import Path
 
-from mmengine.config import DictAction
-
 from mmvisionllama import launch
 from mmvisionllama.analysis import classification, confidence_calibration
 from mmvisionllama.launch import classifier
@@ -24,7 +22,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('checkpoint', help='checkpoint trained with it')
     parser.add_argument('--bins', type=int, default=15, help='confidence bins (default: 15)')
     parser.add_argument('--out', type=Path, help='CSV to write (default: work_dirs/ and the config name)')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='override settings')
+    parser.add_argument(
+        '--cfg-options', nargs='+', action=launch.CfgOptions, metavar='KEY=VALUE', help='override settings'
+    )
     return parser.parse_args()
 
 
@@ -33,14 +33,14 @@ def main() -> None:
     if args.bins < 1:
         raise launch.LaunchError('--bins must be at least 1')
     cfg = classifier.load_config(args.config, args.cfg_options)
+    out = args.out or Path(cfg.work_dir) / 'calibration.csv'
+    launch.check_target(out)
     result = classification.predict(*classifier.open_classifier(cfg, args.checkpoint))
     try:
         bins = confidence_calibration.reliability(result.scores, result.labels, args.bins)
     except ValueError as error:
         raise launch.LaunchError(str(error)) from error
 
-    out = args.out or Path(cfg.work_dir) / 'calibration.csv'
-    out.parent.mkdir(parents=True, exist_ok=True)
     with open(out, 'w', newline='') as file:
         writer = csv.writer(file)
         writer.writerow(('lower', 'upper', 'count', 'confidence', 'accuracy'))

@@ -6,8 +6,6 @@ python tools/analysis_tools/get_flops.py CONFIG [--shape HEIGHT [WIDTH]]
 
 import argparse
 
-from mmengine.config import DictAction
-
 from mmvisionllama import launch
 from mmvisionllama.analysis import flops
 
@@ -16,7 +14,9 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description='Count parameters, MACs and FLOPs')
     parser.add_argument('config', help='config file')
     parser.add_argument('--shape', type=int, nargs='+', help='input height [and width], pixels (default: the config)')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='override settings')
+    parser.add_argument(
+        '--cfg-options', nargs='+', action=launch.CfgOptions, metavar='KEY=VALUE', help='override settings'
+    )
     return parser.parse_args()
 
 
@@ -24,7 +24,10 @@ def main() -> None:
     args = parse_args()
     if args.shape and len(args.shape) > 2:
         raise launch.LaunchError('--shape takes a height, or a height and a width')
+    if args.shape and min(args.shape) < 1:
+        raise launch.LaunchError('--shape must be at least 1 pixel')
     cfg = launch.load_config(args.config, args.cfg_options)
+    launch.check_model(cfg)
     shape = (args.shape[0], args.shape[-1]) if args.shape else None
     print(flops.count_config(cfg, shape))
 

@@ -13,7 +13,7 @@ import copy
 import csv
 from pathlib import Path
 
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 
 from mmvisionllama import launch, quantization
 from mmvisionllama.analysis import classification
@@ -26,7 +26,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('checkpoint', help='checkpoint trained with it')
     parser.add_argument('--training-aware', action='store_true', help='train with simulated 8-bit arithmetic first')
     parser.add_argument('--out', type=Path, help='8-bit model to write (default: work_dirs/ and the config name)')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='override settings')
+    parser.add_argument(
+        '--cfg-options', nargs='+', action=launch.CfgOptions, metavar='KEY=VALUE', help='override settings'
+    )
     return parser.parse_args()
 
 
@@ -54,7 +56,7 @@ def main() -> None:
         raise launch.LaunchError(str(error)) from error
     cfg = classifier.load_config(args.config, args.cfg_options)
     out = args.out or Path(cfg.work_dir) / 'int8.pth'
-    out.parent.mkdir(parents=True, exist_ok=True)
+    launch.check_target(out)
     mode = 'training-aware' if args.training_aware else 'post-training'
     model, dataloader = classifier.open_classifier(copy.deepcopy(cfg), args.checkpoint)
     rows = [('fp32', classification.predict(model, dataloader).accuracy, quantization.size_on_disk(model))]

@@ -11,8 +11,6 @@ last resize or crop becomes the size given, the steps before it keep their propo
 import argparse
 from pathlib import Path
 
-from mmengine.config import DictAction
-
 from mmvisionllama import launch
 from mmvisionllama.analysis import resolution_transfer
 from mmvisionllama.visualization.analyses import plot_transfer
@@ -29,13 +27,19 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--metric', help='metric of the picture (default: the first of the evaluator)')
     parser.add_argument('--batch-size', type=int, help='batch size, for sizes at which the config has too large a one')
     parser.add_argument('--device', help='cpu or cuda (default: the GPU if there is one)')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='override settings')
+    parser.add_argument(
+        '--cfg-options', nargs='+', action=launch.CfgOptions, metavar='KEY=VALUE', help='override settings'
+    )
     return parser.parse_args()
 
 
 def main() -> None:
     args = parse_args()
     cfg = launch.load_config(args.config, args.cfg_options)
+    out = args.out or Path(launch.default_work_dir(cfg, args.config, None)) / 'resolution_transfer.csv'
+    picture = args.plot or out.with_suffix('.png')
+    launch.check_target(out)
+    launch.check_target(picture, '--plot')
     launch.check_data(cfg, ('test',))
     rows = resolution_transfer.evaluate(
         cfg, args.checkpoint, args.sizes, args.variants, device=args.device, batch_size=args.batch_size
@@ -44,9 +48,7 @@ def main() -> None:
     if metric not in rows[0]:
         raise launch.LaunchError(f'unknown metric {metric!r}: the evaluator gives {", ".join(list(rows[0])[3:])}')
     print(resolution_transfer.format_table(rows, metric))
-    out = args.out or Path(launch.default_work_dir(cfg, args.config, None)) / 'resolution_transfer.csv'
     resolution_transfer.write_csv(rows, out, config=args.config, checkpoint=args.checkpoint)
-    picture = args.plot or out.with_suffix('.png')
     anchor = resolution_transfer.training_size(cfg.model.backbone)
     plot_transfer(rows, picture, metric, anchor, title=Path(args.config).stem)
     print(f'results in {out}, picture in {picture}')

@@ -14,7 +14,7 @@ import json
 from pathlib import Path
 from typing import Dict, List, Optional
 
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 
 from mmvisionllama import launch
 from mmvisionllama.analysis import classification, shape_texture
@@ -28,7 +28,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('stimuli', help='folder of cue-conflict images')
     parser.add_argument('--categories', type=Path, help='JSON file: category to classes (default: the 16 of ImageNet)')
     parser.add_argument('--out', type=Path, help='CSV to write (default: work_dirs/ and the config name)')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='override settings')
+    parser.add_argument(
+        '--cfg-options', nargs='+', action=launch.CfgOptions, metavar='KEY=VALUE', help='override settings'
+    )
     return parser.parse_args()
 
 
@@ -60,6 +62,8 @@ def use_stimuli(cfg: Config, stimuli: str) -> None:
 def main() -> None:
     args = parse_args()
     cfg = classifier.load_config(args.config, args.cfg_options)
+    out = args.out or Path(cfg.work_dir) / 'shape_texture.csv'
+    launch.check_target(out)
     categories = read_categories(args.categories)
     use_stimuli(cfg, args.stimuli)
     result = classification.predict(*classifier.open_classifier(cfg, args.checkpoint))
@@ -70,8 +74,6 @@ def main() -> None:
     if not bias.images:
         raise launch.LaunchError(f'no image in {args.stimuli!r} has conflicting cues: there is nothing to judge')
 
-    out = args.out or Path(cfg.work_dir) / 'shape_texture.csv'
-    out.parent.mkdir(parents=True, exist_ok=True)
     with open(out, 'w', newline='') as file:
         writer = csv.writer(file)
         writer.writerow(('category', 'shape_decisions', 'texture_decisions'))

@@ -10,10 +10,9 @@ Run the same command again after an interruption: it goes on where it stopped.
 import argparse
 import os
 
-import torch
-
 from mmvisionllama import launch
 from mmvisionllama.generation import LabelledImages, VAECodec
+from mmvisionllama.generation.labelled_images import ON_ERROR
 from mmvisionllama.generation.latents import check_image_size, encode_dataset
 
 
@@ -30,6 +29,12 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--dtype', choices=['float16', 'float32'], default='float16', help='of the stored moments')
     parser.add_argument('--shard-size', type=int, default=4096, help='images per file')
     parser.add_argument('--batch-size', type=int, default=32, help='images encoded at once')
+    parser.add_argument(
+        '--on-error',
+        choices=ON_ERROR,
+        default='raise',
+        help='a picture that cannot be read ends the run, or the next one takes its place and it is counted',
+    )
     parser.add_argument('--workers', type=int, default=4, help='loader processes')
     parser.add_argument('--device', help='cpu or cuda (default: cuda if there is one)')
     return parser.parse_args()
@@ -37,7 +42,11 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    device = args.device or ('cuda' if torch.cuda.is_available() else 'cpu')
+    device = launch.check_device(args.device)
+    for name, least in (('size', 1), ('shard_size', 1), ('batch_size', 1), ('workers', 0)):
+        if getattr(args, name) < least:
+            raise launch.LaunchError(f'--{name.replace("_", "-")} must be at least {least}')
+    launch.check_folder(args.out, f'the folder {args.out!r}')
     if device == 'cuda':
         device = f'cuda:{os.environ.get("LOCAL_RANK", 0)}'
     rank = int(os.environ.get('RANK', 0))
@@ -45,7 +54,7 @@ def main() -> None:
         check_image_size((args.size, args.size), args.downsample)
         codec = VAECodec(args.vae, downsample=args.downsample)
         codec.load()
-        dataset = LabelledImages(args.images, args.size)
+        dataset = LabelledImages(args.images, args.size, on_error=args.on_error)
         encode_dataset(
             codec,
             dataset,
@@ -61,6 +70,8 @@ def main() -> None:
             world_size=int(os.environ.get('WORLD_SIZE', 1)),
             report=lambda line: print(line, flush=True),
         )
+        if dataset.skipped:
+            print(f'{dataset.skipped} pictures cannot be read: the next ones took their places')
     except (ValueError, FileNotFoundError, ImportError) as error:
         raise launch.LaunchError(str(error)) from error
 

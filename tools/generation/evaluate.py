@@ -12,8 +12,6 @@ import importlib
 import json
 from pathlib import Path
 
-import torch
-
 from mmvisionllama import launch
 from mmvisionllama.generation.metrics import InceptionFeatures, compare, extract_npz, load_reference
 from mmvisionllama.generation.pictures import npz_header
@@ -51,7 +49,12 @@ def load_extractor(name: str):
 
 def main() -> None:
     args = parse_args()
-    device = args.device or ('cuda' if torch.cuda.is_available() else 'cpu')
+    device = launch.check_device(args.device)
+    for name in ('neighbour', 'split_size', 'batch_size'):
+        if getattr(args, name) < 1:
+            raise launch.LaunchError(f'--{name.replace("_", "-")} must be at least 1')
+    if args.out:
+        launch.check_target(args.out)
     if not Path(args.samples).is_file():
         raise launch.LaunchError(f'{args.samples!r} is no file: write it with tools/generation/sample.py --npz')
     try:

@@ -13,13 +13,12 @@ import time
 
 import numpy as np
 import torch
-from mmengine.config import DictAction
 
 from mmvisionllama import launch
 from mmvisionllama.generation import load_generator, sample_set
 from mmvisionllama.generation.dit_llama import CFG_CHANNELS, CFG_CHANNELS_ALIASES
 from mmvisionllama.generation.labelled_images import ClassLabels
-from mmvisionllama.generation.pictures import SampleFile, image_grid, save_picture
+from mmvisionllama.generation.pictures import PICTURES, SampleFile, image_grid, save_picture
 from mmvisionllama.generation.samplers import ADAPTIVE, SAMPLERS, build_sampler
 
 
@@ -49,14 +48,16 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--npz', help='file to write: arr_0, (N, height, width, 3), uint8')
     parser.add_argument('--vae', help="VAE, a folder or a hub name (default: the config's)")
     parser.add_argument('--device', help='cpu or cuda (default: cuda if there is one)')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='override settings')
+    parser.add_argument(
+        '--cfg-options', nargs='+', action=launch.CfgOptions, metavar='KEY=VALUE', help='override settings'
+    )
     return parser.parse_args()
 
 
 def processes(device: str):
     """Rank, number of processes and device of this one; torchrun says so in the environment."""
     rank, world_size = int(os.environ.get('RANK', 0)), int(os.environ.get('WORLD_SIZE', 1))
-    device = device or ('cuda' if torch.cuda.is_available() else 'cpu')
+    device = launch.check_device(device)
     if device == 'cuda':
         device = f'cuda:{os.environ.get("LOCAL_RANK", 0)}'
         torch.cuda.set_device(device)
@@ -91,9 +92,17 @@ def main() -> None:
         raise launch.LaunchError('nothing to write: give --grid FILE.png, --npz FILE.npz or both')
     if args.size is not None and len(args.size) > 2:
         raise launch.LaunchError('--size takes one side, or height and width')
-    if args.batch_size < 1 or (args.num is not None and args.num < 1):
-        raise launch.LaunchError('--batch-size and --num must be at least 1')
+    for name, least in (('batch_size', 1), ('num', 1), ('columns', 1), ('steps', 1), ('seed', 0)):
+        if getattr(args, name) is not None and getattr(args, name) < least:
+            raise launch.LaunchError(f'--{name.replace("_", "-")} must be at least {least}')
+    for option, path, suffixes in (('--grid', args.grid, PICTURES), ('--npz', args.npz, ('.npz',))):
+        if path:
+            launch.check_target(path, option, suffixes)
     cfg = launch.load_config(args.config, args.cfg_options)
+    if launch.check_model(cfg)['type'] != 'ImageGenerator':
+        raise launch.LaunchError(
+            f'{args.config!r} builds a {cfg.model.type}: sampling takes configs of an ImageGenerator'
+        )
     if args.vae:
         cfg.model.codec.pretrained = args.vae
     launch.set_matmul_precision(cfg)

@@ -13,7 +13,7 @@ import sys
 from typing import List, Optional
 
 import torch
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 
 from mmvisionllama import launch
@@ -46,7 +46,7 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     parser.add_argument(
         '--set',
         nargs='+',
-        action=DictAction,
+        action=launch.CfgOptions,
         default={},
         metavar='KEY=VALUE',
         help='what else shapes cannot tell, e.g. auto_scale=True; an unknown key lists those that the family takes',
@@ -84,6 +84,7 @@ def check_it_loads(converted: ConvertedCheckpoint) -> None:
 
 def main(argv: Optional[List[str]] = None) -> None:
     args = parse_args(argv)
+    launch.check_target(args.dst, 'DST')
     if args.unsafe:
         print(RISK, file=sys.stderr)
     overrides = {'num_heads': args.num_heads, 'img_size': args.img_size}
@@ -92,7 +93,6 @@ def main(argv: Optional[List[str]] = None) -> None:
     converted = convert_released(state_dict, family=args.family, **overrides)
     check_it_loads(converted)
     meta = dict(family=converted.family, model=converted.model, source=os.path.basename(args.src))
-    os.makedirs(os.path.dirname(os.path.abspath(args.dst)), exist_ok=True)
     torch.save(dict(state_dict=converted.state_dict, meta=meta), args.dst)
 
     params = sum(value.numel() for value in converted.state_dict.values())

@@ -11,9 +11,8 @@ import argparse
 import json
 from pathlib import Path
 
-from mmengine.config import DictAction
-
 from mmvisionllama import launch
+from mmvisionllama.checkpoints import find_state_dict, load_strictly, read_checkpoint
 from mmvisionllama.datasets.pictures import read
 
 
@@ -25,7 +24,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--out', type=Path, required=True, help='folder for the pictures and the lists of objects')
     parser.add_argument('--score', type=float, default=0.5, help='least score of an object that is shown and listed')
     parser.add_argument('--device', help="'cpu' or 'cuda:0' (default: a GPU if there is one)")
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='override settings')
+    parser.add_argument(
+        '--cfg-options', nargs='+', action=launch.CfgOptions, metavar='KEY=VALUE', help='override settings'
+    )
     return parser.parse_args()
 
 
@@ -46,16 +47,19 @@ def main() -> None:
     cfg = launch.load_config(args.config, args.cfg_options)
     if cfg.get('default_scope') != 'mmdet':
         raise launch.LaunchError(f'{args.config} is no config of a detection model')
-    launch.check_checkpoint(args.checkpoint)
+    weights = find_state_dict(read_checkpoint(args.checkpoint))
     launch.check_names(args.images)
     for image in args.images:
         read(image, 'picture')
+    launch.check_folder(args.out, f'the folder {str(args.out)!r}')
+    args.device = launch.check_device(args.device)
     from mmdet.apis import DetInferencer
     from PIL import Image
 
     inferencer = DetInferencer(cfg, args.checkpoint, device=args.device, show_progress=False)
+    # the inferencer only warns about weights that do not fit
+    load_strictly(inferencer.model, weights, args.checkpoint)
     classes = inferencer.model.dataset_meta['classes']
-    args.out.mkdir(parents=True, exist_ok=True)
     for image in args.images:
         result = inferencer(image, return_vis=True, pred_score_thr=args.score)
         target = args.out / f'{Path(image).stem}_objects'

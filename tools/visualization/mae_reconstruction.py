@@ -12,7 +12,8 @@ import torch
 
 from mmvisionllama.checkpoints import find_state_dict, load_strictly, read_checkpoint
 from mmvisionllama.engine.hooks.reconstruction import reconstruction_picture
-from mmvisionllama.launch import LaunchError, load_config, run_cli
+from mmvisionllama.generation.pictures import PICTURES
+from mmvisionllama.launch import LaunchError, check_device, check_target, load_config, run_cli
 
 SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp')
 
@@ -28,7 +29,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--seed', type=int, default=0, help='seed of the masks')
     parser.add_argument('--mask-ratio', type=float, help="part of the patches that is hidden; default: the config's")
     parser.add_argument('--max-images', type=int, default=16, help='rows of the picture')
-    parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu', help='cpu or cuda')
+    parser.add_argument('--device', help='cpu or cuda (default: cuda if there is one)')
     return parser.parse_args()
 
 
@@ -96,14 +97,14 @@ def main() -> None:
     if args.max_images < 1:
         raise LaunchError('--max-images must be at least 1')
     paths = find_images(args.images)[: args.max_images]
-    model = build_model(args.config, args.checkpoint, args.device)
+    check_target(args.out, suffixes=PICTURES)
+    model = build_model(args.config, args.checkpoint, check_device(args.device))
     if args.mask_ratio is not None:
         model.backbone.mask_ratio = args.mask_ratio
     try:
         picture = reconstruction_picture(model, read_images(model, paths), args.seed)
     except ValueError as error:  # a ratio that hides all patches
         raise LaunchError(str(error)) from error
-    Path(args.out).parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(picture).save(args.out)
     print(f'{args.out}: {len(paths)} images')
 

@@ -10,9 +10,8 @@ pixel, 0 is the first class). Pictures may have any size: the config's test pipe
 import argparse
 from pathlib import Path
 
-from mmengine.config import DictAction
-
 from mmvisionllama import launch
+from mmvisionllama.checkpoints import find_state_dict, load_strictly, read_checkpoint
 from mmvisionllama.datasets.pictures import read
 
 
@@ -25,7 +24,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--mode', choices=['whole', 'slide'], help="inference (default: the config's)")
     parser.add_argument('--opacity', type=float, default=0.6, help='of the painted classes, 0 ... 1')
     parser.add_argument('--device', help="'cpu' or 'cuda:0' (default: a GPU if there is one)")
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='override settings')
+    parser.add_argument(
+        '--cfg-options', nargs='+', action=launch.CfgOptions, metavar='KEY=VALUE', help='override settings'
+    )
     return parser.parse_args()
 
 
@@ -36,16 +37,19 @@ def main() -> None:
         raise launch.LaunchError(f'{args.config} is no config of a segmentation model')
     if args.mode:
         cfg.model.test_cfg.mode = args.mode
-    launch.check_checkpoint(args.checkpoint)
+    weights = find_state_dict(read_checkpoint(args.checkpoint))
     launch.check_names(args.images)
     for image in args.images:
         read(image, 'picture')
+    launch.check_folder(args.out, f'the folder {str(args.out)!r}')
+    args.device = launch.check_device(args.device)
     from mmseg.apis import MMSegInferencer
     from PIL import Image
 
     inferencer = MMSegInferencer(cfg, args.checkpoint, device=args.device)
+    # the inferencer only warns about weights that do not fit
+    load_strictly(inferencer.model, weights, args.checkpoint)
     inferencer.show_progress = False  # mmsegmentation 1.2 has no argument for it
-    args.out.mkdir(parents=True, exist_ok=True)
     for image in args.images:
         result = inferencer(image, return_vis=True, opacity=args.opacity)
         target = args.out / Path(image).stem

@@ -3,19 +3,12 @@
 from typing import Any, Dict
 
 from mmengine.hooks import Hook
-from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.registry import HOOKS
-from torch import nn
 
 from ...checkpoints.loading import load_strictly
 from ...checkpoints.reading import find_state_dict
 from ...errors import CheckpointError
-
-
-def _unwrapped(model: nn.Module) -> nn.Module:
-    while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
-        model = model.module
-    return model
+from ..unwrapping import unwrapped
 
 
 @HOOKS.register_module()
@@ -39,7 +32,7 @@ class CheckpointFitHook(Hook):
         """Loads the weights strictly; the Runner loads the same ones again afterwards."""
         path = str(runner._load_from or runner.work_dir)
         partial = self.partial and not runner._resume
-        model, weights = _unwrapped(runner.model), find_state_dict(checkpoint)
+        model, weights = unwrapped(runner.model), find_state_dict(checkpoint)
         load_strictly(model, weights, path, partial=partial)
         if partial:  # the Runner would only warn about what does not fit, at length
             own = model.state_dict()

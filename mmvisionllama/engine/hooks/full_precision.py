@@ -4,9 +4,10 @@ from typing import Any, Sequence
 
 import torch
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from torch import Tensor
+
+from ..unwrapping import unwrapped
 
 
 @HOOKS.register_module()
@@ -28,7 +29,7 @@ class FullPrecisionOutputHook(Hook):
 
     def before_train(self, runner) -> None:
         """Registers a forward hook on each module."""
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrapped(runner.model)
         known = dict(model.named_modules())
         for name in self.modules:
             if name not in known:

@@ -1,10 +1,10 @@
 """Training with simulated 8-bit arithmetic."""
 
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 
 from ...quantization import simulate_int8
+from ..unwrapping import unwrapped
 
 
 @HOOKS.register_module()
@@ -20,4 +20,4 @@ class QuantizationAwareTrainingHook(Hook):
     """
 
     def before_train(self, runner) -> None:
-        simulate_int8(runner.model.module if is_model_wrapper(runner.model) else runner.model)
+        simulate_int8(unwrapped(runner.model))

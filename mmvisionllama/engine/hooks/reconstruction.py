@@ -8,12 +8,12 @@ import numpy as np
 import torch
 from mmengine.dist import master_only
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from torch import Tensor, nn
 
 from ...pretraining.reconstruction import reconstruct_fixed
 from ...visualization.reconstruction import draw_reconstruction
+from ..unwrapping import unwrapped
 
 
 @contextmanager
@@ -87,7 +87,7 @@ class MAEReconstructionHook(Hook):
     @master_only
     def write(self, runner, step: int) -> None:
         """Draws the picture of this moment."""
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrapped(runner.model)
         if self._images is None:
             self._images = self._read_images(runner, model)
         picture = reconstruction_picture(model, self._images, self.seed)

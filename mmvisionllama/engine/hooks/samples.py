@@ -7,7 +7,6 @@ import numpy as np
 import torch
 from mmengine.dist import all_gather_object, barrier, get_dist_info, is_main_process
 from mmengine.hooks import EMAHook, Hook
-from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 
 from ...generation.labelled_images import check_labels
@@ -15,6 +14,7 @@ from ...generation.pictures import image_grid, save_picture
 from ...generation.sample_set import sample_set
 from ...generation.samplers import build_sampler
 from ..sharding import whole_copy
+from ..unwrapping import unwrapped
 
 
 @HOOKS.register_module()
@@ -61,7 +61,7 @@ class SampleHook(Hook):
             CheckpointError: If there is no VAE where the model's codec looks for it.
             ValueError: For a class out of range, a sampler that does not fit, or guidance without a null class.
         """
-        model = _bare(runner.model)
+        model = unwrapped(runner.model)
         check_labels(self.labels, model.network.num_classes)
         if self.options['sampler'] is not None:
             build_sampler(self.options['sampler'], model.objective)
@@ -76,7 +76,7 @@ class SampleHook(Hook):
         if not self.every_n_train_iters(runner, self.interval):
             return
         averaged = [hook.ema_model.module for hook in runner.hooks if isinstance(hook, EMAHook)]
-        model = averaged[0] if averaged else _bare(runner.model)
+        model = averaged[0] if averaged else unwrapped(runner.model)
         images = self._sample(whole_copy(model))
         if is_main_process():
             path = osp.join(runner.work_dir, 'samples', f'iter_{runner.iter + 1:07d}.png')
@@ -96,7 +96,3 @@ class SampleHook(Hook):
         sample_set(model, self.labels, keep, batch_size=batch_size, rank=rank, world_size=world_size, **self.options)
         found = {index: image for part in all_gather_object(own) for index, image in part.items()}
         return torch.from_numpy(np.stack([found[index] for index in range(len(self.labels))]))
-
-
-def _bare(model):
-    return model.module if is_model_wrapper(model) else model

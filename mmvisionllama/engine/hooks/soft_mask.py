@@ -3,9 +3,10 @@
 from typing import List, Optional
 
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from torch import nn
+
+from ..unwrapping import unwrapped
 
 SCHEDULES = ('constant', 'linear')
 
@@ -72,7 +73,7 @@ class SoftMaskHook(Hook):
 
     def before_train(self, runner) -> None:
         """Sets the value of the first iteration: a validation may come before it."""
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrapped(runner.model)
         self.modules = [module for module in model.modules() if hasattr(module, 'set_soft_mask')]
         if not self.modules:
             raise ValueError(

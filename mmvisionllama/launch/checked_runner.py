@@ -1,0 +1,132 @@
+"""mmengine's Runner that says in one line what is wrong with a config's loops, data and classes."""
+
+import traceback
+from typing import Any, Callable, Optional
+
+from mmengine.dataset import InfiniteSampler
+from mmengine.runner import Runner
+from torch.utils.data import DataLoader, Dataset
+
+from ..datasets.blame import watch_files
+from ..engine.unwrapping import unwrapped
+from ..errors import DataError, OptionError
+from ..layers.options import checked_choice, checked_number, checked_whole
+
+BROKEN_PICTURES = ('raise', 'skip')
+
+
+class CheckedRunner(Runner):
+    """Runner whose data sets name a file that cannot be read, and whose data are known to fit the model.
+
+    ``broken_pictures='skip'`` in the config takes another sample in training in the place of a broken file, and counts
+    them in the log; by default the first one ends the run with its name.
+    """
+
+    @staticmethod
+    def build_dataloader(dataloader: Any, seed: Optional[int] = None, diff_rank_seed: bool = False) -> DataLoader:
+        """As mmengine's.
+
+        Raises:
+            OptionError: For a batch size that is no whole number, or larger than the data set where incomplete batches
+                are dropped.
+            DataError: For a data set without samples.
+        """
+        if isinstance(dataloader, dict) and 'batch_size' in dataloader:
+            checked_whole('batch_size', dataloader['batch_size'])
+        try:
+            loader = Runner.build_dataloader(dataloader, seed, diff_rank_seed)
+        except ValueError as error:
+            # mmengine packs the samples of a data set into one array
+            if traceback.extract_tb(error.__traceback__)[-1].name != '_serialize_data':
+                raise
+            raise DataError(NO_SAMPLES) from error
+        if not len(loader.dataset):
+            raise DataError(NO_SAMPLES)
+        if not isinstance(loader.sampler, InfiniteSampler) and not len(loader):
+            raise OptionError(
+                f'batch_size {loader.batch_size} is larger than the {len(loader.sampler)} samples of a process, and '
+                f'drop_last leaves none: lower it'
+            )
+        return loader
+
+    def build_train_loop(self, loop: Any) -> Any:
+        """As mmengine's; the data set names broken files."""
+        loop = self._checked_loop(super().build_train_loop, loop, 'train')
+        watch_files(loop.dataloader.dataset, checked_choice('broken_pictures', self._policy, BROKEN_PICTURES))
+        return loop
+
+    def build_val_loop(self, loop: Any) -> Any:
+        """As mmengine's; the data set names broken files."""
+        return self._watched(self._checked_loop(super().build_val_loop, loop, 'val'))
+
+    def build_test_loop(self, loop: Any) -> Any:
+        """As mmengine's; the data set names broken files."""
+        return self._watched(self._checked_loop(super().build_test_loop, loop, 'test'))
+
+    def build_optim_wrapper(self, optim_wrapper: Any) -> Any:
+        """As mmengine's; rates that are no numbers are refused."""
+        optimizer = optim_wrapper.get('optimizer') if isinstance(optim_wrapper, dict) else None
+        for name in ('lr', 'weight_decay'):
+            if isinstance(optimizer, dict) and optimizer.get(name) is not None:
+                checked_number(f'optim_wrapper.optimizer.{name}', optimizer[name], 0)
+        return super().build_optim_wrapper(optim_wrapper)
+
+    @property
+    def _policy(self) -> str:
+        return self.cfg.get('broken_pictures', 'raise')
+
+    @staticmethod
+    def _watched(loop: Any) -> Any:
+        watch_files(loop.dataloader.dataset)
+        return loop
+
+    def _checked_loop(self, build: Callable, loop: Any, split: str) -> Any:
+        try:
+            loop = build(loop)
+        except TypeError as error:
+            # an argument that the loop does not take
+            if traceback.extract_tb(error.__traceback__)[-1].name != build.__name__:
+                raise
+            raise OptionError(f'{split}_cfg of the config does not fit its loop: {error}') from error
+        model = unwrapped(self.model)
+        check_head(model)
+        check_classes(model, loop.dataloader.dataset, f'{split}_dataloader')
+        return loop
+
+
+NO_SAMPLES = 'a data set of the config has no samples: check its ann_file, data_prefix and filter_cfg'
+
+
+def check_head(model: Any) -> None:
+    """Raises an OptionError for a classifier whose head takes other channels than its plain backbone gives."""
+    channels = getattr(getattr(model, 'backbone', None), 'embed_dims', None)
+    taken = getattr(getattr(model, 'head', None), 'in_channels', None)
+    if not isinstance(channels, int) or not isinstance(taken, int) or getattr(model, 'neck', None) is not None:
+        return
+    if channels != taken:
+        raise OptionError(
+            f'the head takes {taken} channels and the backbone gives {channels}: '
+            f'set model.head.in_channels to {channels}'
+        )
+
+
+def num_classes(model: Any) -> Optional[int]:
+    """Classes of a classifier's head or of a generator, None for other models."""
+    for part in ('head', 'network'):
+        classes = getattr(getattr(model, part, None), 'num_classes', None)
+        if isinstance(classes, int) and not isinstance(classes, bool):
+            return classes
+    return None
+
+
+def check_classes(model: Any, dataset: Dataset, name: str) -> None:
+    """Raises an OptionError for a data set of more or fewer classes than the model has: its labels mean others."""
+    expected = num_classes(model)
+    found = (getattr(dataset, 'metainfo', None) or {}).get('classes')
+    if expected is None or found is None or len(found) == expected:
+        return
+    names = ', '.join(map(str, found[:4])) + (', ...' if len(found) > 4 else '')
+    raise OptionError(
+        f'the data set of {name} has {len(found)} classes ({names}) and the model has '
+        f'{expected}: check the class folders, or set num_classes of the model to {len(found)}'
+    )

@@ -1,0 +1,72 @@
+"""The doctor calls ready only what it has tried."""
+
+import importlib.util
+import sys
+
+import pytest
+
+from mmvisionllama import doctor
+from mmvisionllama.doctor import Check
+
+
+def libraries(**states):
+    found = {name: Check(name, True, f'onedl-{name} 2.3.6') for name in doctor.MM_LIBRARIES}
+    return {**found, **{name: Check(name, ok, 'x') for name, ok in states.items()}}
+
+
+READY = Check('mmcv operators', True, 'compiled')
+MISSING = Check('mmcv operators', None, 'not compiled')
+
+
+def checks(monkeypatch, errors=None, not_installed=(), operators=READY, **states):
+    """Task -> check, with imports that fail as ``errors`` says."""
+    errors = errors or {}
+    monkeypatch.setattr(doctor, 'import_error', lambda name: errors.get(name))
+    monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None if name in not_installed else object())
+    return {check.name: check for check in doctor.check_tasks(libraries(**states), operators)}
+
+
+def test_everything_is_there(monkeypatch):
+    assert all(check.ok and check.text == 'ready' for check in checks(monkeypatch).values())
+
+
+def test_an_import_that_fails_is_not_called_ready(monkeypatch):
+    found = checks(monkeypatch, {'mmpretrain.models': "No module named 'torchvision'"})
+    for task in ('classification', 'MAE'):
+        assert found[task].ok is False
+        assert found[task].text == (
+            "mmpretrain.models does not import (No module named 'torchvision'): pip install 'mmvisionllama[onedl]'"
+        )
+    assert found['segmentation'].ok
+
+
+def test_what_is_not_installed_is_not_wrong(monkeypatch):
+    error = {'diffusers:AutoencoderKL': 'x', 'torch_fidelity': 'x'}
+    found = checks(monkeypatch, error, ('diffusers', 'torch_fidelity'), MISSING, mmseg=None)
+    assert found['generation'].ok is None
+    assert found['generation'].text == "needs diffusers, torch_fidelity: pip install 'mmvisionllama[generation]'"
+    assert found['segmentation'].text == "needs mmseg: pip install 'mmvisionllama[onedl]'"
+    assert found['detection'].text == 'needs mmcv.ops (the operators: see above)'
+
+
+def test_attributes_are_tried_and_greetings_swallowed(capsys, tmp_path, monkeypatch):
+    (tmp_path / 'loud.py').write_text("import sys\nprint('hello')\nprint('warning', file=sys.stderr)\nthere = 1\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, 'loud', raising=False)
+    assert doctor.import_error('loud:there') is None
+    assert doctor.import_error('loud:other') == "module 'loud' has no attribute 'other'"
+    assert capsys.readouterr() == ('', '')
+
+
+@pytest.mark.parametrize('torch, advice', [('2.11.0', '--no-build-isolation'), ('2.15.1+cu128', 'torch < 2.14')])
+def test_operators_are_advised_where_they_compile(monkeypatch, torch, advice):
+    monkeypatch.setattr(doctor, 'import_error', lambda name: 'not compiled')
+    monkeypatch.setattr(doctor, '_version', lambda name: torch)
+    check = doctor.check_operators(libraries())
+    assert check.ok is None and advice in check.text
+
+
+def test_nothing_is_said_about_what_nothing_uses(capsys):
+    doctor.main()
+    screen = capsys.readouterr().out
+    assert 'flash' not in screen and 'Tasks' in screen

@@ -1,0 +1,143 @@
+"""Data and model that do not fit each other, and files that cannot be read, in a real training."""
+
+import numpy as np
+import pytest
+from mmengine.config import Config
+from PIL import Image
+
+from mmvisionllama import launch
+from mmvisionllama.errors import DataError, OptionError
+
+pytest.importorskip('mmpretrain')
+
+
+@pytest.fixture
+def root(tmp_path):
+    """Three classes of two pictures each."""
+    for name in 'abc':
+        (tmp_path / 'data' / name).mkdir(parents=True)
+        for i in range(2):
+            Image.fromarray(np.full((8, 8, 3), 10 * i, np.uint8)).save(tmp_path / 'data' / name / f'{i}.png')
+    return tmp_path / 'data'
+
+
+def config(root, workers=0, **options):
+    dataset = dict(
+        type='CustomDataset', data_root=str(root), pipeline=[dict(type='LoadImageFromFile'), dict(type='PackInputs')]
+    )
+    loader = dict(
+        batch_size=2, num_workers=workers, dataset=dataset, sampler=dict(type='DefaultSampler', shuffle=False)
+    )
+    backbone = dict(
+        type='VisionLLaMA',
+        arch=dict(embed_dims=16, num_layers=1, num_heads=2),
+        img_size=8,
+        anchor=8,
+        patch_size=4,
+    )
+    cfg = Config(
+        dict(
+            default_scope='mmpretrain',
+            custom_imports=dict(imports=['mmvisionllama']),
+            work_dir=str(root.parent / 'work'),
+            model=dict(
+                type='ImageClassifier',
+                backbone=backbone,
+                head=dict(type='LinearClsHead', num_classes=3, in_channels=16),
+            ),
+            data_preprocessor=dict(num_classes=3, mean=[0.0] * 3, std=[255.0] * 3),
+            train_dataloader=dict(loader, drop_last=True),
+            test_dataloader=loader,
+            train_cfg=dict(by_epoch=True, max_epochs=1),
+            test_cfg=dict(),
+            test_evaluator=dict(type='Accuracy'),
+            optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1)),
+            log_level='WARNING',
+            launcher='none',
+        )
+    )
+    cfg.merge_from_dict(options)
+    launch.prepare_dataloaders(cfg)
+    return cfg
+
+
+def train(root, **options):
+    return launch.build_runner(config(root, **options)).train()
+
+
+def test_a_good_config_trains(root):
+    train(root)
+
+
+@pytest.mark.parametrize(
+    'options, error, message',
+    [
+        ({'train_dataloader.batch_size': 7}, OptionError, 'batch_size 7 is larger than the 6 samples'),
+        ({'train_dataloader.batch_size': 'abc'}, OptionError, "batch_size must be a positive whole number, got 'abc'"),
+        ({'train_dataloader.batch_size': 0}, OptionError, 'batch_size must be a positive whole number, got 0'),
+        ({'train_dataloader.dataset.indices': 0}, DataError, 'a data set of the config has no samples'),
+        ({'train_cfg.max_epoch': 1}, OptionError, 'train_cfg of the config does not fit its loop: .*max_epoch'),
+        ({'optim_wrapper.optimizer.lr': 'abc'}, OptionError, 'optim_wrapper.optimizer.lr must be a finite number'),
+        (
+            {'model.head.num_classes': 2},
+            OptionError,
+            r'train_dataloader has 3 classes \(a, b, c\) and the model has 2',
+        ),
+        ({'model.head.num_classes': 4}, OptionError, 'has 3 classes .* set num_classes of the model to 3'),
+        ({'model.head.in_channels': 17}, OptionError, 'takes 17 channels and the backbone gives 16'),
+        ({'broken_pictures': 'ignore'}, OptionError, "unknown broken_pictures 'ignore'"),
+    ],
+    ids=str,
+)
+def test_what_does_not_fit_is_said_before_the_first_iteration(root, options, error, message):
+    with pytest.raises(error, match=message) as caught:
+        train(root, **options)
+    assert '\n' not in str(caught.value)
+
+
+def test_an_evaluation_of_other_classes_is_refused(root):
+    (root / 'd').mkdir()
+    (root / 'a' / '0.png').rename(root / 'd' / '0.png')
+    with pytest.raises(OptionError, match='the data set of test_dataloader has 4 classes'):
+        launch.build_runner(config(root)).test()
+
+
+@pytest.mark.parametrize('workers', [0, 1])
+@pytest.mark.parametrize('content', [b'', b'<html>', 'truncated'])
+def test_a_broken_picture_is_named(root, workers, content, capsys):
+    path = root / 'b' / '1.png'
+    path.write_bytes(path.read_bytes()[:50] if content == 'truncated' else content)
+    with pytest.raises(SystemExit):
+        launch.run_cli(lambda: train(root, workers=workers))
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith(f'error: picture {path} cannot be read (')
+
+
+def test_a_fault_of_a_transform_is_not_a_broken_picture(root):
+    cfg = {'train_dataloader.dataset.pipeline': [dict(type='LoadImageFromFile'), dict(type='Resize', scale=(0, 0))]}
+    with pytest.raises(Exception) as error:  # OpenCV's own
+        train(root, **cfg)
+    assert not isinstance(error.value, DataError)
+
+
+@pytest.mark.parametrize('workers', [0, 1])
+def test_broken_pictures_can_be_skipped_and_are_counted(root, workers):
+    (root / 'b' / '1.png').write_bytes(b'')
+    runner = launch.build_runner(config(root, workers=workers, broken_pictures='skip'))
+    runner.train()
+    assert runner.train_loop.dataloader.dataset.pipeline.skipped == 1
+    with pytest.raises(DataError, match='b/1.png'):
+        runner.test()
+
+
+@pytest.mark.parametrize('layout', ['flat', 'empty', 'no pictures'])
+def test_folders_without_classes_or_pictures(root, layout):
+    for path in sorted(root.rglob('*'), reverse=True):
+        path.unlink() if path.is_file() else path.rmdir()
+    if layout == 'flat':
+        (root / '0.png').touch()
+    elif layout == 'no pictures':
+        (root / 'a').mkdir()
+        (root / 'a' / 'notes.txt').touch()
+    with pytest.raises(DataError, match=f'{root}.* has no class folders with pictures'):
+        launch.check_data(config(root), ('train',))

@@ -1,0 +1,127 @@
+"""Options and endings of the command-line tools."""
+
+import argparse
+import os
+
+import pytest
+from mmengine.registry import Registry
+
+from mmvisionllama import launch
+from mmvisionllama.errors import DataError, MissingExtraError, OptionError
+from mmvisionllama.launch.cli import TRACEBACK
+
+
+def options(*items):
+    parser = argparse.ArgumentParser()
+    parser.add_argument('--cfg-options', nargs='+', action=launch.CfgOptions)
+    return parser.parse_args(['--cfg-options', *items]).cfg_options
+
+
+@pytest.mark.parametrize(
+    'item, value',
+    [
+        ("a.b='/data/my pictures'", '/data/my pictures'),
+        ('a.b=/data/ü x', '/data/ü x'),
+        ('a.b=[1, 2]', [1, 2]),
+        ('a.b=(1, (2, x))', (1, (2, 'x'))),
+        ('a.b=1,2', [1, 2]),
+        ('a.b=1e-3', 1e-3),
+        ('a.b=x=y', 'x=y'),
+        ('a.b=None', None),
+    ],
+)
+def test_values_of_cfg_options(item, value):
+    """Spaces of a path survive; everything else is read as mmengine reads it."""
+    assert options(item) == {'a.b': value}
+
+
+@pytest.mark.parametrize('item', ['foo', '=3', 'a=[1,2'])
+def test_cfg_options_that_cannot_be_read(item, capsys):
+    with pytest.raises(SystemExit) as stop:
+        options(item)
+    assert stop.value.code == 2 and 'error: --cfg-options: ' in capsys.readouterr().err
+
+
+def raiser(error):
+    def main():
+        raise error
+
+    return main
+
+
+@pytest.mark.parametrize(
+    'error, line',
+    [
+        (OptionError('anchor must be positive'), 'anchor must be positive'),
+        (MissingExtraError('install it'), 'install it'),
+        (DataError('Caught DataError in worker\nmmvisionllama.errors.DataError: picture x'), 'picture x'),
+        (OSError(30, 'Read-only file system', '/x/y'), "'/x/y' cannot be used (Read-only file system): check the path"),
+    ],
+)
+def test_what_a_user_can_put_right_is_one_line(error, line, capsys):
+    with pytest.raises(SystemExit) as stop:
+        launch.run_cli(raiser(error))
+    message = capsys.readouterr().err
+    assert stop.value.code == 1 and message.startswith(f'error: {line}') and message.count('\n') == 1
+
+
+@pytest.mark.parametrize(
+    'error',
+    [
+        ValueError('need at least one array to concatenate'),
+        AssertionError('failed to load image: x'),
+        ImportError("pip install 'mmvisionllama[x]'"),
+        KeyError('x'),
+        OSError('no file'),
+    ],
+    ids=repr,
+)
+def test_errors_are_told_by_their_type_not_by_their_words(error):
+    with pytest.raises(type(error)):
+        launch.run_cli(raiser(error))
+
+
+def test_a_traceback_can_be_asked_for(monkeypatch):
+    monkeypatch.setitem(os.environ, TRACEBACK, '1')
+    with pytest.raises(OptionError):
+        launch.run_cli(raiser(OptionError('x')))
+
+
+THINGS = Registry('thing')
+
+
+@THINGS.register_module()
+class Thing:
+    def __init__(self, size, deep=False):
+        if deep:
+            self.fail()
+        if size < 0:
+            raise ValueError('size is negative')
+
+    def fail(self):
+        raise ValueError('a fault of the code')
+
+
+@pytest.mark.parametrize(
+    'cfg, line',
+    [
+        (dict(type='Thng'), "the config asks for 'Thng', which is not registered (similar: Thing): check its spelling"),
+        (dict(type='THING', size=1), "the config asks for 'THING', which is not registered (similar: Thing)"),
+        (dict(type='Other'), "the config asks for 'Other', which is not registered: check its spelling"),
+        (dict(size=1), "a part of the config has no type: {'size': 1}"),
+        (dict(type='Thing', width=1), 'Thing of the config cannot be made: Thing.__init__() got an unexpected keyword'),
+        (dict(type='Thing'), 'Thing of the config cannot be made: Thing.__init__() missing 1 required positional'),
+        (dict(type='Thing', size=-1), 'Thing of the config cannot be made: size is negative'),
+    ],
+    ids=str,
+)
+def test_what_a_config_cannot_build(cfg, line, capsys):
+    with pytest.raises(SystemExit):
+        launch.run_cli(lambda: THINGS.build(cfg))
+    message = capsys.readouterr().err
+    assert message.startswith(f'error: {line}') and message.count('\n') == 1
+
+
+def test_faults_of_the_code_keep_their_traceback():
+    with pytest.raises(ValueError, match='a fault of the code'):
+        launch.run_cli(lambda: THINGS.build(dict(type='Thing', size=1, deep=True)))
