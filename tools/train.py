@@ -41,6 +41,12 @@ def parse_args() -> argparse.Namespace:
         action='store_true',
         help='of the checkpoint in load_from take what fits, instead of all or nothing',
     )
+    parser.add_argument(
+        '--stop-after',
+        metavar='DURATION',
+        help='stop by then (90s, 45m, 11h30m, 2d) as at SIGTERM and SIGUSR1: with a checkpoint and exit status 75; the '
+        'same command with --resume goes on',
+    )
     parser.add_argument('--unsafe', action='store_true', help='read checkpoints that can run code; for trusted files')
     parser.add_argument(
         '--cfg-options',
@@ -68,6 +74,7 @@ def main() -> None:
         auto_scale_lr=args.auto_scale_lr,
         validate=not args.no_validate,
         partial=args.partial,
+        stop_after=args.stop_after,
         launcher=args.launcher,
     )
     launch.train(cfg)

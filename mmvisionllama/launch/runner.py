@@ -11,6 +11,10 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from ..engine.hooks.checkpoint_fit import CheckpointFitHook
+from ..engine.hooks.preemption import PreemptionHook
+from ..engine.hooks.reseed import ReseedHook
+from ..engine.hooks.safe_checkpoint import SafeCheckpointHook  # noqa: F401  registers itself
+from ..engine.sharding import ShardedCheckpointHook
 from ..errors import LaunchError
 from .checked_runner import CheckedRunner
 from .config import check_folder, check_model
@@ -77,10 +81,20 @@ def set_matmul_precision(cfg: Config) -> None:
         torch.set_float32_matmul_precision(precision)
 
 
+def use_safe_checkpoints(cfg: Config) -> None:
+    """Puts :class:`SafeCheckpointHook` in the place of mmengine's hook, wherever the config has it."""
+    hooks = cfg.setdefault('default_hooks', {})
+    hooks.setdefault('checkpoint', dict(type='CheckpointHook', interval=1))  # the Runner's own default
+    for hook in [*hooks.values(), *(cfg.get('custom_hooks') or [])]:
+        if isinstance(hook, dict) and hook.get('type') in ('CheckpointHook', 'mmengine.CheckpointHook'):
+            hook['type'] = 'SafeCheckpointHook'
+
+
 def build_runner(cfg: Config) -> Runner:
     """Runner of a config; without a GPU it trains on the CPU, several processes over gloo.
 
-    What it loads has to be the model's; ``load_from_partial=True`` in the config takes what fits.
+    What it loads has to be the model's; ``load_from_partial=True`` in the config takes what fits. Checkpoints
+    are written atomically, and a signal or ``stop_after`` in the config stops a training so that it can go on.
 
     Raises:
         LaunchError: For a config without a model, a work directory that cannot be written, and a launcher that has not
@@ -98,8 +112,15 @@ def build_runner(cfg: Config) -> Runner:
             broadcast_buffers=False,
             find_unused_parameters=cfg.get('find_unused_parameters', False),
         )
-        cfg.model_wrapper_cfg = {**wrapper, **cfg.get('model_wrapper_cfg', {}), 'device_ids': None}
+        given = cfg.get('model_wrapper_cfg') or {}
+        if given.get('type', wrapper['type']) == wrapper['type']:
+            cfg.model_wrapper_cfg = {**wrapper, **given, 'device_ids': None}
+    use_safe_checkpoints(cfg)
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else CheckedRunner.from_cfg(cfg)
     if isinstance(runner, Runner):  # strategies load sharded files of their own
         runner.register_hook(CheckpointFitHook(partial=cfg.get('load_from_partial', False)), 'VERY_LOW')
+        if not any(isinstance(hook, ReseedHook) for hook in runner.hooks):  # an epoch is continued by it alone
+            runner.register_hook(ReseedHook())
+        runner.register_hook(ShardedCheckpointHook())
+        runner.register_hook(PreemptionHook(stop_after=cfg.get('stop_after')))
     return runner

@@ -6,6 +6,7 @@ import torch
 from mmengine.config import Config
 from torch import nn
 
+from ..engine.hooks.preemption import seconds
 from ..errors import LaunchError
 from .checks import check_checkpoint, check_data, check_pretrained
 from .config import prepare_dataloaders
@@ -21,6 +22,7 @@ def prepare_train(
     auto_scale_lr: bool = False,
     validate: bool = True,
     partial: bool = False,
+    stop_after: Optional[str] = None,
     launcher: str = 'none',
 ) -> Config:
     """Applies the options of ``tools/train.py`` to a config and checks its inputs.
@@ -35,6 +37,8 @@ def prepare_train(
         validate: Evaluate during training.
         partial: Of the checkpoint in ``load_from`` take what fits by name and shape; a config says the same with
             ``load_from_partial=True``. Otherwise every weight has to fit.
+        stop_after: Time after which the training stops with a checkpoint and status 75, such as ``'11h30m'``; a config
+            says the same with ``stop_after='11h30m'``.
         launcher: ``'none'``, ``'pytorch'``, ``'slurm'`` or ``'mpi'``.
 
     Raises:
@@ -56,6 +60,10 @@ def prepare_train(
     choose_checkpoint(cfg, resume)
     if partial:
         cfg.load_from_partial = True
+    if stop_after is not None:
+        cfg.stop_after = stop_after
+    if cfg.get('stop_after') is not None:
+        seconds(cfg.stop_after)
     return cfg
 
 

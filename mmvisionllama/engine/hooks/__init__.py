@@ -2,9 +2,11 @@
 
 from .checkpoint_fit import CheckpointFitHook
 from .full_precision import FullPrecisionOutputHook
+from .preemption import PreemptionHook
 from .quantization_aware import QuantizationAwareTrainingHook
 from .reconstruction import MAEReconstructionHook
 from .reseed import ReseedHook
+from .safe_checkpoint import SafeCheckpointHook
 from .samples import SampleHook
 from .soft_mask import SoftMaskHook
 
@@ -12,8 +14,10 @@ __all__ = [
     'CheckpointFitHook',
     'FullPrecisionOutputHook',
     'MAEReconstructionHook',
+    'PreemptionHook',
     'QuantizationAwareTrainingHook',
     'ReseedHook',
+    'SafeCheckpointHook',
     'SampleHook',
     'SoftMaskHook',
 ]

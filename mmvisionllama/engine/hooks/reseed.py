@@ -1,112 +1,183 @@
 """Random numbers that depend on the seed and the position in the training alone, so that resuming is exact."""
 
 import random
-from typing import Any, Callable, Optional
+from itertools import islice
+from typing import Any, Dict, Iterator, List, Sequence, Tuple
 
 import numpy as np
 import torch
-from mmengine.dist import get_rank
-from mmengine.hooks import CheckpointHook, Hook
+from mmengine.dist import get_rank, get_world_size
+from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
 
-def seed_all(*key: int) -> None:
-    """Seeds Python, numpy and torch (every device) with independent numbers derived from ``key``."""
+def seed_all(*key: int, devices: bool = True) -> None:
+    """Seeds Python, numpy and torch with independent numbers derived from ``key``.
+
+    Args:
+        devices: Also torch's generators of the GPUs.
+    """
     words = np.random.SeedSequence(key).generate_state(4)
     random.seed(int(words[0]))
     np.random.seed(int(words[1]))
-    torch.manual_seed(int(words[2]) << 32 | int(words[3]))
+    seed = int(words[2]) << 32 | int(words[3])
+    if devices:
+        torch.manual_seed(seed)
+    else:
+        torch.default_generator.manual_seed(seed)
 
 
-class SeededWorkers:
-    """``worker_init_fn`` that seeds worker ``i`` of a data loader from ``(*key, i)``."""
+class PositionedBatch(list):
+    """Indices of a batch, and its position in the training as (epoch, number)."""
 
-    def __init__(self, init_fn: Optional[Callable[[int], None]], *key: int) -> None:
-        self.init_fn = init_fn
+    position: Tuple[int, int]
+
+
+class PositionedBatches:
+    """A batch sampler whose batches know their position and whose next iteration can begin further on."""
+
+    def __init__(self, batches: Any) -> None:
+        self.batches = batches
+        self.epoch = 0
+        #: of the next batch
+        self.number = 0
+        #: batches that the next iteration leaves out
+        self.skip = 0
+
+    def __iter__(self) -> Iterator[PositionedBatch]:
+        skip, self.skip = self.skip, 0
+        for indices in islice(self.batches, skip, None):
+            batch = PositionedBatch(indices)
+            batch.position = (self.epoch, self.number)
+            self.number += 1
+            yield batch
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getattr__(self, name: str) -> Any:
+        if name == 'batches':  # copies are made without __init__
+            raise AttributeError(name)
+        return getattr(self.batches, name)
+
+
+class SeededLoading:
+    """Loads the samples of a batch, with random numbers derived from ``(*key, *position)``.
+
+    As a data set's ``__getitems__``, which torch's loaders prefer, in whatever process loads the batch; or as the data
+    set itself where it takes no attributes.
+    """
+
+    def __init__(self, dataset: Any, *key: int) -> None:
+        self.dataset = dataset
+        self.load = getattr(dataset, '__getitems__', None)
         self.key = key
 
-    def __call__(self, worker_id: int) -> None:
-        if self.init_fn is not None:
-            self.init_fn(worker_id)
-        seed_all(*self.key, worker_id)
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.dataset[index]
+
+    def __getitems__(self, batch: Sequence[int]) -> List[Any]:
+        return self(batch)
+
+    def __call__(self, batch: Sequence[int]) -> List[Any]:
+        if isinstance(batch, PositionedBatch):
+            seed_all(*self.key, *batch.position, devices=False)
+        return self.load(batch) if self.load else [self.dataset[i] for i in batch]
 
 
 @HOOKS.register_module()
 class ReseedHook(Hook):
-    """Makes a resumed training equal to an uninterrupted one.
+    """Makes a resumed training equal to an uninterrupted one, whatever iteration it was interrupted at.
 
     mmengine restores weights, optimizer, schedules and the order of the data, but no random states: dropout, mixing and
     augmentations differ after a resume, and without a fixed seed the order does too. Worker processes cannot even be
-    asked for theirs. So every epoch, here, starts from random numbers that depend on (seed, rank, epoch) alone, in the
-    main process and in freshly started workers. Ranks and epochs get different numbers; mmengine gives every epoch's
-    workers, and the main processes of all ranks, the same.
+    asked for theirs. So here every iteration starts from random numbers that depend on (seed, rank, iteration) alone,
+    and every batch is loaded with numbers that depend on (seed, rank, position of the batch) alone, by any worker.
 
-    In iteration-based training the same happens at every checkpoint (after iteration i: seed, rank, i), provided that
-    the sampler can be positioned (``InfiniteSampler.skip``, onedl-mmengine 0.10.12 or later) and makes the batches
-    itself; otherwise resuming restores the order of the data only.
+    Training by epoch, mmengine would begin an epoch from its start again; here it goes on behind the last batch that
+    the checkpoint has seen.
 
-    What is exact: resuming from a checkpoint at the end of an epoch (by epoch) or written by the checkpoint hook's
-    interval (by iteration), on as many processes, with as many workers.
+    What is exact: resuming from any checkpoint, on as many processes; the number of workers does not matter. In
+    iteration-based training the order of the data is mmengine's to restore. On another number of processes an epoch
+    goes on behind as many samples. Not exact: what a data set keeps from earlier samples, such as mmdet's
+    ``CachedMosaic``.
     """
 
     priority = 'VERY_HIGH'
 
     def __init__(self) -> None:
-        self._init_fn: Any = None
-        self._boundary: Optional[int] = None
+        self._batches: Any = None
+        self._samples_done = 0
+        self._epoch = self._first_iter = 0
+
+    def after_load_checkpoint(self, runner, checkpoint: Dict[str, Any]) -> None:
+        """How far the epoch had come."""
+        if runner._resume:
+            self._samples_done = checkpoint['meta'].get('samples_of_epoch', 0)
+
+    def before_save_checkpoint(self, runner, checkpoint: Dict[str, Any]) -> None:
+        """Notes how far this epoch has come, if the checkpoint is not one of its end."""
+        meta = checkpoint['meta']
+        if self._batches is not None and not self._by_iter(runner) and meta['epoch'] == self._epoch:
+            meta['samples_of_epoch'] = (meta['iter'] - self._first_iter) * self._samples_per_iter(runner)
 
     def before_train(self, runner) -> None:
-        """Takes over the workers' start and gives the sampler the run's seed, which on resume is the checkpoint's."""
+        """Takes over the batches and gives the sampler the run's seed, which on resume is the checkpoint's."""
         loader = runner.train_dataloader
-        self._init_fn = loader.worker_init_fn
         sampler = getattr(loader.batch_sampler, 'sampler', loader.sampler)
         fixed = (runner.cfg.get('train_dataloader') or {}).get('sampler') or {}
         if hasattr(sampler, 'seed') and not (isinstance(fixed, dict) and fixed.get('seed') is not None):
             sampler.seed = self._seed(runner)
+        if loader.batch_sampler is not None and self._batches is None:
+            self._batches = PositionedBatches(loader.batch_sampler)
+            object.__setattr__(loader, 'batch_sampler', self._batches)  # a DataLoader refuses plain assignment
+            # these keys are longer than those of the iterations
+            loading = SeededLoading(loader.dataset, self._seed(runner), get_rank())
+            try:
+                loader.dataset.__getitems__ = loading
+            except AttributeError:  # a list
+                object.__setattr__(loader, 'dataset', loading)
 
     def before_train_epoch(self, runner) -> None:
-        """Start of an epoch; in iteration-based training, start or resumption of the whole."""
-        self._reseed(runner, runner.iter if self._by_iter(runner) else runner.epoch)
-
-    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
-        """Iteration-based training starts afresh at every checkpoint, as a resumed one does."""
-        if not self._by_iter(runner) or not self._saves_now(runner):
+        """Start or continuation of an epoch, by iteration of the whole training."""
+        self._epoch, self._first_iter = runner.epoch, runner.iter
+        if self._batches is None:
             return
-        loader = runner.train_dataloader
-        if not hasattr(loader.sampler, 'skip') or not loader.batch_size:
+        if self._by_iter(runner):
+            self._batches.number = runner.iter if self._skips_indices(runner) else 0
             return
-        done = runner.iter + 1
-        runner.train_loop.dataloader_iterator.skip_iter(done)  # batches fetched ahead are fetched again
-        self._boundary = done
-        self._reseed(runner, done)
+        done = self._samples_done // self._samples_per_iter(runner)
+        self._samples_done = 0
+        self._first_iter -= done
+        self._batches.epoch, self._batches.number, self._batches.skip = runner.epoch, done, done
 
-    def after_val(self, runner) -> None:
-        """A validation between a checkpoint and the next iteration draws numbers, which a resumed run does not."""
-        if self._boundary is not None and runner.iter == self._boundary:
-            self._reseed(runner, self._boundary)
+    def before_train_iter(self, runner, batch_idx, data_batch=None) -> None:
+        """Nothing drawn before, such as in a validation, matters."""
+        seed_all(self._seed(runner), get_rank(), runner.iter)
 
     @staticmethod
     def _by_iter(runner) -> bool:
         return hasattr(runner.train_loop, 'dataloader_iterator')
 
     @staticmethod
-    def _saves_now(runner) -> bool:
-        return any(
-            isinstance(hook, CheckpointHook)
-            and not hook.by_epoch
-            and hook.every_n_train_iters(runner, hook.interval, hook.save_begin)
-            for hook in runner.hooks
+    def _skips_indices(runner) -> bool:
+        """Whether mmengine resumes by positioning the sampler; otherwise it draws the batches once more."""
+        iterator = runner.train_loop.dataloader_iterator
+        if getattr(runner.train_loop, 'fast_forward_on_resume', False):
+            return True
+        return bool(
+            hasattr(iterator, '_resolve_sampler') and iterator._resolve_sampler() and runner.train_dataloader.batch_size
         )
+
+    @staticmethod
+    def _samples_per_iter(runner) -> int:
+        loader = runner.train_dataloader
+        return (loader.batch_size or getattr(loader.batch_sampler, 'batch_size', None) or 1) * get_world_size()
 
     @staticmethod
     def _seed(runner) -> int:
         """The run's seed; with ``diff_rank_seed`` mmengine adds the rank to it."""
         return runner.seed - (get_rank() if runner._randomness_cfg.get('diff_rank_seed') else 0)
-
-    def _reseed(self, runner, position: int) -> None:
-        key = (self._seed(runner), get_rank(), position)
-        loader = runner.train_dataloader
-        if loader.num_workers:
-            loader.worker_init_fn = SeededWorkers(self._init_fn, *key)
-            loader._iterator = None  # persistent workers would carry their random state on
-        seed_all(*key)

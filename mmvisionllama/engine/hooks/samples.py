@@ -13,6 +13,7 @@ from ...generation.labelled_images import check_labels
 from ...generation.pictures import image_grid, save_picture
 from ...generation.sample_set import sample_set
 from ...generation.samplers import build_sampler
+from ..sharding import whole_copy
 from ..unwrapping import unwrapped
 
 
@@ -76,7 +77,7 @@ class SampleHook(Hook):
             return
         averaged = [hook.ema_model.module for hook in runner.hooks if isinstance(hook, EMAHook)]
         model = averaged[0] if averaged else unwrapped(runner.model)
-        images = self._sample(model)
+        images = self._sample(whole_copy(model))
         if is_main_process():
             path = osp.join(runner.work_dir, 'samples', f'iter_{runner.iter + 1:07d}.png')
             save_picture(path, image_grid(images, self.per_class), self.min_side)

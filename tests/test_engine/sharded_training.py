@@ -1,0 +1,174 @@
+"""Trains a small backbone, sharded or not, and writes the losses down; run by test_sharding.py, because it forks.
+
+python sharded_training.py FOLDER NAME:WRAPPER:PROCESSES:EPOCHS[:RESUMED NAME] ...
+"""
+
+import json
+import os
+import shutil
+import socket
+import sys
+import traceback
+from pathlib import Path
+
+import torch
+from mmengine.config import Config
+from mmengine.dist import get_rank
+from mmengine.evaluator import BaseMetric
+from mmengine.hooks import EMAHook, Hook
+from mmengine.model import BaseModel
+from mmengine.registry import DATASETS, HOOKS, METRICS, MODELS
+from torch import nn
+
+from mmvisionllama import launch
+from mmvisionllama.backbones import VisionLLaMA
+from mmvisionllama.engine.sharding import whole_copy
+
+SAMPLES, BATCH = 60, 12
+
+
+@DATASETS.register_module()
+class FixedPictures(torch.utils.data.Dataset):
+    def __len__(self):
+        return SAMPLES
+
+    def __getitem__(self, i):
+        return torch.randn(3, 16, 16, generator=torch.Generator().manual_seed(i))
+
+
+@MODELS.register_module()
+class SmallModel(BaseModel):
+    def __init__(self):
+        super().__init__()
+        arch = dict(embed_dims=32, num_layers=2, num_heads=2)
+        self.backbone = VisionLLaMA(arch, img_size=16, patch_size=8, anchor=16, with_cp=True)
+        self.head = nn.Linear(32, 5)
+
+    def forward(self, *samples, mode='loss'):
+        out = self.head(self.backbone(torch.stack(samples))[-1])
+        return dict(loss=(out - 1).square().mean()) if mode == 'loss' else list(out)
+
+
+@METRICS.register_module()
+class MeanOutput(BaseMetric):
+    """Of the averaged weights."""
+
+    def process(self, data_batch, data_samples):
+        self.results.extend(out.mean().item() for out in data_samples)
+
+    def compute_metrics(self, results):
+        return dict(mean=sum(results) / len(results))
+
+
+@HOOKS.register_module()
+class Losses(Hook):
+    def __init__(self, folder):
+        self.folder = folder
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        with open(f'{self.folder}/rank{get_rank()}.jsonl', 'a') as file:
+            file.write(json.dumps([runner.iter, outputs['loss'].item()]) + '\n')
+
+    def after_val_epoch(self, runner, metrics=None):
+        with open(f'{self.folder}/metrics{get_rank()}.jsonl', 'a') as file:
+            file.write(json.dumps([runner.epoch, metrics['mean']]) + '\n')
+
+    def after_train(self, runner):
+        (ema,) = [hook.ema_model.module for hook in runner.hooks if isinstance(hook, EMAHook)]
+        samples = [runner.train_dataloader.dataset[i] for i in range(4)]
+        copies = [
+            whole_copy(model)(*samples)['loss'].item() for model in (getattr(runner.model, 'module', runner.model), ema)
+        ]
+        with open(f'{self.folder}/copies{get_rank()}.json', 'w') as file:
+            json.dump(copies, file)
+        block = getattr(runner.model, 'module', runner.model).backbone.layers[0].ffn
+        local = [p.to_local() if hasattr(p, 'to_local') else p for p in block.parameters()]
+        with open(f'{self.folder}/elements{get_rank()}', 'w') as file:
+            file.write(str(sum(p.numel() for p in local)))
+
+
+def config(folder, wrapper, processes, epochs):
+    cfg = Config(
+        dict(
+            default_scope='mmengine',
+            model=dict(type='SmallModel'),
+            work_dir=str(folder),
+            train_dataloader=dict(
+                dataset=dict(type='FixedPictures'),
+                batch_size=BATCH // processes,
+                num_workers=0,
+                sampler=dict(type='DefaultSampler', shuffle=True),
+            ),
+            val_dataloader=dict(
+                dataset=dict(type='FixedPictures'),
+                batch_size=BATCH,
+                num_workers=0,
+                sampler=dict(type='DefaultSampler', shuffle=False),
+            ),
+            val_cfg=dict(),
+            val_evaluator=dict(type='MeanOutput'),
+            train_cfg=dict(by_epoch=True, max_epochs=epochs),
+            optim_wrapper=dict(
+                optimizer=dict(type='AdamW', lr=1e-3, weight_decay=0.05),
+                clip_grad=dict(max_norm=0.5),
+                constructor='LayerDecayOptimWrapperConstructor',
+                paramwise_cfg=dict(layer_decay_rate=0.8),
+            ),
+            default_hooks=dict(reseed=dict(type='ReseedHook')),
+            custom_hooks=[
+                dict(type='EMAHook', ema_type='ExponentialMovingAverage', momentum=0.1),
+                dict(type='Losses', folder=str(folder)),
+            ],
+            randomness=dict(seed=0),
+            log_level='ERROR',
+            env_cfg=dict(dist_cfg=dict(backend='gloo')),
+        )
+    )
+    if wrapper == 'fsdp':
+        cfg.model_wrapper_cfg = dict(type='FullyShardedModel')
+    if wrapper == 'fsdp_bf16':
+        cfg.model_wrapper_cfg = dict(type='FullyShardedModel', param_dtype='bfloat16', reduce_dtype='float32')
+    return cfg
+
+
+def wait(child):
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def train(folder, wrapper, processes, epochs):
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        port = free.getsockname()[1]
+    children = []
+    for rank in range(processes):
+        child = os.fork()
+        if child:
+            children.append(child)
+            continue
+        status = 1
+        try:
+            place = dict(RANK=rank, LOCAL_RANK=rank, WORLD_SIZE=processes, MASTER_ADDR='127.0.0.1', MASTER_PORT=port)
+            os.environ.update({key: str(value) for key, value in place.items()})
+            cfg = config(folder, wrapper, processes, epochs)
+            launch.prepare_train(cfg, resume='auto', launcher='pytorch' if processes > 1 else 'none')
+            launch.train(cfg)
+            status = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stderr.flush()
+            os._exit(status)
+    statuses = list(map(wait, children))
+    assert not any(statuses), statuses
+
+
+if __name__ == '__main__':
+    torch.set_num_threads(1)
+    for text in sys.argv[2:]:
+        name, wrapper, processes, epochs, *resumed = text.split(':')
+        folder = Path(sys.argv[1], name)
+        folder.mkdir()
+        if resumed:
+            for path in Path(sys.argv[1], resumed[0]).glob('epoch_*.pth'):
+                shutil.copy2(path, folder)
+        train(folder, wrapper, int(processes), int(epochs))

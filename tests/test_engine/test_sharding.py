@@ -1,0 +1,92 @@
+"""FSDP2 trains as one process does, and its checkpoints are everyone's."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from mmvisionllama.engine import sharding
+from mmvisionllama.engine.sharding import FullyShardedModel
+from mmvisionllama.errors import OptionError
+
+ROOT = Path(__file__).parents[2]
+needs_fsdp2 = pytest.mark.skipif(sharding.fully_shard is None, reason='torch before 2.6')
+
+
+#: runs of 20 steps, the first whole
+NAMES = ('one', 'two', 'then_one', 'then_three')
+
+
+def run(folder, *runs):
+    env = dict(os.environ, PYTHONPATH=str(ROOT), CUDA_VISIBLE_DEVICES='', OMP_NUM_THREADS='1')
+    script = Path(__file__).with_name('sharded_training.py')
+    done = subprocess.run(
+        [sys.executable, str(script), str(folder), *runs], env=env, capture_output=True, text=True, timeout=400
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def losses(folder):
+    """Mean over the processes, by iteration."""
+    ranks = [dict(map(json.loads, path.read_text().splitlines())) for path in folder.glob('rank*.jsonl')]
+    return {i: sum(rank[i] for rank in ranks) / len(ranks) for i in ranks[0]}
+
+
+def assert_same(actual, expected, tolerance):
+    assert actual and max(abs(actual[i] - expected[i]) for i in actual) <= tolerance
+
+
+@needs_fsdp2
+@pytest.mark.skipif(not hasattr(os, 'fork'), reason='the processes are forked')
+def test_sharded_as_whole(tmp_path):
+    """20 steps: layer decay, clipping, averaged weights, checkpointed blocks; on 2, then on 1, then on 3 processes."""
+    run(tmp_path, 'one:none:1:4', 'two:fsdp:2:2', 'then_one:none:1:3:two', 'then_three:fsdp:3:4:then_one')
+    expected = losses(tmp_path / 'one')
+    assert sorted(expected) == list(range(20)) and expected[19] < 0.7 * expected[0]
+    curves = [losses(tmp_path / name) for name in NAMES[1:]]
+    assert [sorted(curve) for curve in curves] == [list(range(*ends)) for ends in ((0, 10), (10, 15), (15, 20))]
+    for curve in curves:
+        assert_same(curve, expected, 1e-6)
+    metrics = [dict(map(json.loads, (tmp_path / name / 'metrics0.jsonl').read_text().splitlines())) for name in NAMES]
+    for found in metrics[1:]:
+        assert_same(found, metrics[0], 1e-5)
+    copies = json.loads((tmp_path / 'then_three' / 'copies1.json').read_text())
+    assert copies == pytest.approx(json.loads((tmp_path / 'one' / 'copies0.json').read_text()), abs=1e-5)
+    whole = int((tmp_path / 'one' / 'elements0').read_text())
+    parts = [int((tmp_path / 'then_three' / f'elements{rank}').read_text()) for rank in range(3)]
+    assert sum(parts) == whole and max(parts) < 0.4 * whole
+    one, three = (torch.load(tmp_path / name / 'epoch_4.pth', weights_only=False) for name in ('one', 'then_three'))
+    for part in ('state_dict', 'ema_state_dict'):
+        assert one[part].keys() == three[part].keys()
+        for key, value in one[part].items():
+            torch.testing.assert_close(three[part][key], value, rtol=0, atol=1e-5, check_dtype=True)
+    for index, state in one['optimizer']['state'].items():
+        for key, value in state.items():
+            assert type(three['optimizer']['state'][index][key]) is torch.Tensor
+            torch.testing.assert_close(three['optimizer']['state'][index][key], value, rtol=1e-3, atol=1e-5)
+
+
+@needs_fsdp2
+@pytest.mark.skipif(not hasattr(os, 'fork'), reason='the processes are forked')
+def test_bfloat16_is_near_float32(tmp_path):
+    """Parameters are gathered in bfloat16 and kept in float32."""
+    run(tmp_path, 'one:none:1:2', 'half:fsdp_bf16:2:2')
+    expected, half = losses(tmp_path / 'one'), losses(tmp_path / 'half')
+    assert half != expected
+    assert_same(half, expected, 0.05 * expected[0])
+
+
+@needs_fsdp2
+def test_what_it_cannot_shard(monkeypatch):
+    with pytest.raises(OptionError, match='several processes'):
+        FullyShardedModel(nn.Linear(2, 2))
+    monkeypatch.setattr(sharding.distributed, 'is_initialized', lambda: True)
+    with pytest.raises(OptionError, match='no TransformerBlock or AdaLNBlock: .* blocks='):
+        FullyShardedModel(nn.Linear(2, 2))
+    with pytest.raises(OptionError, match="'bf16' is no dtype"):
+        FullyShardedModel(nn.Linear(2, 2), blocks=['Linear'], param_dtype='bf16')
