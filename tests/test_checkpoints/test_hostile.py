@@ -40,7 +40,7 @@ def refused(path, words):
         (pickle.loads, (b'',), 'pickle.loads'),
         (torch.hub.load, ('a', 'b'), 'torch.hub.load'),
     ],
-    ids=str,
+    ids=('eval', 'exec', 'open', 'import', 'getattr', 'loads', 'hub'),
 )
 @pytest.mark.parametrize('zipped', [True, False])
 def test_code_is_named(tmp_path, function, args, name, zipped):
