@@ -30,6 +30,8 @@ if [ "$restarts" -gt 0 ] || [[ $nodes == *:* ]]; then
     where=(--max-restarts="$restarts" --rdzv-backend=c10d --rdzv-endpoint="${RDZV_ENDPOINT:-$address:$port}"
         --rdzv-id="${RDZV_ID:-mmvisionllama}")
     case " $* " in *" --resume"*) ;; *) resume=(--resume) ;; esac
+    # torch keeps one store for all rounds, in which a process can meet the address of one that died
+    export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
 else
     where=(--node-rank="${NODE_RANK:-0}" --master-addr="$address" --master-port="$port")
 fi

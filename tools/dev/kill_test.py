@@ -163,7 +163,7 @@ def start(folder: Path, by_epoch: bool, processes: int) -> List[int]:
             launch.train(cfg)
             status = 0
         except SystemExit as error:
-            status = error.code
+            status = error.code or 0
         except BaseException:
             traceback.print_exc()
         finally:
