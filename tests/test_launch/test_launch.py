@@ -156,12 +156,12 @@ def test_checkpoints(data, tmp_path):
     torch.save(dict(state_dict=dict(weight=torch.zeros(1000))), good)
     Path(bad).write_bytes(Path(good).read_bytes()[:2000])
     torch.save(dict(state_dict={}, args=Path('x')), pickled)
-    with pytest.raises(CheckpointError, match='truncated'):
+    with pytest.raises(CheckpointError, match='damaged'):
         launch.prepare_test(cfg, bad)
     with pytest.raises(CheckpointError, match='more than weights'):
         launch.prepare_test(cfg, pickled)
     assert launch.prepare_test(cfg, good).load_from == good
-    with pytest.raises(CheckpointError, match='truncated'):
+    with pytest.raises(CheckpointError, match='damaged'):
         launch.prepare_train(cfg, resume=bad)
 
 

@@ -6,6 +6,7 @@ import signal
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.dataset import InfiniteSampler
 from mmengine.evaluator import BaseMetric
 from mmengine.hooks import Hook
 from mmengine.model import BaseModel
@@ -119,6 +120,8 @@ def train(*args, **kwargs):
 @pytest.mark.parametrize('at, number', [(4, signal.SIGTERM), (5, signal.SIGUSR1), (11, signal.SIGTERM)])
 def test_a_stopped_training_loses_nothing(tmp_path, by_epoch, at, number):
     """In the middle of an epoch, in its last iteration, in the very last one: losses, validations and weights."""
+    if not by_epoch and not hasattr(InfiniteSampler, 'skip'):
+        pytest.skip('this mmengine cannot position its sampler')
     before = signal.getsignal(number)
     whole, weights = train(tmp_path / 'whole', by_epoch)
     first, nothing = train(tmp_path / 'cut', by_epoch, at=at, number=number)
