@@ -164,7 +164,8 @@ class ODESampler:
     ) -> None:
         _check_process(self, process)
         try:
-            import torchdiffeq  # noqa: F401
+            with torch.device('cpu'):  # its tables are made on import, and counting builds models on the meta device
+                import torchdiffeq  # noqa: F401
         except ImportError as error:
             raise MissingExtraError(
                 "the ODE sampler needs torchdiffeq: pip install 'mmvisionllama[generation]'"

@@ -1,6 +1,7 @@
 """Samplers against closed forms, and the noise streams."""
 
 import math
+import subprocess
 import sys
 
 import pytest
@@ -177,3 +178,17 @@ def test_errors(monkeypatch):
     monkeypatch.setitem(sys.modules, 'torchdiffeq', None)
     with pytest.raises(ImportError, match=r"needs torchdiffeq: pip install 'mmvisionllama\[generation\]'"):
         build_sampler('ode', interpolant)
+
+
+def test_a_sampler_built_on_the_meta_device_leaves_the_solver_usable():
+    """Counting FLOPs builds a generator there, and may be the first to import the solver."""
+    code = (
+        'import torch\n'
+        'from mmvisionllama.generation import LinearInterpolant, ODESampler\n'
+        'with torch.device("meta"):\n'
+        '    ODESampler(LinearInterpolant())\n'
+        'sampler, grid = ODESampler(LinearInterpolant()), torch.linspace(0, 1, 2)\n'
+        'states = sampler.integrate(lambda x, t: -x, torch.ones(1, 2), grid)\n'
+        'assert (states[-1] - torch.exp(torch.tensor(-1.0))).abs().max() < 1e-3\n'
+    )
+    subprocess.run([sys.executable, '-c', code], check=True)

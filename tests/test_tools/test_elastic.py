@@ -38,6 +38,7 @@ def rows(folder, rank):
     return [(row[1], row[2]) for row in map(json.loads, lines) if row[0] == 'iter']
 
 
+@pytest.mark.nightly  # three starts of two processes, a minute and a half
 @pytest.mark.skipif(os.name == 'nt', reason='a shell script')
 def test_stopped_then_killed_then_done(tmp_path, monkeypatch):
     """SIGTERM: status 75, nothing lost. One process dies at iteration 32: all go on from iteration 30 by themselves."""
