@@ -83,18 +83,18 @@ from pathlib import Path
 import kill_test
 
 folder = Path(sys.argv[1])
-for name in ('whole', 'work'):
+for name in ('whole', 'requeued'):
     (folder / name).mkdir()
-cfg = kill_test.make_config(folder / 'work', True, 2)
+cfg = kill_test.make_config(folder / 'requeued', True, 2)
 cfg.custom_imports = dict(imports=['mmvisionllama', 'kill_test'], allow_failed_imports=False)
 cfg.model.seconds = 0.3
 cfg.dump(folder / 'config.py')
 assert not any(kill_test.wait(kill_test.start(folder / 'whole', True, 2)))
 PY
 BATCH=1 GPUS=2 GPUS_PER_NODE=0 CPUS_PER_TASK=1 SBATCH_ARGS='--time=5' \
-    bash "$root/tools/slurm_train.sh" test tiny "$folder/config.py" "$folder/work"
+    bash "$root/tools/slurm_train.sh" test tiny "$folder/config.py" "$folder/requeued"
 job=$(squeue -h -o %i)
-lines() { cat "$folder/work/rank0.jsonl" 2> /dev/null | wc -l; }
+lines() { cat "$folder/requeued/rank0.jsonl" 2> /dev/null | wc -l; }
 for _ in $(seq 600); do
     if [ "$(lines)" -ge 7 ]; then break; fi
     sleep 0.2
@@ -114,10 +114,10 @@ for _ in $(seq 300); do
 done
 echo "$state"
 if [[ $state != *=COMPLETED*Restarts=1*ExitCode=0:0* ]]; then
-    tail -50 "$folder"/work/slurm-*.out
+    tail -50 "$folder"/requeued/slurm-*.out
     exit 1
 fi
-"$python" - "$folder" << 'PY' || { tail -50 "$folder"/work/slurm-*.out; exit 1; }
+"$python" - "$folder" << 'PY' || { tail -50 "$folder"/requeued/slurm-*.out; exit 1; }
 import sys
 from pathlib import Path
 
@@ -125,11 +125,11 @@ import kill_test
 import torch
 
 folder = Path(sys.argv[1])
-iterations = [i for i, _ in kill_test.read(folder / 'work')[0]]
+iterations = [i for i, _ in kill_test.read(folder / 'requeued')[0]]
 assert iterations == list(range(40)), f'iterations {iterations}'
-text = next((folder / 'work').glob('slurm-*.out')).read_text()
+text = next((folder / 'requeued').glob('slurm-*.out')).read_text()
 assert 'resumes from' in text and 'stopped_iter_' in text, 'the training was not stopped and resumed'
-first, second = (kill_test.weights(folder / name, True) for name in ('whole', 'work'))
+first, second = (kill_test.weights(folder / name, True) for name in ('whole', 'requeued'))
 assert all(torch.equal(first[key], second[key]) for key in first), 'the weights differ'
 print('requeued once: no iteration twice, the same weights')
 PY
