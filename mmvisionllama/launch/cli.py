@@ -6,6 +6,7 @@ from argparse import ArgumentParser, Namespace
 from typing import Any, Callable, Optional
 
 from mmengine.config import DictAction
+from torch import distributed
 
 from ..errors import DataError, MMVisionLLaMAError
 from .config import missing_library
@@ -49,15 +50,25 @@ def run_cli(main: Callable[[], Any]) -> None:
     """
     try:
         main()
+    except SystemExit:  # a preempted run ends in order, too
+        leave_processes()
+        raise
     except Exception as error:
         message = explain(error)
         if message is None or os.environ.get(TRACEBACK):
             raise
     else:
+        leave_processes()
         return
     if os.environ.get('RANK', os.environ.get('SLURM_PROCID', '0')) == '0':
         print(f'error: {message}', file=sys.stderr)
     sys.exit(1)
+
+
+def leave_processes() -> None:
+    """Ends the process group, whose threads can abort a process that exits under them."""
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 def explain(error: Exception) -> Optional[str]:

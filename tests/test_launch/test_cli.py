@@ -2,9 +2,11 @@
 
 import argparse
 import os
+from contextlib import nullcontext
 
 import pytest
 from mmengine.registry import Registry
+from torch import distributed
 
 from mmvisionllama import launch
 from mmvisionllama.errors import DataError, MissingExtraError, OptionError
@@ -125,3 +127,15 @@ def test_what_a_config_cannot_build(cfg, line, capsys):
 def test_faults_of_the_code_keep_their_traceback():
     with pytest.raises(ValueError, match='a fault of the code'):
         launch.run_cli(lambda: THINGS.build(dict(type='Thing', size=1, deep=True)))
+
+
+@pytest.mark.parametrize('status', [None, 75])
+def test_leaves_the_process_group(status, tmp_path):
+    def main():
+        distributed.init_process_group('gloo', init_method=f'file://{tmp_path}/store', rank=0, world_size=1)
+        if status is not None:
+            raise SystemExit(status)
+
+    with nullcontext() if status is None else pytest.raises(SystemExit, match='75'):
+        launch.run_cli(main)
+    assert not distributed.is_initialized()
