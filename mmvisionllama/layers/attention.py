@@ -167,8 +167,11 @@ class RotaryAttention(nn.Module):
 
     def project(self, x: Tensor, rope: Optional[RotaryTable]) -> Tuple[Tensor, Tensor, Tensor]:
         """Rotated q, rotated k and v of the tokens ``x``: ``(B, N, C)`` to three times ``(B, N, h, d)``."""
-        qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, self.head_dim))
-        return qkv.unbind(2) if rope is None else rotate_qkv(qkv, rope)
+        projected = self.qkv(x)
+        qkv = projected.unflatten(-1, (3, self.num_heads, self.head_dim))
+        if rope is None:
+            return qkv.unbind(2)
+        return rotate_qkv(qkv, rope, in_place=kernels.may_overwrite(self.qkv, projected))
 
     def attend(self, x: Tensor, context: AttentionContext) -> Tensor:
         """Attention without the output projection: ``(B, N, C)`` to ``(B, N, C)``."""

@@ -46,7 +46,12 @@ class SwiGLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(..., C)`` to ``(..., C)``."""
-        return self.drop(self.down(silu_mul(self.gate(x), self.up(x))))
+        gate, up = self.gate(x), self.up(x)
+        product = silu_mul(gate, up)
+        if not kernels.can_recompute():
+            return self.drop(self.down(product))
+        with kernels.recomputing(product, gate, up):
+            return self.drop(self.down(product))
 
 
 class GELUFFN(nn.Module):

@@ -5,13 +5,15 @@ Everything here computes what a plain formula elsewhere computes; ``benchmarks/k
 ``torch.func`` transforms, forward-mode differentiation and learned tables always get the formulas.
 """
 
+import functools
 import os
 from contextlib import contextmanager
-from typing import Iterator, Tuple
+from types import ModuleType
+from typing import Iterator, Optional, Sequence, Tuple, Union
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 _enabled = os.environ.get('MMVISIONLLAMA_KERNELS', '1') != '0'
@@ -55,14 +57,36 @@ def can_gate() -> bool:
     return usable()
 
 
+def can_recompute() -> bool:
+    """Whether :func:`recomputing` may be used; other hooks on saved tensors (checkpointing's, say) go before it."""
+    if not usable() or not torch.is_grad_enabled():
+        return False
+    try:
+        return torch._C._autograd._top_saved_tensors_default_hooks(False) is None
+    except (AttributeError, TypeError):  # not public, and may change
+        return False
+
+
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """``(B, N, h, d)`` rotated by ``([B,] N, 1 | h, P)``; see :func:`mmvisionllama.layers.rotary.apply_rotary`."""
     return _Rotate.apply(x, cos, sin)
 
 
-def rotate_qkv(qkv: Tensor, cos: Tensor, sin: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
-    """``(B, N, 3, h, d)`` to rotated q, rotated k and v, ``(B, N, h, d)`` each."""
-    return _RotateQKV.apply(qkv, cos, sin)
+def rotate_qkv(qkv: Tensor, cos: Tensor, sin: Tensor, in_place: bool = False) -> Tuple[Tensor, Tensor, Tensor]:
+    """``(B, N, 3, h, d)`` to rotated q, rotated k and v, ``(B, N, h, d)`` each.
+
+    With ``in_place`` the three lie where ``qkv`` lay, which is the caller's to give: attention keeps q, k and v for its
+    backward pass, and an unrotated q and k beside them are of no use to anyone.
+    """
+    return _RotateQKV.apply(qkv, cos, sin, in_place)
+
+
+def may_overwrite(module: nn.Module, out: Tensor) -> bool:
+    """Whether nobody but the caller has an eye on what ``module`` returned: a plain linear layer without hooks."""
+    if type(module) is not nn.Linear or type(out) is not Tensor or not out.is_contiguous():
+        return False
+    hooks = module._forward_hooks or module._backward_hooks or nn.modules.module._global_forward_hooks
+    return not (hooks or nn.modules.module._global_backward_hooks)
 
 
 def silu_mul(gate: Tensor, up: Tensor) -> Tensor:
@@ -77,7 +101,7 @@ def _as_complex(x: Tensor) -> Tensor:
     return torch.view_as_complex(x.unflatten(-1, (-1, 2)))
 
 
-def _rotate_into(out: Tensor, x: Tensor, cos: Tensor, sin: Tensor) -> None:
+def _rotate_one(out: Tensor, x: Tensor, cos: Tensor, sin: Tensor) -> None:
     """Writes the rotation of ``x`` into ``out``, both ``(B, N, h, d)``, as a complex product: one vectorised pass."""
     rotated = 2 * cos.shape[-1]
     dtype = torch.promote_types(x.dtype, cos.dtype)
@@ -89,52 +113,96 @@ def _rotate_into(out: Tensor, x: Tensor, cos: Tensor, sin: Tensor) -> None:
         torch.mul(pairs, turn, out=torch.view_as_complex(out[..., :rotated].unflatten(-1, (-1, 2))))
     else:
         out[..., :rotated] = torch.view_as_real(pairs * turn).flatten(-2)
-    if rotated < x.shape[-1]:
+    if rotated < x.shape[-1] and out is not x:
         out[..., rotated:] = x[..., rotated:]
+
+
+@functools.cache
+def _triton_rotary() -> Optional[ModuleType]:
+    """The Triton kernel, or None without Triton."""
+    try:
+        from . import triton_rotary
+    except ImportError:
+        return None
+    return triton_rotary
+
+
+def _rotate_into(
+    outs: Sequence[Tensor], parts: Sequence[Tensor], cos: Tensor, sin: Tensor, inverse: bool = False
+) -> None:
+    """Writes rotated q, rotated k and a copy of v, or the first ones of them, ``(B, N, h, d)`` each."""
+    if parts[0].is_cuda and _triton_rotary() is not None:
+        return _triton_rotary().rotate_into(outs, parts, cos, sin, inverse)
+    for out, part in zip(outs[:2], parts):
+        _rotate_one(out, part, cos, -sin if inverse else sin)
+    if len(outs) == 3:
+        outs[2].copy_(parts[2])
 
 
 class _Rotate(torch.autograd.Function):
     """Rotation that keeps the tables only; autograd's own graph of it keeps the activations too."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    def forward(ctx, x: Tensor, cos: Tensor, sin: Tensor, inverse: bool = False) -> Tensor:
         ctx.save_for_backward(cos, sin)
+        ctx.inverse = inverse
         out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-        _rotate_into(out, x, cos, sin)
+        _rotate_into((out,), (x,), cos, sin, inverse)
         return out
 
     @staticmethod
     def backward(ctx, grad: Tensor):
-        cos, sin = ctx.saved_tensors
-        return _Rotate.apply(grad, cos, -sin), None, None
+        return _Rotate.apply(grad, *ctx.saved_tensors, not ctx.inverse), None, None, None
 
 
 class _RotateQKV(torch.autograd.Function):
     """Packed qkv ``(B, N, 3, h, d)`` to rotated q, rotated k, and v; the gradient is assembled in one buffer."""
 
     @staticmethod
-    def forward(ctx, qkv: Tensor, cos: Tensor, sin: Tensor):
+    def forward(ctx, qkv: Tensor, cos: Tensor, sin: Tensor, in_place: bool):
         ctx.save_for_backward(cos, sin)
+        qkv = qkv.detach()  # with the same version counter: whoever else keeps qkv for a backward pass gets an error
         heads = qkv.shape[3]
         qk = qkv[:, :, :2].flatten(2, 3)  # [B, N, 2h, d]
-        out = torch.empty(qk.shape, dtype=qk.dtype, device=qk.device)
+        out = qk if in_place else torch.empty(qk.shape, dtype=qk.dtype, device=qk.device)
         if cos.shape[-2] > 1:
             cos, sin = (torch.cat((table, table), dim=-2) for table in (cos, sin))
-        _rotate_into(out, qk, cos, sin)
+        _rotate_into((out,), (qk,), cos, sin)
+        if in_place and not qkv.is_inference():
+            torch.autograd.graph.increment_version(qkv)
         return out[:, :, :heads], out[:, :, heads:], qkv[:, :, 2]
 
     @staticmethod
-    def backward(ctx, grad_q: Tensor, grad_k: Tensor, grad_v: Tensor):
+    def backward(ctx, *grads: Tensor):
         cos, sin = ctx.saved_tensors
         if torch.is_grad_enabled():  # a second derivative was asked for
-            rotated = (_Rotate.apply(grad, cos, -sin) for grad in (grad_q, grad_k))
-            return torch.stack((*rotated, grad_v), dim=2), None, None
-        b, n, h, d = grad_v.shape
-        grad = torch.empty(b, n, 3, h, d, dtype=grad_v.dtype, device=grad_v.device)
-        _rotate_into(grad[:, :, 0], grad_q, cos, -sin)
-        _rotate_into(grad[:, :, 1], grad_k, cos, -sin)
-        grad[:, :, 2] = grad_v
-        return grad, None, None
+            rotated = (_Rotate.apply(grad, cos, sin, True) for grad in grads[:2])
+            return torch.stack((*rotated, grads[2]), dim=2), None, None, None
+        b, n, h, d = grads[2].shape
+        grad = torch.empty(b, n, 3, h, d, dtype=grads[2].dtype, device=grads[2].device)
+        _rotate_into(grad.unbind(2), grads, cos, sin, inverse=True)
+        return grad, None, None, None
+
+
+@contextmanager
+def recomputing(product: Tensor, gate: Tensor, up: Tensor) -> Iterator[None]:
+    """Inside, autograd keeps of ``product = silu_mul(gate, up)`` how to make it again; gate and up it has already."""
+    address, count = product.data_ptr(), product.numel()
+    inputs = gate.detach(), up.detach()  # share version counters with what _SiLUMul keeps, which checks them
+    del product, gate, up
+
+    def pack(tensor: Tensor) -> Union[Tensor, torch.Size]:
+        whole = tensor.data_ptr() == address and tensor.numel() == count and tensor.is_contiguous()
+        return tensor.shape if whole else tensor
+
+    def unpack(kept: Union[Tensor, torch.Size]) -> Tensor:
+        if isinstance(kept, Tensor):
+            return kept
+        with torch.no_grad():
+            return F.silu(inputs[0]).mul_(inputs[1]).view(kept)
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
+        yield
 
 
 class _SiLUMul(torch.autograd.Function):

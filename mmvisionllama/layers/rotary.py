@@ -87,12 +87,13 @@ def apply_rotary(x: Tensor, table: RotaryTable) -> Tensor:
     return rotate_pairs(x, table) if exporting() else rotate(x, table)
 
 
-def rotate_qkv(qkv: Tensor, table: RotaryTable) -> Tuple[Tensor, Tensor, Tensor]:
+def rotate_qkv(qkv: Tensor, table: RotaryTable, in_place: bool = False) -> Tuple[Tensor, Tensor, Tensor]:
     """Rotates q and k of a packed projection.
 
     Args:
         qkv: ``(B, N, 3, h, d)``.
         table: Table of the N tokens.
+        in_place: The result may lie where ``qkv`` lies, which nobody else needs then.
 
     Returns:
         tuple: q, k, v, each ``(B, N, h, d)`` in qkv's dtype.
@@ -102,7 +103,7 @@ def rotate_qkv(qkv: Tensor, table: RotaryTable) -> Tuple[Tensor, Tensor, Tensor]
     """
     check_table(table)
     if kernels.can_rotate(qkv, table.cos):
-        return kernels.rotate_qkv(qkv, *table)
+        return kernels.rotate_qkv(qkv, *table, in_place)
     if exporting():
         table = RotaryTable(table.cos.unsqueeze(-3), table.sin.unsqueeze(-3))
         return *rotate_pairs(qkv[:, :, :2], table).unbind(2), qkv[:, :, 2]

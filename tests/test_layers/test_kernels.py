@@ -3,10 +3,12 @@
 import os
 import subprocess
 import sys
+import weakref
 
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils.checkpoint import checkpoint
 
 from mmvisionllama.layers import (
     AttentionContext,
@@ -155,6 +157,77 @@ def test_they_keep_less_for_the_backward_pass():
     plain, _ = saved(lambda a, b: F.silu(a) * b, gate, up)
     assert ours == 2 * gate.numel() * 4 or ours == gate.untyped_storage().nbytes()
     assert plain == ours + gate.numel() * 4
+
+
+def attention_input(dims=16, dtype=torch.float32):
+    torch.manual_seed(0)
+    rotary = RotaryEmbedding(dims // 2)
+    table = rotary(rotary.positions((2, 3), dtype=dtype))
+    return torch.randn(2, 6, dims, dtype=dtype, requires_grad=True), AttentionContext(table)
+
+
+def test_rotation_takes_the_place_of_the_projection():
+    """Per token q, k and v are kept, and no unrotated q and k beside them."""
+    attention, (x, context) = RotaryAttention(16, 2), attention_input()
+    projected = attention.qkv(x)
+    assert kernels.may_overwrite(attention.qkv, projected)
+    q, k, v = attention.project(x, context.rope)
+    assert {t.untyped_storage().data_ptr() for t in (q, k, v)} == {q.untyped_storage().data_ptr()}
+    assert q.untyped_storage().nbytes() == projected.untyped_storage().nbytes()
+    with use_kernels(False):
+        for ours, plain in zip((q, k, v), attention.project(x, context.rope)):
+            torch.testing.assert_close(ours, plain)
+
+
+def test_what_somebody_else_sees_of_the_projection_stays():
+    attention, (x, context) = RotaryAttention(16, 2), attention_input()
+    plain = attention.qkv(x)
+    seen = []
+    attention.qkv.register_forward_hook(lambda module, inputs, out: seen.append(out))
+    attention(x, context)
+    torch.testing.assert_close(seen[0], plain)
+
+    class Keeps(torch.nn.Linear):
+        def forward(self, x):
+            return super().forward(x).exp()  # keeps its output for the backward pass
+
+    attention.qkv = Keeps(16, 48)
+    attention(x, context).sum().backward()
+
+
+@pytest.mark.parametrize('build', [lambda: RotaryAttention(16, 2, backend='eager'), lambda: SwiGLU(16, 24)])
+def test_modules_have_both_derivatives(build):
+    module, (x, context) = build().double(), attention_input(dtype=torch.float64)
+    inputs = (x, *module.parameters())
+
+    def call(*inputs):
+        return module(inputs[0], context) if isinstance(module, RotaryAttention) else module(inputs[0])
+
+    ours = results(call, *inputs)
+    with use_kernels(False):
+        plain = results(call, *inputs)
+    for a, b in zip(ours, plain):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize('checkpointed', [False, True])
+def test_the_product_of_the_gate_is_not_kept(checkpointed):
+    ffn, x, seen = SwiGLU(16, 24), torch.randn(2, 6, 16, requires_grad=True), []
+    ffn.down.register_forward_pre_hook(lambda module, inputs: seen.append(weakref.ref(inputs[0].untyped_storage())))
+    out = checkpoint(ffn, x, use_reentrant=False) if checkpointed else ffn(x)
+    assert seen[0]() is None
+    grads = torch.autograd.grad(out.square().sum(), (x, *ffn.parameters()))
+    with use_kernels(False):
+        plain = torch.autograd.grad(ffn(x).square().sum(), (x, *ffn.parameters()))
+    for a, b in zip(grads, plain):
+        torch.testing.assert_close(a, b)
+
+
+def test_other_hooks_on_saved_tensors_see_everything():
+    ffn, x, seen = SwiGLU(16, 24), torch.randn(2, 6, 16), []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: seen.append(t.shape) or t, lambda t: t):
+        ffn(x).sum().backward()
+    assert torch.Size([12, 24]) in seen
 
 
 def test_half_precision_tables_are_refused():
