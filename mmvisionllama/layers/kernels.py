@@ -6,6 +6,7 @@ Everything here computes what a plain formula elsewhere computes; ``benchmarks/k
 """
 
 import functools
+import importlib
 import os
 from contextlib import contextmanager
 from types import ModuleType
@@ -118,21 +119,20 @@ def _rotate_one(out: Tensor, x: Tensor, cos: Tensor, sin: Tensor) -> None:
 
 
 @functools.cache
-def _triton_rotary() -> Optional[ModuleType]:
-    """The Triton kernel, or None without Triton."""
+def _triton(name: str) -> Optional[ModuleType]:
+    """A file of Triton kernels, or None without Triton."""
     try:
-        from . import triton_rotary
+        return importlib.import_module(f'.{name}', __package__)
     except ImportError:
         return None
-    return triton_rotary
 
 
 def _rotate_into(
     outs: Sequence[Tensor], parts: Sequence[Tensor], cos: Tensor, sin: Tensor, inverse: bool = False
 ) -> None:
     """Writes rotated q, rotated k and a copy of v, or the first ones of them, ``(B, N, h, d)`` each."""
-    if parts[0].is_cuda and _triton_rotary() is not None:
-        return _triton_rotary().rotate_into(outs, parts, cos, sin, inverse)
+    if parts[0].is_cuda and _triton('triton_rotary'):
+        return _triton('triton_rotary').rotate_into(outs, parts, cos, sin, inverse)
     for out, part in zip(outs[:2], parts):
         _rotate_one(out, part, cos, -sin if inverse else sin)
     if len(outs) == 3:
@@ -199,10 +199,16 @@ def recomputing(product: Tensor, gate: Tensor, up: Tensor) -> Iterator[None]:
         if isinstance(kept, Tensor):
             return kept
         with torch.no_grad():
-            return F.silu(inputs[0]).mul_(inputs[1]).view(kept)
+            return _silu_mul(*inputs).view(kept)
 
     with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
         yield
+
+
+def _silu_mul(gate: Tensor, up: Tensor) -> Tensor:
+    if gate.is_cuda and _triton('triton_gate'):
+        return _triton('triton_gate').silu_mul(gate, up)
+    return F.silu(gate).mul_(up)
 
 
 class _SiLUMul(torch.autograd.Function):
@@ -211,7 +217,7 @@ class _SiLUMul(torch.autograd.Function):
     @staticmethod
     def forward(ctx, gate: Tensor, up: Tensor) -> Tensor:
         ctx.save_for_backward(gate, up)
-        return F.silu(gate).mul_(up)
+        return _silu_mul(gate, up)
 
     @staticmethod
     def backward(ctx, grad: Tensor):
@@ -220,6 +226,8 @@ class _SiLUMul(torch.autograd.Function):
             slope = torch.sigmoid(gate)
             slope = slope * (1 + gate * (1 - slope))
             return grad * up * slope, grad * F.silu(gate)
+        if grad.is_cuda and _triton('triton_gate'):
+            return _triton('triton_gate').silu_mul_backward(gate, up, grad)
         grad_gate = grad * up
         torch.ops.aten.silu_backward.grad_input(grad_gate, gate, grad_input=grad_gate)
         return grad_gate, F.silu(gate).mul_(grad)

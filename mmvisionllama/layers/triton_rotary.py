@@ -13,18 +13,19 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-#: channel pairs of one program: 2 KiB of bf16
-BLOCK = 512
+#: channels of one program
+BLOCK = 2048
 
 
 @triton.jit
 def _rotate_kernel(
     q, k, v, out_q, out_k, out_v, cos, sin,
-    tokens, heads, pairs, planes,
+    tokens, heads,
     in_b, in_n, in_h, out_b, out_n, out_h, table_b, table_n, table_h,
-    INVERSE: tl.constexpr, WIDE: tl.constexpr, BLOCK: tl.constexpr,
+    PAIRS: tl.constexpr, PLANES: tl.constexpr, INVERSE: tl.constexpr, WIDE: tl.constexpr,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """One token of q (program axis 2 is 0), k (1) or v (2): ``pairs`` channel pairs of each head, P of them rotated."""
+    """Some heads of one token of q (program axis 2 is 0), k (1) or v (2): PAIRS pairs of channels, PLANES rotated."""
     token = tl.program_id(0).to(tl.int64)  # large batches pass 2 ** 31 elements
     sample, place = token // tokens, token % tokens
     part = tl.program_id(2)
@@ -34,14 +35,15 @@ def _rotate_kernel(
         source, target = k, out_k
     else:
         source, target = v, out_v
-    index = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    inside = index < heads * pairs
-    head, pair = index // pairs, index % pairs
-    channel = 2 * pair[:, None] + tl.arange(0, 2)[None, :]  # [BLOCK, 2]
-    at = source + sample * in_b + place * in_n + head[:, None] * in_h + channel
-    even, odd = tl.split(tl.load(at, mask=inside[:, None]))
-    turned = inside & (pair < planes) & (part < 2)
-    row = sample * table_b + place * table_n + head * table_h + pair
+    head = (tl.program_id(1) * ROWS + tl.arange(0, ROWS))[:, None]
+    channel = tl.arange(0, 2 * COLUMNS)[None, :]
+    inside = (head < heads) & (channel < 2 * PAIRS)
+    # whole rows, not every second channel: memory is read in long words
+    x = tl.load(source + sample * in_b + place * in_n + head * in_h + channel, mask=inside)
+    even, odd = tl.split(x.reshape(ROWS, COLUMNS, 2))
+    plane = tl.arange(0, COLUMNS)[None, :]
+    turned = (head < heads) & (plane < PLANES) & (part < 2)
+    row = sample * table_b + place * table_n + head * table_h + plane
     c = tl.load(cos + row, mask=turned, other=1.0)
     s = tl.load(sin + row, mask=turned, other=0.0)
     if INVERSE:
@@ -50,9 +52,9 @@ def _rotate_kernel(
         a, b, c, s = even.to(tl.float64), odd.to(tl.float64), c.to(tl.float64), s.to(tl.float64)
     else:
         a, b = even.to(tl.float32), odd.to(tl.float32)
-    rotated = tl.join(a * c - b * s, a * s + b * c)
-    at = target + sample * out_b + place * out_n + head[:, None] * out_h + channel
-    tl.store(at, rotated.to(target.dtype.element_ty), mask=inside[:, None])
+    x = tl.join(a * c - b * s, a * s + b * c).reshape(ROWS, 2 * COLUMNS)
+    at = target + sample * out_b + place * out_n + head * out_h + channel
+    tl.store(at, x.to(target.dtype.element_ty), mask=inside)
 
 
 def rotate_into(
@@ -81,11 +83,14 @@ def rotate_into(
     sources, targets = (list(tensors) + [tensors[0]] * (3 - len(tensors)) for tensors in (parts, outs))
     table_b = cos.stride(0) if cos.ndim == 4 else 0
     table_h = cos.stride(-2) if cos.shape[-2] > 1 else 0
-    grid = (batch * tokens, triton.cdiv(heads * pairs, BLOCK), len(parts))
+    columns = triton.next_power_of_2(pairs)
+    rows = min(triton.next_power_of_2(heads), max(BLOCK // (2 * columns), 1))
+    grid = (batch * tokens, triton.cdiv(heads, rows), len(parts))
     with torch.cuda.device_of(parts[0]):
         _rotate_kernel[grid](
             *sources, *targets, cos, sin,
-            tokens, heads, pairs, planes,
+            tokens, heads,
             *parts[0].stride()[:3], *outs[0].stride()[:3], table_b, cos.stride(-3), table_h,
-            INVERSE=inverse, WIDE=torch.float64 in (parts[0].dtype, cos.dtype), BLOCK=BLOCK,
+            PAIRS=pairs, PLANES=planes, INVERSE=inverse, WIDE=torch.float64 in (parts[0].dtype, cos.dtype),
+            ROWS=rows, COLUMNS=columns,
         )  # fmt: skip

@@ -1,43 +1,51 @@
-"""The Triton kernel against the formula: in Triton's interpreter on the CPU, and compiled where a card is."""
+"""The Triton kernels against the formulas: in Triton's interpreter on the CPU, and compiled where a card is."""
 
 import importlib
 import sys
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from mmvisionllama.layers import RotaryEmbedding, gather_table, kernels, rotate_qkv, use_kernels
 
-MODULE = 'mmvisionllama.layers.triton_rotary'
 KINDS = ('shared', 'partial', 'per head', 'gathered')
 #: a rounding of the largest values
 TOLERANCES = {torch.float32: 2e-6, torch.bfloat16: 3.2e-2, torch.float16: 4e-3, torch.float64: 2e-6}
 
 
-@pytest.fixture(scope='module')
-def kernel():
-    """The module, in the interpreter unless there is a card."""
+DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'
+
+
+def imported(name):
+    """A file of kernels, in the interpreter unless there is a card."""
     pytest.importorskip('triton')
+    name = f'mmvisionllama.layers.{name}'
     with pytest.MonkeyPatch.context() as patch:
         if not torch.cuda.is_available():
             patch.setenv('TRITON_INTERPRET', '1')
-        before = sys.modules.pop(MODULE, None)
-        module = importlib.import_module(MODULE)
-        yield module
-        sys.modules.pop(MODULE)
-        if before is not None:
-            sys.modules[MODULE] = before
+        patch.delitem(sys.modules, name, raising=False)
+        yield importlib.import_module(name)
+
+
+@pytest.fixture(scope='module')
+def kernel():
+    yield from imported('triton_rotary')
+
+
+@pytest.fixture(scope='module')
+def gate_kernel():
+    yield from imported('triton_gate')
 
 
 def inputs(kind, dtype):
-    device = 'cuda' if torch.cuda.is_available() else 'cpu'
     torch.manual_seed(0)
     rotary = RotaryEmbedding(16, 3, share_heads=kind != 'per head', ratio=0.5 if kind == 'partial' else 1.0)
     table = rotary(rotary.positions((2, 3)))
     if kind == 'gathered':
         table = gather_table(table, torch.stack((torch.randperm(6), torch.randperm(6))))
-    qkv = torch.randn(2, 6, 3, 3, 16).to(device, dtype)
-    table = type(table)(*(t.to(device) for t in table))
+    qkv = torch.randn(2, 6, 3, 3, 16).to(DEVICE, dtype)
+    table = type(table)(*(t.to(DEVICE) for t in table))
     with use_kernels(False):
         return qkv, table, rotate_qkv(qkv, table)
 
@@ -92,3 +100,25 @@ def test_functions_run_it_on_a_gpu(kernel, monkeypatch):
     with use_kernels(False):
         (plain,) = torch.autograd.grad(torch.stack(rotate_qkv(qkv, table), dim=2).pow(3).sum(), qkv)
     torch.testing.assert_close(grad, plain)
+
+
+@pytest.mark.parametrize('dtype', TOLERANCES, ids=str)
+def test_gate(gate_kernel, dtype):
+    torch.manual_seed(0)
+    gate, up, grad = (4 * torch.randn(3, 5, 700, device=DEVICE)).to(dtype).unbind(0)
+    wide = gate.double().requires_grad_(), up.double().requires_grad_()
+    expected = F.silu(wide[0]) * wide[1]
+    grads = torch.autograd.grad(expected, wide, grad.double())
+    ours = gate_kernel.silu_mul(gate, up), *gate_kernel.silu_mul_backward(gate, up, grad)
+    for a, b in zip(ours, (expected.detach(), *grads)):
+        assert a.dtype == dtype
+        # Triton's interpreter cuts bf16 off where a card rounds
+        torch.testing.assert_close(
+            a.double(), b, rtol={torch.bfloat16: 1e-2, torch.float16: 2e-3}.get(dtype, 1e-5), atol=1e-5
+        )
+
+
+def test_gate_of_other_layouts(gate_kernel):
+    gate, up = torch.randn(2, 6, 8, device=DEVICE).transpose(1, 2).unbind(0)
+    torch.testing.assert_close(gate_kernel.silu_mul(gate, up), F.silu(gate) * up)
+    assert gate_kernel.silu_mul(gate[:0], up[:0]).shape == (0, 6)
