@@ -149,6 +149,12 @@ class AS2DRoPE(nn.Module):
         self.scale = checked_choice('rotary scale', scale, SCALES, SCALE_ALIASES)
         self.rotary_dim = int(rotated)
 
+    @property
+    def options(self) -> tuple:
+        """All that a table depends on besides the positions."""
+        heads = None if self.share_heads else self.num_heads
+        return self.head_dim, self.rotary_dim, heads, self.kind, self.base, self.ntk_alpha, self.scale
+
     def positions(
         self,
         grid: Sequence[int],

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from .as2drope import AS2DRoPE, check_anchor
 from .attention import AttentionContext
+from .context_cache import cached_context
 from .options import at_least_fp32, ceil_div, checked_choice, checked_whole, made
 from .valid_grid import ValidGrid, own_sides
 
@@ -176,6 +177,18 @@ class GSAPositionCalibration(nn.Module):
             dtype: Dtype of the tokens; tables are never kept below fp32.
             valid: Where the images of a padded batch are: each gets the tables of its own grid.
         """
+        rotaries = self.rotary, self.key_rotary
+        own = valid is None and type(self) is GSAPositionCalibration and all(type(r) is AS2DRoPE for r in rotaries)
+        if not own:
+            return self._context(grid, device, dtype, valid)
+        anchor = self.anchor and tuple(self.anchor)
+        options = anchor, self.sr_ratio, self.key_position, *(rotary.options for rotary in rotaries)
+        key = 'calibrated', options, tuple(grid), at_least_fp32(dtype)
+        return cached_context(key, device, lambda: self._context(grid, device, dtype, valid))
+
+    def _context(
+        self, grid: Sequence[int], device: Optional[torch.device], dtype: torch.dtype, valid: Optional[ValidGrid]
+    ) -> AttentionContext:
         query = self.rotary(self.query_positions(grid, device, dtype, valid))
         key = None
         if self.sr_ratio > 1 or self.key_rotary.ntk_alpha != self.rotary.ntk_alpha:

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from .as2drope import RotaryEmbedding
 from .attention import AttentionContext, RotaryAttention
-from .options import ceil_div, checked_choice, checked_whole, exporting
+from .context_cache import cached_context
+from .options import at_least_fp32, ceil_div, checked_choice, checked_whole, exporting
 from .valid_grid import ValidGrid
 
 
@@ -44,14 +45,34 @@ def window_context(
     Raises:
         ValueError: For another ``mask_padding``.
     """
+    mask_padding = check_mask_padding(mask_padding)
+
+    def make() -> AttentionContext:
+        return _window_context(rotary, grid, window_size, mask_padding, device, dtype, valid)
+
+    if valid is not None or type(rotary) is not RotaryEmbedding:
+        return make()
+    key = 'window', rotary.options, tuple(grid), window_size, mask_padding, at_least_fp32(dtype)
+    return cached_context(key, device, make)
+
+
+def _window_context(
+    rotary: RotaryEmbedding,
+    grid: Sequence[int],
+    window_size: int,
+    mask_padding: bool,
+    device: Optional[torch.device],
+    dtype: torch.dtype,
+    valid: Optional[ValidGrid],
+) -> AttentionContext:
     height, width = grid
     positions = rotary.positions((window_size, window_size), device=device, dtype=dtype)
     mask = None
     if valid is not None:
-        if check_mask_padding(mask_padding):
+        if mask_padding:
             mask = partition_windows(valid.mask[..., None], window_size)[..., 0][:, None, None]  # [B * n, 1, 1, w * w]
             mask = mask | ~mask.any(dim=-1, keepdim=True)  # a softmax over nothing is no number
-    elif check_mask_padding(mask_padding) and (exporting() or height % window_size or width % window_size):
+    elif mask_padding and (exporting() or height % window_size or width % window_size):
         rows, cols = ceil_div(height, window_size), ceil_div(width, window_size)
         in_height = (torch.arange(rows * window_size, device=device) < height).view(rows, 1, window_size, 1)
         in_width = (torch.arange(cols * window_size, device=device) < width).view(1, cols, 1, window_size)
