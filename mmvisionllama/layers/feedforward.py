@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import kernels
-from .options import check_flags, checked_choice, checked_rate, checked_whole, made
+from .options import autocast, check_flags, checked_choice, checked_rate, checked_whole, made
 
 
 def swiglu_hidden(embed_dims: int, multiple: int = 256) -> int:
@@ -46,6 +46,7 @@ class SwiGLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(..., C)`` to ``(..., C)``."""
+        x = autocast(x)  # once for both: each would make and keep a copy of its own
         gate, up = self.gate(x), self.up(x)
         product = silu_mul(gate, up)
         if not kernels.can_recompute():

@@ -131,6 +131,14 @@ def side_ratio(numerator: float, side: int) -> Union[float, Tensor]:
     return torch.scalar_tensor(numerator, dtype=torch.float32) / side
 
 
+def autocast(x: Tensor) -> Tensor:
+    """``x`` in the dtype that autocast gives the inputs of linear layers, or as it is."""
+    device = x.device.type
+    if x.dtype == torch.float64 or device == 'meta' or not torch.is_autocast_enabled(device):
+        return x
+    return x.to(torch.get_autocast_dtype(device))
+
+
 def at_least_fp32(dtype: torch.dtype) -> torch.dtype:
     """Dtype in which positions, angles and rotations of tokens of ``dtype`` are computed."""
     return torch.promote_types(dtype, torch.float32)

@@ -62,3 +62,17 @@ def test_by_name():
     assert 0.4 < (dropped == 0).float().mean() < 0.6
     with pytest.raises(ValueError, match="'swiglu', 'gelu'"):
         build_ffn(dict(type='relu'), 8)
+
+
+def test_autocast_copies_the_input_once():
+    ffn, seen = SwiGLU(8, 12), []
+    for linear in (ffn.gate, ffn.up):
+        linear.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    x = torch.randn(2, 3, 8)
+    with torch.autocast('cpu', torch.bfloat16):
+        out = ffn(x)
+        assert seen[0] is seen[1] and seen[0].dtype == torch.bfloat16
+        ffn.double()(x.double())
+        assert seen[2].dtype == torch.float64  # as autocast leaves it
+    ffn.float()(x)
+    assert out.dtype == torch.bfloat16 and seen[-1] is x
