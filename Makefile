@@ -19,7 +19,7 @@ export PYTHON VENV WHEELS LINE
 
 PY = $(VENV)/bin/python
 
-.PHONY: help demo demo-mae demo-gen demo-illama demo-seg demo-det test lint check docs doctor clean env-%
+.PHONY: help demo demo-mae demo-gen demo-illama demo-seg demo-det test gpu-test bench-gpu lint check docs doctor clean env-%
 
 help:
 	@sed -n '2,5s/^# //p' Makefile
@@ -48,6 +48,15 @@ demo-det: env-test
 test: env-test
 	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/codespell
 	@$(PY) -m pytest -n 2 --dist loadfile $(TESTS)
+
+# where a GPU is: what only it can show, and the released code's numbers on it
+gpu-test: env-test
+	@$(PY) -m pytest tests/test_gpu.py tests/test_layers/test_triton.py tests/test_layers/test_kernels.py
+	@$(PY) -m pytest --device cuda tests/test_checkpoints/test_released
+
+# measures everything into benchmarks/results/gpu_NAME.csv and .md
+bench-gpu: env-test
+	@$(PY) benchmarks/gpu.py
 
 lint: env-test
 	@$(VENV)/bin/ruff check --fix . ; $(VENV)/bin/ruff format . ; $(VENV)/bin/codespell

@@ -9,10 +9,29 @@ import pytest
 import torch
 
 
+def pytest_addoption(parser):
+    parser.addoption('--device', default='cpu', help='device on which tests make tensors without naming one')
+
+
 @pytest.fixture(autouse=True)
 def seeded():
     """Same random numbers in every run."""
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def default_device(request):
+    """Tensors are made on ``--device``; a GPU computes in fp32 what is compared in fp32."""
+    device = request.config.getoption('--device')
+    if device == 'cpu':
+        yield
+        return
+    tf32 = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    torch.set_default_device(device)
+    yield
+    torch.set_default_device(None)
+    torch.backends.cudnn.allow_tf32 = tf32
 
 
 @pytest.fixture(autouse=True)
@@ -30,7 +49,8 @@ class Golden:
     def __init__(self, folder: Path, name: str) -> None:
         from safetensors.torch import load_file
 
-        tensors = load_file(folder / f'{name}.safetensors')
+        device = torch.get_default_device()
+        tensors = {k: v.to(device) for k, v in load_file(folder / f'{name}.safetensors').items()}
         self.weights = {k[2:]: v for k, v in tensors.items() if k.startswith('w.')}
         self.inputs = {k[3:]: v for k, v in tensors.items() if k.startswith('in.')}
         self.outputs = {k[4:]: v for k, v in tensors.items() if k.startswith('out.')}

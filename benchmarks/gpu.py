@@ -1,0 +1,242 @@
+"""Everything that is measured on a GPU, in one command: ``make bench-gpu``.
+
+    python benchmarks/gpu.py [--budget SECONDS] [--cases WORD ...] [--tiny --device cpu]
+
+First the peaks of the card (a bf16 matrix product, a copy in its memory), then models under bf16 autocast, attention
+kernels at 16 shapes, and what ``torch.compile`` makes of the models. Rows are written after each case; what the budget
+does not reach is listed. ``--tiny`` runs every case at a toy size, to show that the script works.
+"""
+
+import argparse
+import csv
+import gc
+import sys
+import time
+from pathlib import Path
+from typing import Callable, Dict, List
+
+import torch
+import torch.nn.functional as F
+from gpu_cases import Case, cases, images
+from harness import COLUMNS, RESULTS, compare, peak_mib_of, wanted
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from mmvisionllama.layers import use_kernels
+
+FIELDS = (*COLUMNS, 'peak_fraction')
+ATTENTION = {
+    "torch's choice": None,
+    'flash': SDPBackend.FLASH_ATTENTION,
+    'cuDNN': SDPBackend.CUDNN_ATTENTION,
+    'memory-efficient': SDPBackend.EFFICIENT_ATTENTION,
+}
+#: tokens of the shapes; 12 heads of 64 channels, about 32,768 tokens a batch
+TOKENS = (49, 196, 197, 256, 400, 577, 785, 1024, 1025, 1600, 2304, 3136, 4096, 6400, 9216, 16384)
+
+
+class Report:
+    """Rows as they come, in a CSV file and a table in Markdown."""
+
+    def __init__(self, folder: Path, device: torch.device) -> None:
+        card = torch.cuda.get_device_name(device) if device.type == 'cuda' else 'cpu'
+        self.card = card
+        name = 'gpu_' + ''.join(c if c.isalnum() else '_' for c in card.lower())
+        folder.mkdir(parents=True, exist_ok=True)
+        self.csv, self.markdown = folder / f'{name}.csv', folder / f'{name}.md'
+        self.rows: List[dict] = []
+        self.peak = 0.0  # TFLOP/s
+        self.notes: List[str] = []
+
+    def add(self, rows: List[dict]) -> None:
+        for row in rows:
+            if row.get('gmacs') and self.peak:
+                row['peak_fraction'] = f'{2e-3 * float(row["gmacs"]) / float(row["median_s"]) / self.peak:.3f}'
+        self.rows += rows
+        self.write()
+
+    def write(self) -> None:
+        with open(self.csv, 'w', newline='') as file:
+            writer = csv.DictWriter(file, FIELDS)
+            writer.writeheader()
+            writer.writerows(self.rows)
+        lines = [f'# {self.card}', '', 'Made by `make bench-gpu`; do not edit.', '']
+        if self.rows:
+            row = self.rows[0]
+            lines += [f'torch {row["torch"]}, bf16 autocast, {row["date"]}. Command: `{row["command"]}`', '']
+        lines += [f'- {note}' for note in self.notes]
+        lines += ['', '| case | contender | ms | ratio | of the peak | peak memory, MiB |', '|---|---|---|---|---|---|']
+        for row in self.rows:
+            cells = (
+                row['case'],
+                row['contender'],
+                f'{1e3 * float(row["median_s"]):.2f}',
+                f'{row["ratio"]} ({row["ratio_low"]} - {row["ratio_high"]})',
+                row.get('peak_fraction', ''),
+                row.get('peak_mib', ''),
+            )
+            lines.append('| ' + ' | '.join(cells) + ' |')
+        self.markdown.write_text('\n'.join(lines) + '\n')
+
+
+def measure_peaks(report: Report, device: torch.device, tiny: bool) -> None:
+    """Peaks of matrix products and of memory, as notes."""
+    side, size = (64, 2**16) if tiny else (8192, 2**31)
+    a, b = (torch.randn(side, side, device=device, dtype=torch.bfloat16) for _ in range(2))
+    source, target = (torch.empty(size, device=device, dtype=torch.uint8) for _ in range(2))
+    calls = {'product': lambda: a @ b, 'copy': lambda: target.copy_(source)}
+    rows = compare('peaks', calls, rounds=3 if tiny else 20, device=device, dtype='bfloat16')
+    report.add(rows)
+    product, copy = (float(row['median_s']) or 1e-9 for row in rows)
+    report.peak = 2e-12 * side**3 / product
+    report.notes += [
+        f'Matrix product {side} x {side} x {side} in bf16: {report.peak:.0f} TFLOP/s, the peak of the table.',
+        f'Copy in memory, bytes read and written: {2e-9 * size / copy:.0f} GB/s.',
+    ]
+
+
+def call_of(model: nn.Module, inputs: tuple, work: str, device: torch.device) -> Callable[[], object]:
+    """One training step (without the optimizer) or one forward pass, under bf16 autocast."""
+    training = work == 'training step'
+
+    def call() -> None:
+        model.train(training)
+        model.zero_grad(set_to_none=True)
+        with torch.inference_mode(not training):
+            with torch.autocast(device.type, torch.bfloat16):
+                out = model(*inputs)
+            out = out[0] if isinstance(out, (tuple, list)) else out
+            if training:
+                out.float().square().mean().backward()
+
+    return call
+
+
+def gmacs_of(model: nn.Module, inputs: tuple) -> float:
+    """GMACs of one forward pass; on CPUs without attention, which torch's counter does not know there."""
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model.eval()(*inputs)
+    return counter.get_total_flops() / 2e9
+
+
+def with_formulas(call: Callable[[], object]) -> Callable[[], object]:
+    def run() -> None:
+        with use_kernels(False):
+            call()
+
+    return run
+
+
+def run_case(case: Case, report: Report, args, device: torch.device) -> None:
+    """Rows of a case, one work after another."""
+    torch.manual_seed(0)
+    torch._dynamo.reset()
+    batch, size = (2, (32, 32)) if args.tiny else (case.batch, case.size)
+    inputs = (case.inputs or images)(batch, size, device)
+    models = {name: make(args.tiny).to(device) for name, make in case.contenders.items()}
+    with torch.autocast(device.type, torch.bfloat16):
+        gmacs = {name: gmacs_of(model, inputs) for name, model in models.items()}
+    backend = 'eager' if args.tiny else 'inductor'
+    run = {name: torch.compile(model, backend=backend) if case.compiled else model for name, model in models.items()}
+    for work in case.works:
+        calls = {name: call_of(model, inputs, work, device) for name, model in run.items()}
+        macs = {name: gmacs[name] * (3 if work == 'training step' else 1) for name in calls}
+        if case.formulas and not case.compiled:
+            last = list(calls)[-1]
+            calls[f'{last}, kernels off'] = with_formulas(calls[last])
+            macs[f'{last}, kernels off'] = macs[last]
+        peaks = {name: peak_mib_of(call, device) for name, call in calls.items()}
+        title = f'{case.name} {size[0]}x{size[1]} batch {batch} {work}{", compiled" if case.compiled else ""}'
+        report.add(
+            compare(
+                title,
+                calls,
+                rounds=1 if args.tiny else args.rounds,
+                warmup=0 if args.tiny else 3,
+                device=device,
+                dtype='bfloat16',
+                gmacs=macs,
+                peak_mib=peaks,
+            )
+        )
+
+
+def run_attention(tokens: int, report: Report, args, device: torch.device) -> None:
+    """Torch's attention kernels at one shape; those that the device does not have are left out."""
+    batch, heads = (1, 2) if args.tiny else (max(32768 // tokens, 1), 12)
+    tokens = min(tokens, 32) if args.tiny else tokens
+    dtype = torch.bfloat16
+    # as attention gets them: (B, N, h, d) behind a transpose
+    q, k, v = torch.randn(3, batch, tokens, heads, 64, device=device, dtype=dtype).transpose(2, 3).unbind(0)
+    q, k, v = (t.detach().requires_grad_() for t in (q, k, v))
+    grad = torch.randn_like(q)
+
+    def of(kernel, training: bool) -> Callable[[], object]:
+        def call() -> None:
+            with torch.set_grad_enabled(training):
+                if kernel is None:
+                    out = F.scaled_dot_product_attention(q, k, v)
+                else:
+                    with sdpa_kernel(kernel):
+                        out = F.scaled_dot_product_attention(q, k, v)
+                if training:
+                    torch.autograd.grad(out, (q, k, v), grad)
+
+        return call
+
+    for training in (False, True):
+        calls: Dict[str, Callable[[], object]] = {}
+        for name, kernel in ATTENTION.items():
+            call = of(kernel, training)
+            try:
+                call()
+            except RuntimeError:
+                continue
+            calls[name] = call
+        title = f'attention {batch} x {heads} x {tokens} x 64 {"forward and backward" if training else "forward"}'
+        macs = dict.fromkeys(calls, 2 * batch * heads * tokens**2 * 64 / 1e9 * (3.5 if training else 1))
+        rounds = 1 if args.tiny else 2 * args.rounds
+        report.add(compare(title, calls, rounds=rounds, warmup=3, device=device, dtype='bfloat16', gmacs=macs))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--out', type=Path, default=RESULTS, help='folder of the CSV file and the table')
+    parser.add_argument('--budget', type=float, default=540, help='seconds after which no case is begun')
+    parser.add_argument('--rounds', type=int, default=9, help='measured rounds of each case')
+    parser.add_argument('--cases', nargs='*', help='only cases whose name contains one of these words')
+    parser.add_argument('--device', default='cuda', help='cuda, or cpu with --tiny')
+    parser.add_argument('--tiny', action='store_true', help='toy sizes')
+    args = parser.parse_args()
+    device = torch.device(args.device)
+    if device.type == 'cuda' and not torch.cuda.is_available():
+        sys.exit(
+            'error: no GPU that torch can use: `make doctor` says why; --device cpu --tiny runs toy sizes without one'
+        )
+    begun = time.monotonic()
+    report = Report(args.out, device)
+    measure_peaks(report, device, args.tiny)
+    work = [(case.name + (' compiled' if case.compiled else ''), run_case, case) for case in cases()]
+    eager = sum(not case.compiled for case in cases())
+    work[eager:eager] = [(f'attention {tokens}', run_attention, tokens) for tokens in TOKENS]
+    for name, run, what in work:
+        if not wanted(name, args.cases):
+            continue
+        if time.monotonic() - begun > args.budget:
+            report.notes.append(f'Not measured, the time was up: {name}.')
+            continue
+        try:
+            run(what, report, args, device)
+        except (ImportError, torch.cuda.OutOfMemoryError) as error:
+            report.notes.append(f'Not measured: {name} ({str(error).splitlines()[0]}).')
+        gc.collect()
+        if device.type == 'cuda':
+            torch.cuda.empty_cache()
+    report.write()
+    print('\n'.join(report.notes))
+    print(f'{len(report.rows)} rows in {report.csv} and {report.markdown}, {time.monotonic() - begun:.0f} s')
+
+
+if __name__ == '__main__':
+    main()

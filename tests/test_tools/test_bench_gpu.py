@@ -1,0 +1,48 @@
+"""``make bench-gpu`` at toy sizes, so that it works when a card is there."""
+
+import csv
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip('timm')
+ROOT = Path(__file__).parents[2]
+
+
+def test_every_case_has_rows(tmp_path):
+    command = [sys.executable, ROOT / 'benchmarks' / 'gpu.py', '--tiny', '--device', 'cpu', '--out', tmp_path]
+    done = subprocess.run(
+        command, capture_output=True, text=True, cwd=tmp_path, env=dict(os.environ, OMP_NUM_THREADS='1')
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    with open(tmp_path / 'gpu_cpu.csv') as file:
+        rows = list(csv.DictReader(file))
+    sys.path.insert(0, str(ROOT / 'benchmarks'))
+    try:
+        from gpu import TOKENS
+        from gpu_cases import cases
+    finally:
+        sys.path.pop(0)
+    titles = {row['case'] for row in rows}
+    for case in cases():
+        for work in case.works:
+            end = f'{work}, compiled' if case.compiled else work
+            (title,) = {title for title in titles if title.startswith(f'{case.name} ') and title.endswith(end)}
+            names = [row['contender'] for row in rows if row['case'] == title]
+            assert set(names) >= set(case.contenders)
+    attention = [row for row in rows if row['case'].startswith('attention')]
+    assert len(attention) >= 2 * len(TOKENS)
+    models = [row for row in rows if row['case'] != 'peaks' and row not in attention]
+    assert all(float(row['peak_fraction']) > 0 and float(row['peak_mib']) > 0 for row in models)
+    table = (tmp_path / 'gpu_cpu.md').read_text()
+    assert 'Not measured' not in table and table.count('\n| ') >= len(rows)
+
+
+def test_without_a_gpu_it_says_so(tmp_path):
+    command = [sys.executable, ROOT / 'benchmarks' / 'gpu.py', '--out', tmp_path]
+    env = dict(os.environ, CUDA_VISIBLE_DEVICES='')
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=env)
+    assert done.returncode == 1 and done.stderr.strip().splitlines()[-1].startswith('error: no GPU')
