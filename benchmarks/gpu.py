@@ -228,8 +228,10 @@ def main() -> None:
             continue
         try:
             run(what, report, args, device)
-        except (ImportError, torch.cuda.OutOfMemoryError) as error:
-            report.notes.append(f'Not measured: {name} ({str(error).splitlines()[0]}).')
+        except Exception as error:  # one case, not the rest
+            report.notes.append(
+                f'Not measured: {name} ({type(error).__name__}: {(str(error).splitlines() or [""])[0]}).'
+            )
         gc.collect()
         if device.type == 'cuda':
             torch.cuda.empty_cache()

@@ -71,6 +71,34 @@ def dit(arch: str, tiny: bool) -> nn.Module:
     return DiTLLaMA(dict(embed_dims=32, num_layers=2, num_heads=2) if tiny else arch)
 
 
+class Pretraining(nn.Module):
+    """mmpretrain's MAE around an encoder, images to the loss."""
+
+    def __init__(self, encoder: str, tiny: bool) -> None:
+        super().__init__()
+        from mmengine.registry import init_default_scope
+        from mmpretrain.registry import MODELS
+
+        init_default_scope('mmpretrain')
+        dims, img_size = (32, 32) if tiny else (768, 224)
+        arch = dict(TINY_PLAIN, feedforward_channels=128) if tiny else 'base'
+        neck = dict(type='MAEPretrainDecoder', embed_dim=dims, num_patches=(img_size // 16) ** 2)
+        if tiny:
+            neck.update(decoder_embed_dim=32, decoder_depth=1, decoder_num_heads=2)
+        loss = dict(type='PixelReconstructionLoss', criterion='L2')
+        self.model = MODELS.build(
+            dict(
+                type='MAE',
+                backbone=dict(type=encoder, arch=arch, img_size=img_size),
+                neck=neck,
+                head=dict(type='MAEPretrainHead', norm_pix=True, loss=loss),
+            )
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.model(x, mode='loss')['loss']
+
+
 def timm_model(name: str, tiny: bool, rotary: bool = True, **options) -> nn.Module:
     """Of timm; without its rotary embedding if asked to."""
     import timm
@@ -166,6 +194,15 @@ def cases() -> Sequence[Case]:
     rows += [
         Case('pyramid S', {'mmvisionllama': partial(pyramid, 'small')}, 4, (800, 1216)),
         Case('DiT-LLaMA XL/2', {'mmvisionllama': partial(dit, 'xl')}, 32, (32, 32), inputs=latents),
+        Case(
+            'MAE B',
+            {
+                "mmpretrain's MAE": partial(Pretraining, 'MAEViT'),
+                'mmvisionllama': partial(Pretraining, 'MAEVisionLLaMA'),
+            },
+            128,
+            works=('training step',),
+        ),
         Case('iLLaMA base', {'mmvisionllama': partial(illama, 'base')}, 128),
         Case(
             'plain B',
