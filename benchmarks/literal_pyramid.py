@@ -15,7 +15,7 @@ WINDOW = 7
 
 def complex_table(x: Tensor, y: Tensor, head_dim: int) -> Tensor:
     """Complex rotations of the positions (x, y) of N tokens: ``(N, head_dim / 2)``."""
-    theta = 10000.0 ** (-torch.arange(0, head_dim, 4, dtype=torch.float32) / head_dim)
+    theta = 10000.0 ** (-torch.arange(0, head_dim, 4, dtype=torch.float32, device=x.device) / head_dim)
     angles = torch.stack((x[:, None] * theta, y[:, None] * theta), dim=-1).flatten(1)
     return torch.polar(torch.ones_like(angles), angles)
 
@@ -42,7 +42,7 @@ class LiteralLSA(nn.Module):
         window, (height, width) = self.window, grid
         pad = (0, 0, 0, -width % window, 0, -height % window)
         maps = F.pad(x.view(b, height, width, c), pad)
-        real = F.pad(torch.ones(b, height, width, 1, dtype=torch.bool), pad)
+        real = F.pad(torch.ones(b, height, width, 1, dtype=torch.bool, device=x.device), pad)
         rows, cols = maps.shape[1] // window, maps.shape[2] // window
 
         def cut(t: Tensor) -> Tensor:
@@ -50,7 +50,7 @@ class LiteralLSA(nn.Module):
             return t.reshape(b * rows * cols, window**2, -1)
 
         q, k, v = self.qkv(cut(maps)).unflatten(-1, (3, self.heads, -1)).unbind(2)
-        index = torch.arange(window**2)
+        index = torch.arange(window**2, device=x.device)
         table = complex_table(index % window, index // window, c // self.heads)
         out = self.proj(softmax_attention(rotate(q, table), rotate(k, table), v, cut(real)[..., 0]))
         out = out.view(b, rows, cols, window, window, c).permute(0, 1, 3, 2, 4, 5)
@@ -71,7 +71,8 @@ class LiteralGSA(nn.Module):
         b, n, c = x.shape
         (height, width), sr = grid, self.step
         scale_y, scale_x = self.anchor / height, self.anchor / width
-        y, x_ = torch.meshgrid(torch.arange(height).float(), torch.arange(width).float(), indexing='ij')
+        sides = (torch.arange(side, device=x.device).float() for side in grid)
+        y, x_ = torch.meshgrid(*sides, indexing='ij')
         keys = x
         key_x, key_y = x_.flatten(), y.flatten()
         if sr > 1:

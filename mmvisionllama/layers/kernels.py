@@ -84,7 +84,9 @@ def rotate_qkv(qkv: Tensor, cos: Tensor, sin: Tensor, in_place: bool = False) ->
 
 def may_overwrite(module: nn.Module, out: Tensor) -> bool:
     """Whether nobody but the caller has an eye on what ``module`` returned: a plain linear layer without hooks."""
-    if type(module) is not nn.Linear or type(out) is not Tensor or not out.is_contiguous():
+    if not usable() or type(module) is not nn.Linear or type(out) is not Tensor or not out.is_contiguous():
+        return False
+    if torch._C._len_torch_dispatch_stack():  # selective checkpointing, for one, keeps what passes by
         return False
     hooks = module._forward_hooks or module._backward_hooks or nn.modules.module._global_forward_hooks
     return not (hooks or nn.modules.module._global_backward_hooks)

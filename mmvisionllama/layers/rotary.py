@@ -43,7 +43,7 @@ def rotate(x: Tensor, table: RotaryTable) -> Tensor:
     rotated = 2 * table.cos.shape[-1]
     dtype = torch.promote_types(x.dtype, table.cos.dtype)
     pairs = x[..., :rotated].to(dtype).unflatten(-1, (-1, 2))  # [B, N, h, P, 2]
-    if x.is_cuda:  # compiled, one pass over long words; compiled for CPUs it takes seven times as long
+    if x.is_cuda and not torch.is_grad_enabled():  # compiled, faster forward and slower backward, and slow on CPUs
         sin = torch.stack((-table.sin, table.sin), dim=-1)
         turned = pairs * table.cos[..., None] + pairs.flip(-1) * sin
     else:

@@ -1,5 +1,6 @@
 """The autograd functions against the formulas whose place they take."""
 
+import functools
 import os
 import subprocess
 import sys
@@ -8,7 +9,7 @@ import weakref
 import pytest
 import torch
 import torch.nn.functional as F
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
 from mmvisionllama.layers import (
     AttentionContext,
@@ -193,6 +194,20 @@ def test_what_somebody_else_sees_of_the_projection_stays():
 
     attention.qkv = Keeps(16, 48)
     attention(x, context).sum().backward()
+
+
+def test_selective_checkpointing_keeps_the_projection():
+    attention, (x, context) = RotaryAttention(16, 2), attention_input()
+    products = (torch.ops.aten.mm.default, torch.ops.aten.addmm.default)
+
+    def policy(ctx, op, *args, **kwargs):
+        return CheckpointPolicy.MUST_SAVE if op in products else CheckpointPolicy.PREFER_RECOMPUTE
+
+    contexts = functools.partial(create_selective_checkpoint_contexts, policy)
+    out = checkpoint(attention, x, context, use_reentrant=False, context_fn=contexts)
+    (grad,) = torch.autograd.grad(out.square().sum(), attention.qkv.weight)
+    (plain,) = torch.autograd.grad(attention(x, context).square().sum(), attention.qkv.weight)
+    torch.testing.assert_close(grad, plain)
 
 
 @pytest.mark.parametrize('build', [lambda: RotaryAttention(16, 2, backend='eager'), lambda: SwiGLU(16, 24)])
