@@ -193,6 +193,23 @@ def check_task(task: str, needs: Sequence[str], libraries: Dict[str, Check], ope
     return Check(task, None, text + (' (the operators: see above)' if 'mmcv.ops' in lacking else ''))
 
 
+def check_attention() -> List[Check]:
+    """Which attention backends run here, in the precision that the device is used with."""
+    if import_error('mmvisionllama.layers'):
+        return []
+    import torch
+
+    from .layers import ATTENTION_BACKENDS, AttentionSpec
+
+    gpu = torch.cuda.is_available()
+    spec = AttentionSpec('cuda', torch.bfloat16) if gpu else AttentionSpec()
+    checks = []
+    for name, backend in ATTENTION_BACKENDS.items():
+        reason = backend.why_not(spec._replace(packed=backend.run_packed is not None))
+        checks.append(Check(name, None if reason else True, reason or 'usable'))
+    return checks
+
+
 def examine() -> List[Tuple[str, List[Check]]]:
     """All checks, in titled groups."""
     python_ok = sys.version_info >= (3, 10)
@@ -209,7 +226,8 @@ def examine() -> List[Tuple[str, List[Check]]]:
         mm.append(Check('mm libraries', False, 'onedl-* and OpenMMLab distributions are mixed: use one line for all'))
     package = import_error('mmvisionllama.backbones')
     mm.append(Check('mmvisionllama', not package, package or _version('mmvisionllama') or 'from the source folder'))
-    return [('Base', base), ('Libraries', mm), ('Tasks', check_tasks(libraries, operators))]
+    groups = [('Base', base), ('Libraries', mm), ('Tasks', check_tasks(libraries, operators))]
+    return [*groups, ('Attention', check_attention())]
 
 
 def main() -> int:

@@ -70,3 +70,11 @@ def test_nothing_is_said_about_what_nothing_uses(capsys):
     doctor.main()
     screen = capsys.readouterr().out
     assert 'flash' not in screen and 'Tasks' in screen
+
+
+def test_attention_backends_say_why_not(monkeypatch):
+    monkeypatch.setitem(sys.modules, 'flash_attn', None)
+    monkeypatch.setitem(sys.modules, 'flash_attn_interface', None)
+    found = {check.name: check for check in doctor.check_attention()}
+    assert found['sdpa'].ok and found['eager'].ok and found['sdpa'].text == 'usable'
+    assert found['flash-attn'].ok is None and 'pip install flash-attn' in found['flash-attn'].text

@@ -15,7 +15,7 @@ class AttentionRecorder(TorchFunctionMode):
     """While active, hands the attention weights of every attention call to ``callback``, in order.
 
     It sees every call of ``scaled_dot_product_attention``, also in models of other libraries, and this package's
-    attention where it writes the weights out.
+    attention where it writes the weights out; not flash-attn's own functions.
 
     Args:
         callback: Called with the weights ``(B, h, N, M)``.

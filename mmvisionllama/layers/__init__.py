@@ -2,6 +2,13 @@
 
 from .as2drope import AS2DRoPE, RotaryEmbedding, axis_scales, grid_positions
 from .attention import AttentionContext, RotaryAttention, attend, attention_weights
+from .attention_backends import (
+    ATTENTION_BACKENDS,
+    AttentionBackend,
+    AttentionSpec,
+    register_attention,
+    use_attention,
+)
 from .block import DropPath, TransformerBlock
 from .causal_attention import causal_context, soft_mask_matrix
 from .embed import PEG, PatchEmbed, resize_pos_embed, sincos_embedding, sinusoid
@@ -24,7 +31,10 @@ CausalContext = SubsampledContext = WindowContext = AttentionContext
 
 __all__ = [
     'AS2DRoPE',
+    'ATTENTION_BACKENDS',
+    'AttentionBackend',
     'AttentionContext',
+    'AttentionSpec',
     'CausalAttention',
     'CausalContext',
     'DropPath',
@@ -59,6 +69,7 @@ __all__ = [
     'keep_in_graph',
     'merge_windows',
     'partition_windows',
+    'register_attention',
     'resize_pos_embed',
     'rotate_qkv',
     'sincos_embedding',
@@ -66,6 +77,7 @@ __all__ = [
     'soft_mask_matrix',
     'swiglu_hidden',
     'to_2tuple',
+    'use_attention',
     'use_kernels',
     'window_context',
 ]

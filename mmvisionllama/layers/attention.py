@@ -10,17 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import kernels
-from .options import check_flags, check_heads, checked_choice, checked_rate
+from .attention_backends import AttentionSpec, check_backend, choose_backend, overridden
+from .options import check_flags, check_heads, checked_rate
 from .rotary import RotaryTable, rotate_qkv
 from .segments import Segments, attend_segments
 from .valid_grid import ValidGrid
-
-BACKENDS = ('auto', 'sdpa', 'eager')
-
-
-def check_backend(backend: str) -> str:
-    """Returns ``backend``, or raises a ValueError that lists the known ones."""
-    return checked_choice('attention backend', backend, BACKENDS)
 
 
 class AttentionContext:
@@ -108,18 +102,56 @@ def attend(
         factor: Multiplied onto the weights after the softmax, without renormalising (the released iLLaMA); broadcasts
             to ``(B, h, N, M)``. No fused kernel does this: it runs ``'eager'``.
         dropout: Dropout of the attention weights, already 0 in evaluation.
-        backend: ``'sdpa'`` runs ``scaled_dot_product_attention``, ``'eager'`` writes the softmax out (for reference,
-            for hooks on the weights, and always in forward-mode differentiation, which no fused kernel knows);
-            ``'auto'`` is ``'sdpa'``, which chooses among torch's own kernels.
+        backend: A name of :data:`~.attention_backends.ATTENTION_BACKENDS`: ``'eager'`` writes the softmax out (for
+            reference and for hooks on the weights), ``'sdpa'`` leaves the choice to torch. ``'auto'`` is the fastest
+            measured kernel, ``'sdpa'`` where nothing was measured, and ``'eager'`` with a factor and in forward-mode
+            differentiation, which no fused kernel knows. See :func:`~.attention_backends.choose_backend`.
 
     Returns:
         Tensor: ``(B, h, N, d)``.
+
+    Raises:
+        OptionError: For a backend that cannot do this.
     """
-    if backend != 'eager' and factor is None and not kernels.forward_mode():
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=is_causal)
+    written_out = backend == 'eager'
+    if backend in ('auto', 'sdpa') and not overridden() and (not q.is_cuda or kernels.traced()):
+        written_out = factor is not None or kernels.forward_mode()
+        if not written_out:  # what the search below comes to
+            return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=is_causal)
+    if not written_out:
+        chosen = choose_backend(backend, attention_spec(q, k, mask, is_causal, factor, dropout))
+        if chosen.run is not None:
+            return chosen.run(q, k, v, mask=mask, is_causal=is_causal, dropout=dropout)
     weights = attention_weights(q, k, mask=mask, is_causal=is_causal, factor=factor)
     weights = F.dropout(weights, dropout, training=dropout > 0)
     return weights.to(v.dtype) @ v
+
+
+def attention_spec(
+    q: Tensor,
+    k: Tensor,
+    mask: Optional[Tensor] = None,
+    is_causal: bool = False,
+    factor: Optional[Tensor] = None,
+    dropout: float = 0.0,
+    packed: bool = False,
+) -> AttentionSpec:
+    """What a call of :func:`attend` asks for; of packed images q and k are ``(1, T, h, d)``."""
+    tokens = 1 if packed else 2
+    return AttentionSpec(
+        q.device.type,
+        q.dtype,
+        q.shape[-1],
+        q.shape[tokens],
+        k.shape[tokens],
+        mask is not None,
+        is_causal,
+        dropout > 0,
+        factor is not None,
+        torch.is_grad_enabled() and (q.requires_grad or k.requires_grad),
+        kernels.traced(),
+        packed,
+    )
 
 
 #: neither positions nor a mask
@@ -184,8 +216,11 @@ class RotaryAttention(nn.Module):
             backend=self.backend,
         )
         if context.segments is not None:
-            fused = self.backend != 'eager' and not (context.is_causal or options['dropout'])
-            x = attend_segments(q, k, v, context.segments, lambda *qkv: attend(*qkv, **options), fused)
+            spec = attention_spec(
+                q, k, context.mask, context.is_causal, context.factor, options['dropout'], packed=True
+            )
+            run_packed = choose_backend(self.backend, spec).run_packed
+            x = attend_segments(q, k, v, context.segments, lambda *qkv: attend(*qkv, **options), run_packed)
             return x.flatten(2)
         q, k, v = (t.transpose(1, 2) for t in (q, k, v))  # [B, h, N, d]
         return attend(q, k, v, **options).transpose(1, 2).flatten(2)

@@ -33,9 +33,12 @@ def use_kernels(enabled: bool) -> Iterator[None]:
 
 def usable() -> bool:
     """Whether a function of this file may take the place of its formula here."""
-    if not _enabled or torch.compiler.is_compiling() or torch.jit.is_tracing():
-        return False
-    return not transformed()
+    return _enabled and not traced()
+
+
+def traced() -> bool:
+    """Whether a compiler, a tracer, a ``torch.func`` transform or forward-mode differentiation looks on."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing() or transformed()
 
 
 def transformed() -> bool:

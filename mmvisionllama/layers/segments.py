@@ -8,11 +8,6 @@ from typing import Callable, List, Optional, Sequence, Tuple
 import torch
 from torch import Tensor
 
-try:
-    from torch.nn.attention.varlen import varlen_attn
-except ImportError:  # torch before 2.10
-    varlen_attn = None
-
 
 class Segments:
     """The runs of one packed sequence, those of equal lengths next to each other.
@@ -56,14 +51,13 @@ def join(parts: Sequence[Tensor]) -> Tensor:
     return torch.cat([part.flatten(0, 1) for part in parts])[None]
 
 
-def can_fuse(q: Tensor) -> bool:
-    """Whether torch's variable-length flash attention takes queries ``(1, T, h, d)``."""
-    half = q.dtype in (torch.float16, torch.bfloat16)
-    return varlen_attn is not None and q.is_cuda and half and q.shape[-1] % 8 == 0 and q.shape[-1] <= 256
-
-
 def attend_segments(
-    q: Tensor, k: Tensor, v: Tensor, segments: Segments, attend: Callable[..., Tensor], fused: bool = True
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    segments: Segments,
+    attend: Callable[..., Tensor],
+    run_packed: Optional[Callable[..., Tensor]] = None,
 ) -> Tensor:
     """Attention of each image to itself.
 
@@ -73,14 +67,13 @@ def attend_segments(
         v: Values.
         segments: The runs.
         attend: ``(images, h, tokens, d)`` three times to the same, called once for each length.
-        fused: Half precision on CUDA may run torch's variable-length flash attention instead, one call for all; see
-            :func:`can_fuse`.
+        run_packed: Called once instead, with ``(T, h, d)`` three times, the bounds of the runs ``(images + 1,)`` int32
+            and the longest run's tokens; see :class:`~.attention_backends.AttentionBackend`.
 
     Returns:
         Tensor: ``(1, T, h, d)``.
     """
-    if fused and can_fuse(q):
-        bounds, longest = segments.bounds(q.device), max(segments.lengths)
-        return varlen_attn(q[0], k[0], v[0], bounds, bounds, longest, longest)[None]
+    if run_packed is not None:
+        return run_packed(q[0], k[0], v[0], segments.bounds(q.device), max(segments.lengths))[None]
     batches = zip(*(segments.split(t) for t in (q, k, v)))
     return join([attend(*(t.transpose(1, 2) for t in batch)).transpose(1, 2) for batch in batches])

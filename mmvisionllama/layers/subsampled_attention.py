@@ -9,7 +9,8 @@ from typing import Optional, Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .attention import AttentionContext, attend, check_backend
+from .attention import AttentionContext, attend
+from .attention_backends import check_backend
 from .embed import PatchProjection
 from .norm import build_norm
 from .options import ceil_div, check_flags, check_heads, checked_rate, checked_whole, exporting

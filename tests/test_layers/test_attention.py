@@ -100,7 +100,7 @@ def test_biases_are_options():
 
 
 def test_errors():
-    with pytest.raises(ValueError, match="'auto', 'sdpa', 'eager'"):
+    with pytest.raises(ValueError, match="'auto', 'eager', 'sdpa'"):
         RotaryAttention(16, 2, backend='fast')
     with pytest.raises(ValueError, match='num_heads 3 does not divide embed_dims 16'):
         RotaryAttention(16, 3)
