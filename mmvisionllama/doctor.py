@@ -195,8 +195,6 @@ def check_task(task: str, needs: Sequence[str], libraries: Dict[str, Check], ope
 
 def check_attention() -> List[Check]:
     """Which attention backends run here, in the precision that the device is used with."""
-    if import_error('mmvisionllama.layers'):
-        return []
     import torch
 
     from .layers import ATTENTION_BACKENDS, AttentionSpec
@@ -226,8 +224,9 @@ def examine() -> List[Tuple[str, List[Check]]]:
         mm.append(Check('mm libraries', False, 'onedl-* and OpenMMLab distributions are mixed: use one line for all'))
     package = import_error('mmvisionllama.backbones')
     mm.append(Check('mmvisionllama', not package, package or _version('mmvisionllama') or 'from the source folder'))
-    groups = [('Base', base), ('Libraries', mm), ('Tasks', check_tasks(libraries, operators))]
-    return [*groups, ('Attention', check_attention())]
+    attention = [] if package else check_attention()
+    tasks = check_tasks(libraries, operators)
+    return [('Base', base), ('Libraries', mm), ('Attention', attention), ('Tasks', tasks)]
 
 
 def main() -> int:
