@@ -9,8 +9,10 @@ from collections import OrderedDict
 from typing import Callable, Hashable
 
 import torch
+from torch import nn
 
 from . import kernels
+from .as2drope import AS2DRoPE
 from .attention import AttentionContext
 
 #: four grids of a pyramid of four stages; at 800 x 1333 pixels about 13 MB each
@@ -24,6 +26,11 @@ def clear_contexts() -> None:
     """Forgets all contexts and frees their memory."""
     with _lock:
         _entries.clear()
+
+
+def may_be_shared(*rotaries: nn.Module) -> bool:
+    """Whether the embeddings' tables depend on their options alone, and nobody looks on as they are made."""
+    return all(type(r) is AS2DRoPE and not (r._forward_hooks or r._forward_pre_hooks) for r in rotaries)
 
 
 def cached_context(key: Hashable, device: torch.device, make: Callable[[], AttentionContext]) -> AttentionContext:

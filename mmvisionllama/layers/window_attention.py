@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .as2drope import RotaryEmbedding
 from .attention import AttentionContext, RotaryAttention
-from .context_cache import cached_context
+from .context_cache import cached_context, may_be_shared
 from .options import at_least_fp32, ceil_div, checked_choice, checked_whole, exporting
 from .valid_grid import ValidGrid
 
@@ -50,7 +50,7 @@ def window_context(
     def make() -> AttentionContext:
         return _window_context(rotary, grid, window_size, mask_padding, device, dtype, valid)
 
-    if valid is not None or type(rotary) is not RotaryEmbedding:
+    if valid is not None or not may_be_shared(rotary):
         return make()
     key = 'window', rotary.options, tuple(grid), window_size, mask_padding, at_least_fp32(dtype)
     return cached_context(key, device, make)

@@ -102,8 +102,8 @@ def test_hooked_patch_map_shows_the_patches_in_their_places_and_changes_nothing(
     assert torch.allclose(out, expected, atol=1e-6)
     patches, _ = model.split_token(tokens[0])
     assert torch.equal(recorder.activations[0], patches.mT.reshape(2, 32, 4, 6))
-    out.sum().backward()
-    assert recorder.gradients[0].shape == (2, 32, 4, 6) and recorder.gradients[0].any()
+    (out * torch.randn_like(out)).sum().backward()  # the bare sum behind a norm has a gradient of rounding errors
+    assert recorder.gradients[0].shape == (2, 32, 4, 6) and recorder.gradients[0].abs().max() > 1e-4
     recorder.handle.remove()
     assert torch.equal(model(x)[0], expected) and len(recorder.activations) == 1
 

@@ -94,6 +94,9 @@ def test_what_is_not_kept():
 
     rotary = Learned(16)
     assert window_context(rotary, (6, 9), 4) is not window_context(rotary, (6, 9), 4)
+    rotary = AS2DRoPE(16)
+    rotary.register_forward_pre_hook(lambda module, args: None)  # sees every pass
+    assert window_context(rotary, (6, 9), 4) is not window_context(rotary, (6, 9), 4)
     with FakeTensorMode():
         calibrated()
     assert not context_cache._entries
