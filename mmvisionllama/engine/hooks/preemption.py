@@ -1,5 +1,6 @@
 """Stops a training at a signal or after a time, with a checkpoint from which the same command goes on."""
 
+import atexit
 import os
 import re
 import signal
@@ -7,6 +8,7 @@ import sys
 import threading
 import time
 from bisect import bisect
+from multiprocessing.sharedctypes import RawValue
 from typing import Any, Callable, Dict, Optional, Union
 
 import torch
@@ -73,23 +75,31 @@ class SignalNote:
             os.kill(os.getpid(), number)
 
 
-def _stay(number: int, frame: Any) -> None:
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    signal.alarm(WORKER_SECONDS)
-
-
 class PatientWorkers:
-    """``worker_init_fn``: a signal to the whole group leaves the loader's workers time to serve the last iteration."""
+    """``worker_init_fn``: a signal to the whole group leaves the loader's workers time to serve the last iteration.
+
+    Once the process of the training exits, which sends them the same signal and waits for them, they end at once.
+    """
 
     def __init__(self, init_fn: Optional[Callable[[int], None]]) -> None:
         self.init_fn = init_fn
+        self._exits = RawValue('b', 0)  # shared memory, without a lock that a signal could meet
+        atexit.register(setattr, self._exits, 'value', 1)  # before multiprocessing's own, which is older
 
     def __call__(self, worker_id: int) -> None:
         if self.init_fn is not None:
             self.init_fn(worker_id)
         if hasattr(signal, 'SIGALRM'):
             for number in SIGNALS:
-                signal.signal(number, _stay)
+                signal.signal(number, self._stay)
+
+    def _stay(self, number: int, frame: Any) -> None:
+        if self._exits.value:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        else:
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            signal.alarm(WORKER_SECONDS)
 
 
 class Agreement:

@@ -1,5 +1,6 @@
 """A training stops at a signal with a checkpoint, and goes on from it as if nothing had happened."""
 
+import multiprocessing
 import os
 import signal
 
@@ -16,7 +17,7 @@ from torch import nn
 from mmvisionllama import launch
 from mmvisionllama.checkpoints import writing
 from mmvisionllama.engine.hooks import PreemptionHook
-from mmvisionllama.engine.hooks.preemption import STOPPED_STATUS, SignalNote, seconds
+from mmvisionllama.engine.hooks.preemption import STOPPED_STATUS, PatientWorkers, SignalNote, seconds
 from mmvisionllama.errors import CheckpointError, OptionError
 
 
@@ -219,3 +220,31 @@ def test_every_training_has_the_hooks(tmp_path):
     hooks = [type(hook).__name__ for hook in make(tmp_path).hooks]
     assert hooks.count('SafeCheckpointHook') == hooks.count('ReseedHook') == hooks.count('PreemptionHook') == 1
     assert 'CheckpointHook' not in hooks and PreemptionHook.priority == 'LOWEST'
+
+
+def patient_worker(init_fn, pipe):
+    """Says when a signal has come that it stays through."""
+    init_fn(0)
+    pipe.send('ready')
+    while not signal.getitimer(signal.ITIMER_REAL)[0]:
+        signal.sigtimedwait([], 0.01)
+    pipe.send('stays')
+    signal.pause()
+
+
+@pytest.mark.skipif(not hasattr(signal, 'sigtimedwait'), reason='needs signals of POSIX')
+@pytest.mark.parametrize('method', ['fork', 'spawn'])
+def test_workers_stay_until_the_training_exits(method):
+    """The exit waits for them after the same signal."""
+    context, init_fn = multiprocessing.get_context(method), PatientWorkers(None)
+    here, there = context.Pipe()
+    worker = context.Process(target=patient_worker, args=(init_fn, there), daemon=True)
+    worker.start()
+    there.close()
+    assert here.recv() == 'ready'
+    worker.terminate()
+    assert here.recv() == 'stays' and worker.is_alive()
+    init_fn._exits.value = 1  # as at the exit of this process
+    worker.terminate()
+    worker.join(15)
+    assert worker.exitcode == -signal.SIGTERM
