@@ -51,12 +51,12 @@ test: env-test
 
 # where a GPU is: what only it can show, and the released code's numbers on it
 gpu-test: env-test
-	@$(PY) -m pytest tests/test_gpu.py tests/test_layers/test_triton.py tests/test_layers/test_kernels.py
+	@$(PY) -m pytest -n 4 tests/test_gpu.py tests/test_layers/test_triton.py tests/test_layers/test_kernels.py
 	@$(PY) -m pytest --device cuda tests/test_checkpoints/test_released
 
-# measures everything into benchmarks/results/gpu_NAME.csv and .md
+# measures everything into benchmarks/results/gpu_NAME.csv and .md, and attention into the table of 'auto'
 bench-gpu: env-test
-	@$(PY) benchmarks/gpu.py
+	@$(PY) benchmarks/gpu.py --table mmvisionllama/layers/attention_table.csv
 
 lint: env-test
 	@$(VENV)/bin/ruff check --fix . ; $(VENV)/bin/ruff format . ; $(VENV)/bin/codespell

@@ -13,27 +13,25 @@ import gc
 import sys
 import time
 from pathlib import Path
-from typing import Callable, Dict, List
+from typing import Callable, Dict, List, Tuple
 
 import torch
-import torch.nn.functional as F
 from gpu_cases import Case, cases, images
 from harness import COLUMNS, RESULTS, compare, peak_mib_of, wanted
 from torch import nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from mmvisionllama.layers import use_kernels
+from mmvisionllama.errors import OptionError
+from mmvisionllama.layers import ATTENTION_BACKENDS, attend, use_kernels
 
 FIELDS = (*COLUMNS, 'peak_fraction')
-ATTENTION = {
-    "torch's choice": None,
-    'flash': SDPBackend.FLASH_ATTENTION,
-    'cuDNN': SDPBackend.CUDNN_ATTENTION,
-    'memory-efficient': SDPBackend.EFFICIENT_ATTENTION,
-}
-#: tokens of the shapes; 12 heads of 64 channels, about 32,768 tokens a batch
+TABLE_COLUMNS = ['capability', 'dtype', 'head_dim', 'tokens', 'training', 'backend']
+#: tokens of the shapes with 12 heads of 64 channels, about 32,768 tokens a batch
 TOKENS = (49, 196, 197, 256, 400, 577, 785, 1024, 1025, 1600, 2304, 3136, 4096, 6400, 9216, 16384)
+#: (tokens, heads, head dim): those, and windows of the pyramids and other small head dims
+SHAPES = (*((tokens, 12, 64) for tokens in TOKENS), (49, 4, 32), (196, 12, 32))
+#: a kernel must be this much faster than torch's own choice to take its place in the table of 'auto'
+MARGIN = 0.97
 
 
 class Report:
@@ -48,6 +46,7 @@ class Report:
         self.rows: List[dict] = []
         self.peak = 0.0  # TFLOP/s
         self.notes: List[str] = []
+        self.fastest: Dict[Tuple[int, int, bool], str] = {}  # (head dim, tokens, training) -> backend
 
     def add(self, rows: List[dict]) -> None:
         for row in rows:
@@ -162,24 +161,20 @@ def run_case(case: Case, report: Report, args, device: torch.device) -> None:
         )
 
 
-def run_attention(tokens: int, report: Report, args, device: torch.device) -> None:
-    """Torch's attention kernels at one shape; those that the device does not have are left out."""
-    batch, heads = (1, 2) if args.tiny else (max(32768 // tokens, 1), 12)
+def run_attention(shape: Tuple[int, int, int], report: Report, args, device: torch.device) -> None:
+    """Every backend at one shape that runs there; ``'auto'`` goes through the search that models go through."""
+    tokens, heads, dims = shape
+    batch = 1 if args.tiny else max(32768 // tokens, 1)
     tokens = min(tokens, 32) if args.tiny else tokens
-    dtype = torch.bfloat16
     # as attention gets them: (B, N, h, d) behind a transpose
-    q, k, v = torch.randn(3, batch, tokens, heads, 64, device=device, dtype=dtype).transpose(2, 3).unbind(0)
+    q, k, v = torch.randn(3, batch, tokens, heads, dims, device=device, dtype=torch.bfloat16).transpose(2, 3).unbind(0)
     q, k, v = (t.detach().requires_grad_() for t in (q, k, v))
     grad = torch.randn_like(q)
 
-    def of(kernel, training: bool) -> Callable[[], object]:
+    def of(backend: str, training: bool) -> Callable[[], object]:
         def call() -> None:
             with torch.set_grad_enabled(training):
-                if kernel is None:
-                    out = F.scaled_dot_product_attention(q, k, v)
-                else:
-                    with sdpa_kernel(kernel):
-                        out = F.scaled_dot_product_attention(q, k, v)
+                out = attend(q, k, v, backend=backend)
                 if training:
                     torch.autograd.grad(out, (q, k, v), grad)
 
@@ -187,22 +182,37 @@ def run_attention(tokens: int, report: Report, args, device: torch.device) -> No
 
     for training in (False, True):
         calls: Dict[str, Callable[[], object]] = {}
-        for name, kernel in ATTENTION.items():
-            call = of(kernel, training)
+        for name in ('sdpa', 'auto', *(name for name in ATTENTION_BACKENDS if name not in ('eager', 'sdpa'))):
+            call = of(name, training)
             try:
                 call()
-            except RuntimeError:
+            except (OptionError, RuntimeError):  # not installed, or not on this device
                 continue
             calls[name] = call
-        title = f'attention {batch} x {heads} x {tokens} x 64 {"forward and backward" if training else "forward"}'
-        macs = dict.fromkeys(calls, 2 * batch * heads * tokens**2 * 64 / 1e9 * (3.5 if training else 1))
+        title = f'attention {batch} x {heads} x {tokens} x {dims} {"forward and backward" if training else "forward"}'
+        macs = dict.fromkeys(calls, 2 * batch * heads * tokens**2 * dims / 1e9 * (3.5 if training else 1))
         rounds = 1 if args.tiny else 2 * args.rounds
-        report.add(compare(title, calls, rounds=rounds, warmup=3, device=device, dtype='bfloat16', gmacs=macs))
+        rows = compare(title, calls, rounds=rounds, warmup=3, device=device, dtype='bfloat16', gmacs=macs)
+        report.add(rows)
+        ratios = {row['contender']: float(row['ratio']) for row in rows if row['contender'] != 'auto'}
+        best = min(ratios, key=ratios.get)
+        report.fastest[dims, shape[0], training] = best if ratios[best] < MARGIN else 'sdpa'
+
+
+def write_table(path: Path, fastest: Dict[Tuple[int, int, bool], str], device: torch.device) -> None:
+    """Replaces this card's rows in the table of ``'auto'``."""
+    capability = '.'.join(map(str, torch.cuda.get_device_capability(device) if device.type == 'cuda' else (0, 0)))
+    rows = list(csv.reader(path.read_text().splitlines())) if path.exists() else [TABLE_COLUMNS]
+    mine = [[capability, 'bfloat16', *map(str, map(int, key)), name] for key, name in fastest.items()]
+    replaced = {tuple(row[:-1]) for row in mine}
+    with open(path, 'w', newline='') as file:
+        csv.writer(file, lineterminator='\n').writerows([row for row in rows if tuple(row[:-1]) not in replaced] + mine)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--out', type=Path, default=RESULTS, help='folder of the CSV file and the table')
+    parser.add_argument('--table', type=Path, help="table of 'auto' whose rows of this card are replaced")
     parser.add_argument('--budget', type=float, default=540, help='seconds after which no case is begun')
     parser.add_argument('--rounds', type=int, default=9, help='measured rounds of each case')
     parser.add_argument('--cases', nargs='*', help='only cases whose name contains one of these words')
@@ -219,7 +229,7 @@ def main() -> None:
     measure_peaks(report, device, args.tiny)
     work = [(case.name + (' compiled' if case.compiled else ''), run_case, case) for case in cases()]
     eager = sum(not case.compiled for case in cases())
-    work[eager:eager] = [(f'attention {tokens}', run_attention, tokens) for tokens in TOKENS]
+    work[eager:eager] = [(f'attention {shape[0]} x {shape[2]}', run_attention, shape) for shape in SHAPES]
     for name, run, what in work:
         if not wanted(name, args.cases):
             continue
@@ -236,6 +246,8 @@ def main() -> None:
         if device.type == 'cuda':
             torch.cuda.empty_cache()
     report.write()
+    if args.table:
+        write_table(args.table, report.fastest, device)
     print('\n'.join(report.notes))
     print(f'{len(report.rows)} rows in {report.csv} and {report.markdown}, {time.monotonic() - begun:.0f} s')
 

@@ -47,6 +47,24 @@ def pyramid(arch: str, tiny: bool) -> nn.Module:
     return Classifier(backbone, backbone.embed_dims[-1])
 
 
+def half_precision(model: nn.Module) -> nn.Module:
+    """Weights in bf16, too: what one deploys, where autocast casts them in every pass."""
+    return model.bfloat16()
+
+
+def patch_embedding(kind: str, tiny: bool) -> nn.Module:
+    """The same projection of patches of 16 as convolution, with channels last, or as a product of matrices."""
+    if kind == 'product':
+        return nn.Sequential(nn.Unfold(16, stride=16), Transposed(), nn.Linear(768, 768))
+    convolution = nn.Conv2d(3, 768, 16, 16)
+    return convolution.to(memory_format=torch.channels_last) if kind == 'channels last' else convolution
+
+
+class Transposed(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.transpose(1, 2)
+
+
 def illama(arch: str, tiny: bool) -> nn.Module:
     backbone = iLLaMA(TINY_PLAIN if tiny else arch)
     return Classifier(backbone, backbone.embed_dims)
@@ -203,6 +221,11 @@ def cases() -> Sequence[Case]:
             128,
             works=('training step',),
         ),
+        Case(
+            'patch embedding B',
+            {kind: partial(patch_embedding, kind) for kind in ('convolution', 'channels last', 'product')},
+            128,
+        ),
         Case('iLLaMA base', {'mmvisionllama': partial(illama, 'base')}, 128),
         Case(
             'plain B',
@@ -210,7 +233,18 @@ def cases() -> Sequence[Case]:
             128,
             compiled=True,
         ),
-        Case('plain L', {'mmvisionllama': large['mmvisionllama']}, 64, compiled=True),
+        Case(
+            'plain L',
+            {
+                "timm's ViT": large["timm's ViT"],
+                'mmvisionllama': large['mmvisionllama'],
+                'mmvisionllama, weights in bf16': lambda tiny: half_precision(plain('large', tiny)),
+            },
+            256,
+            compiled=True,
+            works=('forward',),
+        ),
+        Case('plain L', {'mmvisionllama': large['mmvisionllama']}, 128, compiled=True, works=('training step',)),
         Case('pyramid S', {'mmvisionllama': partial(pyramid, 'small')}, 64, compiled=True),
     ]
     return rows

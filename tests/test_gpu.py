@@ -1,6 +1,11 @@
 """What only a GPU can show (``make gpu-test``), and what it has in common with CPUs, which is tested on both."""
 
 import copy
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -275,3 +280,41 @@ def test_training_with_loss_scaling_resumes(tmp_path):
     train(model, wrapper, range(2, 4))
     for a, b in zip(model.parameters(), whole[0].parameters()):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+#: demo's config -> (library that it needs, function of mmvisionllama.datasets that writes its data)
+DEMOS = {
+    'mmpretrain/quickstart/vision_llama_digits.py': ('mmpretrain', 'digits.write_digits', 'digits'),
+    'mmpretrain/quickstart/vision_llama_digits_packed.py': ('mmpretrain', 'digits.write_digits', 'digits'),
+    'mmpretrain/quickstart/pyramid_vision_llama_digits.py': ('mmpretrain', 'digits.write_digits', 'digits'),
+    'mmpretrain/quickstart/illama_digits.py': ('mmpretrain', 'digits.write_digits', 'digits'),
+    'mmpretrain/quickstart/mae_digits.py': ('mmpretrain', 'digits.write_digits', 'digits'),
+    'generation/quickstart/dit_llama_digits.py': ('mmengine', 'digits.write_digits', 'digits'),
+    'generation/quickstart/sit_llama_digits.py': ('mmengine', 'digits.write_digits', 'digits'),
+    'mmseg/quickstart/pyramid_vision_llama_digit_scenes.py': ('mmseg', 'digit_scenes.write_scenes', 'digit_scenes'),
+    'mmdet/quickstart/pyramid_vision_llama_digit_scenes.py': ('mmdet', 'digit_scenes.write_scenes', 'digit_scenes'),
+}
+
+
+@needs_gpu
+@pytest.mark.parametrize('config', DEMOS)
+def test_a_short_training_of_every_demo(config, tmp_path):
+    """Ten seconds in bf16 from the command line, stopped in order, with finite losses and a checkpoint."""
+    library, write, folder = DEMOS[config]
+    for module in (library, 'sklearn'):
+        pytest.importorskip(module)
+    module, function = write.split('.')
+    write_data = getattr(pytest.importorskip(f'mmvisionllama.datasets.{module}'), function)
+    write_data(str(tmp_path / 'data' / folder), *([(60, 8)] if module == 'digit_scenes' else []))
+    root = Path(__file__).parents[1]
+    command = ['tools/train.py', f'configs/{config}', '--work-dir', tmp_path / 'work', '--stop-after', '10', '--amp']
+    command[:2] = [root / command[0], root / command[1]]
+    options = ['--cfg-options', 'default_hooks.logger.interval=5']
+    done = subprocess.run(
+        [sys.executable, *map(str, command), *options], cwd=tmp_path, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode in (0, 75), done.stdout[-2000:] + done.stderr[-2000:]
+    lines = next((tmp_path / 'work').glob('*/vis_data/scalars.json')).read_text().splitlines()
+    losses = [row['loss'] for row in map(json.loads, lines) if 'loss' in row]
+    assert losses and all(map(math.isfinite, losses))
+    assert list((tmp_path / 'work').glob('*.pth'))

@@ -14,7 +14,12 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_every_case_has_rows(tmp_path):
+    auto = tmp_path / 'auto.csv'
+    auto.write_text(
+        (ROOT / 'mmvisionllama' / 'layers' / 'attention_table.csv').read_text() + '0.0,bfloat16,64,49,0,old\n'
+    )
     command = [sys.executable, ROOT / 'benchmarks' / 'gpu.py', '--tiny', '--device', 'cpu', '--out', tmp_path]
+    command += ['--table', auto]
     done = subprocess.run(
         command, capture_output=True, text=True, cwd=tmp_path, env=dict(os.environ, OMP_NUM_THREADS='1')
     )
@@ -23,7 +28,7 @@ def test_every_case_has_rows(tmp_path):
         rows = list(csv.DictReader(file))
     sys.path.insert(0, str(ROOT / 'benchmarks'))
     try:
-        from gpu import TOKENS
+        from gpu import SHAPES
         from gpu_cases import cases
     finally:
         sys.path.pop(0)
@@ -35,7 +40,10 @@ def test_every_case_has_rows(tmp_path):
             names = [row['contender'] for row in rows if row['case'] == title]
             assert set(names) >= set(case.contenders)
     attention = [row for row in rows if row['case'].startswith('attention')]
-    assert len(attention) >= 2 * len(TOKENS)
+    assert len(attention) >= 2 * 2 * len(SHAPES)
+    chosen = auto.read_text().splitlines()
+    assert chosen[1].startswith('9.0,') and not any(line.endswith('old') for line in chosen)
+    assert sum(line.startswith('0.0,bfloat16,') for line in chosen) == 2 * len(SHAPES)
     models = [row for row in rows if row['case'] != 'peaks' and row not in attention]
     assert all(row['peak_fraction'] and row['peak_mib'] for row in models)
     table = (tmp_path / 'gpu_cpu.md').read_text()
