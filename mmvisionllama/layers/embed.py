@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import OptionError
-from .options import at_least_fp32, ceil_div, checked_sides, checked_whole, exporting
+from .options import at_least_fp32, autocast_dtype, ceil_div, checked_sides, checked_whole, exporting
 
 
 class PatchProjection(nn.Conv2d):
@@ -67,7 +67,7 @@ class PatchEmbed(nn.Module):
         """Images ``(B, in_channels, height, width)`` to tokens ``(B, H * W, C)`` and the grid ``(H, W)``.
 
         Raises:
-            OptionError: If ``x`` has another number of channels or dimensions, or no pixels.
+            OptionError: If ``x`` has another number of channels or dimensions, no pixels, or another dtype.
         """
         expected = self.projection.in_channels
         if x.ndim != 4 or x.shape[1] != expected or 0 in x.shape[2:]:
@@ -75,12 +75,19 @@ class PatchEmbed(nn.Module):
                 f'expected images of shape (B, {expected}, H, W), got {tuple(x.shape)}: '
                 f'check in_channels and the data pipeline'
             )
+        weight = self.projection.weight
+        if not x.is_floating_point():
+            raise OptionError(f'expected images in floating point, got {x.dtype}: a data preprocessor normalises them')
+        if autocast_dtype(x) != autocast_dtype(weight):
+            raise OptionError(
+                f'images in {x.dtype} and weights in {weight.dtype}: cast the ones or the others, or run under autocast'
+            )
         grid = self.grid(x.shape[2:])
         pad_h, pad_w = (n * patch - side for n, patch, side in zip(grid, self.patch_size, x.shape[2:]))
         if exporting() or pad_h or pad_w:
             x = F.pad(x, (0, pad_w, 0, pad_h))
         # the residual stream keeps the dtype of the weights: fp32 under autocast
-        x = self.projection(x).to(self.projection.weight.dtype)  # [B, H * W, C]
+        x = self.projection(x).to(weight.dtype)  # [B, H * W, C]
         return (x if self.norm is None else self.norm(x)), grid
 
 

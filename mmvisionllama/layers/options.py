@@ -131,12 +131,17 @@ def side_ratio(numerator: float, side: int) -> Union[float, Tensor]:
     return torch.scalar_tensor(numerator, dtype=torch.float32) / side
 
 
-def autocast(x: Tensor) -> Tensor:
-    """``x`` in the dtype that autocast gives the inputs of linear layers, or as it is."""
+def autocast_dtype(x: Tensor) -> torch.dtype:
+    """Dtype that autocast gives ``x`` as an input of linear layers, its own without autocast."""
     device = x.device.type
     if x.dtype == torch.float64 or device == 'meta' or not torch.is_autocast_enabled(device):
-        return x
-    return x.to(torch.get_autocast_dtype(device))
+        return x.dtype
+    return torch.get_autocast_dtype(device)
+
+
+def autocast(x: Tensor) -> Tensor:
+    """``x`` in the dtype that autocast gives the inputs of linear layers, or as it is."""
+    return x.to(autocast_dtype(x))
 
 
 def at_least_fp32(dtype: torch.dtype) -> torch.dtype:

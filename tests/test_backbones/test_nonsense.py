@@ -156,6 +156,22 @@ def test_an_image_has_pixels(model):
         build(model)(torch.zeros(1, 3, 0, 4))
 
 
+@pytest.mark.parametrize('model', list(MODELS))
+def test_an_image_has_the_dtype_of_the_weights(model):
+    network, image = build(model).eval(), torch.zeros(1, 4 if model is DiTLLaMA else 3, 16, 16)
+    rest = (torch.tensor([1.0]), torch.tensor([1])) if model is DiTLLaMA else ()
+    for dtype in (torch.uint8, torch.int64, torch.bool, torch.complex64):
+        with pytest.raises(OptionError, match=f'expected images in floating point, got {dtype}'):
+            network(image.to(dtype), *rest)
+    for dtype in (torch.float64, torch.bfloat16):
+        with pytest.raises(OptionError, match=f'images in {dtype} and weights in torch.float32: cast'):
+            network(image.to(dtype), *rest)
+    with torch.no_grad(), torch.autocast('cpu', torch.bfloat16):
+        network(image.bfloat16(), *rest)
+    with torch.no_grad():
+        network.double()(image.double(), *rest)
+
+
 def test_generators_take_one_time_and_one_label_per_image():
     network = build(DiTLLaMA)
     images, labels = torch.zeros(2, 4, 8, 8), torch.tensor([1, 2])
