@@ -4,11 +4,22 @@ Importing the package registers its models, transforms and hooks in mmengine's r
 mmengine only.
 """
 
+from typing import Any
+
 from . import moved, requirements
 from .version import __version__
 
-__all__ = ['__version__']
+__all__ = ['__version__', 'get_model', 'list_models']
 
 moved.install()
 if requirements.met():
     from . import backbones, checkpoints, datasets, engine, generation, losses, model_zoo, necks, pretraining  # noqa: F401
+
+
+def __getattr__(name: str) -> Any:
+    """The zoo's functions, imported when they are used."""
+    if name in ('get_model', 'list_models'):
+        from . import zoo
+
+        return getattr(zoo, name)
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

@@ -18,7 +18,7 @@ FLOORS = (
     {'generation', 'necks', 'pretraining'},
     {'analysis'},
     {'visualization'},
-    {'deploy', 'engine'},
+    {'deploy', 'engine', 'zoo'},
     {'launch'},
 )
 FLOOR_OF = {room: number for number, floor in enumerate(FLOORS) for room in floor}
