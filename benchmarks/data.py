@@ -3,8 +3,9 @@
     python benchmarks/data.py [--images FOLDER]
 
 Pictures are the JPEG files of ``--images``, or made here: 500 x 375 pixels of smoothed noise at quality 90, about as
-many bytes as ImageNet's. One process and one thread, as a worker of a loader runs. Rows of a part say what it costs alone;
-``decoded with`` rows are the whole pipeline with another decoder of mmcv, where it is installed.
+many bytes as ImageNet's. One process and one thread, as a worker of a loader runs. Rows of a part say what it costs
+alone; ``decoded with`` rows are the whole pipeline with another decoder of mmcv, where it is installed, and ``resized
+with cv2`` the whole pipeline without Pillow's antialiasing, which is another recipe.
 """
 
 import copy
@@ -61,6 +62,7 @@ def turn(function: Callable[[Path], object], paths: List[Path]) -> Callable[[], 
 
 def contenders(pipeline: List[dict], paths: List[Path]) -> Dict[str, Callable[[], None]]:
     """The whole pipeline first, then its first n transforms, then the whole with other decoders."""
+    import mmcv
     from mmcv.transforms import Compose
 
     def run(transforms: List[dict]) -> Callable[[Path], object]:
@@ -71,18 +73,21 @@ def contenders(pipeline: List[dict], paths: List[Path]) -> Dict[str, Callable[[]
     for n in range(1, len(pipeline)):
         calls[f'to {pipeline[n - 1]["type"]}'] = run(pipeline[:n])
     for decoder in DECODERS:
+        try:
+            mmcv.use_backend(decoder)  # turbojpeg answers only after this
+        except (ImportError, RuntimeError) as error:
+            print(f'decoded with {decoder} is left out: {error}', file=sys.stderr)
+            continue
+        finally:
+            mmcv.use_backend('cv2')
         other = copy.deepcopy(pipeline)
         other[0]['imdecode_backend'] = decoder
         calls[f'decoded with {decoder}'] = run(other)
-    usable = {}
-    for name, call in calls.items():
-        try:
-            call(paths[0])
-        except ImportError as error:
-            print(f'{name} is left out: {error}', file=sys.stderr)
-        else:
-            usable[name] = turn(call, paths)
-    return usable
+    antialiased = [transform for transform in pipeline if transform.get('backend') == 'pillow']
+    if antialiased:
+        other = [dict(transform, backend='cv2') if transform in antialiased else transform for transform in pipeline]
+        calls['resized with cv2'] = run(other)
+    return {name: turn(call, paths) for name, call in calls.items()}
 
 
 def main() -> None:
