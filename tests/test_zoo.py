@@ -5,15 +5,18 @@ import importlib
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import released_names
 import torch
 from mmengine.config import Config
+from mmengine.runner import Runner
 
 import mmvisionllama
 from mmvisionllama import zoo
 from mmvisionllama.checkpoints import read_checkpoint
+from mmvisionllama.datasets import digit_scenes, digits
 from mmvisionllama.errors import CheckpointError, MissingExtraError, OptionError
 from mmvisionllama.model_zoo import config_path, list_configs
 from mmvisionllama.zoo import _configs
@@ -109,6 +112,66 @@ def test_published_weights_are_converted_on_loading(tmp_path, monkeypatch):
     torch.testing.assert_close(backbone(images), trained.backbone(images), rtol=0, atol=0)
     with pytest.raises(CheckpointError, match=f'illama_digits has no weights here.*: {DIGITS}'):
         mmvisionllama.get_model('illama_digits', pretrained=True)
+
+
+class TestWeights:
+    """Those that come with the package."""
+
+    SHIPPED = {
+        name: zoo._sources()[config]
+        for name, config in zoo._configs().items()
+        if 'Weights' in zoo._sources().get(config, {})
+    }
+    WRITERS = {'digits': digits.write_digits, 'digit_scenes': digit_scenes.write_scenes}
+
+    def test_they_are_some(self):
+        assert len(self.SHIPPED) >= 6
+
+    @pytest.mark.parametrize('name', SHIPPED)
+    def test_they_load(self, name):
+        pytest.importorskip(Config.fromfile(config_path(zoo._configs()[name])).default_scope)
+        model = mmvisionllama.get_model(name, pretrained=True)
+        assert all(torch.isfinite(value).all() for value in model.state_dict().values())
+        assert (zoo.FOLDER / self.SHIPPED[name]['Weights']).with_name('README.md').is_file()
+
+    def test_another_file_in_their_place_is_refused(self, monkeypatch):
+        config = zoo._configs()[DIGITS]
+        monkeypatch.setattr(zoo, '_sources', lambda: {config: dict(self.SHIPPED[DIGITS], SHA256='0' * 64)})
+        with pytest.raises(CheckpointError, match='not the file that was published'):
+            mmvisionllama.get_model(DIGITS, pretrained=True, backbone_only=True)
+
+    @pytest.mark.parametrize(
+        'name',
+        [
+            DIGITS,
+            'pyramid_vision_llama_digits',
+            'illama_digits',
+            pytest.param('pyramid_vision_llama_digit_scenes_mmseg', marks=pytest.mark.nightly),
+            pytest.param('pyramid_vision_llama_digit_scenes_mmdet', marks=pytest.mark.nightly),
+        ],
+    )
+    def test_the_score_of_the_card_comes_back(self, name, tmp_path, monkeypatch):
+        """On the held-out digits or scenes, which are made here."""
+        pytest.importorskip('sklearn')
+        config = Config.fromfile(config_path(zoo._configs()[name]))
+        pytest.importorskip(config.default_scope)
+        monkeypatch.chdir(tmp_path)
+        folder = config.test_dataloader.dataset.data_root
+        self.WRITERS[Path(folder).name](folder)
+        config.test_dataloader.update(num_workers=0, persistent_workers=False)
+        runner = Runner(
+            mmvisionllama.get_model(name, pretrained=True),
+            str(tmp_path / 'work'),
+            test_dataloader=config.test_dataloader,
+            test_evaluator=config.test_evaluator,
+            test_cfg=dict(),
+            default_scope=config.default_scope,
+            experiment_name=name,
+            log_level='WARNING',
+        )
+        entry, metrics = self.SHIPPED[name], runner.test()
+        (stated,) = entry['Results'][0]['Metrics'].values()
+        assert entry['Metric']['Factor'] * metrics[entry['Metric']['Name']] == pytest.approx(stated, abs=0.3)
 
 
 class TestHub:

@@ -39,7 +39,7 @@ COLLECTION = {
 CARD = """\
 # {name}
 
-{score_name} **{score}**, {data}. One training with seed {seed}; what another seed gives is not known from it.
+{score_name} **{score}**: {data}. One training with seed {seed}; what another seed gives is not known from it.
 
 | | |
 |---|---|
@@ -65,6 +65,7 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     parser.add_argument('--data', required=True, help='what the score was measured on, as the end of a sentence')
     parser.add_argument('--score', required=True, metavar='METRIC=NAME', help='metric of the log and what to call it')
     parser.add_argument('--factor', type=float, default=1.0, help='of the score, 100 for those logged as fractions')
+    parser.add_argument('--options', default='', help='what the command had behind the config')
     parser.add_argument('--task', default='Image Classification')
     parser.add_argument('--root', type=Path, default=ROOT, help=argparse.SUPPRESS)
     return parser.parse_args(argv)
@@ -93,7 +94,7 @@ def main(argv: Optional[List[str]] = None) -> None:
     (folder / 'log.jsonl').write_text(''.join(json.dumps(record) + '\n' for record in records))
     sha256 = hashlib.sha256(data).hexdigest()
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    command = f'python tools/train.py configs/{config}'
+    command = f'python tools/train.py configs/{config} {args.options}'.strip()
     seed = Config.fromfile(args.config).get('randomness', {}).get('seed')
     card = CARD.format(
         name=name,
@@ -118,6 +119,7 @@ def main(argv: Optional[List[str]] = None) -> None:
         'Config': f'configs/{config}',
         'Weights': f'weights/{name}/model.safetensors',
         'SHA256': sha256,
+        'Metric': {'Name': metric, 'Factor': args.factor},
         'Command': command,
     }
     models = sorted([*(other for other in models if other['Name'] != name), entry], key=lambda model: model['Name'])
