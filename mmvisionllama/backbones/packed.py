@@ -51,16 +51,26 @@ class Pack:
                 items[index] = item
         return items
 
-    def tables(self, tables: Sequence[RotaryTable]) -> RotaryTable:
-        """Table of each group's images, ``([count,] N, 1 | h, P)``, to that of the sequence, ``(T, 1 | h, P)``."""
-        whole = []
-        for parts in zip(*tables):
-            rows = []
-            for part, members in zip(parts, self.members):
-                part = part.expand(len(members), *part.shape) if part.ndim == 3 else part
-                rows.append(part.flatten(0, 1))
-            whole.append(torch.cat(rows))
-        return RotaryTable(*whole)
+    def rows(self, parts: Sequence[Tensor], shared_ndim: int) -> Tensor:
+        """One tensor for each group, ``(count, N, ...)`` or for all its images ``(N, ...)``, to ``(T, ...)``.
+
+        Args:
+            parts: The groups' tensors.
+            shared_ndim: Dimensions of one that all images of a group share.
+        """
+        rows = []
+        for part, members in zip(parts, self.members):
+            part = part.expand(len(members), *part.shape) if part.ndim == shared_ndim else part
+            rows.append(part.flatten(0, 1))
+        return torch.cat(rows)
+
+    def context(self, contexts: Sequence[AttentionContext], lengths: Sequence[int]) -> AttentionContext:
+        """Contexts of each group's images, which have ``lengths`` tokens, to that of the sequence."""
+        segments = packed_segments(self, lengths)
+        if contexts[0].positions is not None:
+            return AttentionContext(positions=self.rows([c.positions for c in contexts], 2), segments=segments)
+        cos, sin = (self.rows(tables, 3) for tables in zip(*(context.rope for context in contexts)))
+        return AttentionContext(RotaryTable(cos, sin), segments=segments)
 
 
 class PackedForward:

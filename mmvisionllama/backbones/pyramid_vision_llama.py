@@ -65,9 +65,10 @@ class PyramidVisionLLaMA(BaseBackbone):
         layer_scale_init_value: Initial value of LayerScale; 0 for none.
         anchor: Resolution that the weights were trained at, pixels or (height, width); each stage's grid follows.
         rope_cfg: Options of :class:`~mmvisionllama.layers.GSAPositionCalibration` and its ``AS2DRoPE`` (``kind``,
-            ``base``, ``ratio``, ``share_heads``, ``ntk_alpha``, ``ntk_keys``, ``scale``), and ``anchor_grid``, a token
-            grid (H0, W0) for every stage in the place of those that follow from ``anchor`` (the release has 14 x 14).
-            Positions inside windows are never scaled: a window has one size at every resolution.
+            ``base``, ``ratio``, ``share_heads``, ``ntk_alpha``, ``ntk_keys``, ``scale``, ``directions`` other than
+            ``'mixed'``, ``freq_range``), and ``anchor_grid``, a token grid (H0, W0) for every stage in the place of
+            those that follow from ``anchor`` (the release has 14 x 14). Positions inside windows
+            are never scaled: a window has one size at every resolution.
         key_position: ``'mean'`` of the cell, or ``'flat_index'`` as the released code has it.
         mask_padding: True hides the padding of partial windows; False attends to it, as the released code does.
         ffn_cfg: ``dict(type='swiglu' | 'gelu', bias=...)``.
@@ -101,6 +102,8 @@ class PyramidVisionLLaMA(BaseBackbone):
 
     OUT_TYPES = ('featmap', 'avg_featmap', 'raw')
     GAP_NORMS = ('once', 'twice')
+    #: options of ``rope_cfg`` that hold inside windows too
+    WINDOW_OPTIONS = ('kind', 'base', 'ratio', 'share_heads', 'directions', 'freq_range')
     #: tokens that are no patches, as mmpretrain's backbones say it
     num_extra_tokens = 0
 
@@ -191,13 +194,12 @@ class PyramidVisionLLaMA(BaseBackbone):
         heads, sr_ratio = self.num_heads[stage], self.sr_ratios[stage]
         head_dim = self.embed_dims[stage] // heads
         anchor_grid = rope_cfg.pop('anchor_grid', anchor_grid)
-        in_windows = {k: v for k, v in rope_cfg.items() if k in ('kind', 'base', 'ratio', 'share_heads')}
-        self.window_rotaries.append(made('rope_cfg', AS2DRoPE, head_dim, heads, **in_windows))
-        self.calibrations.append(
-            GSAPositionCalibration(
-                head_dim, sr_ratio, num_heads=heads, anchor=anchor_grid, key_position=key_position, **rope_cfg
-            )
+        in_windows = {k: v for k, v in rope_cfg.items() if k in self.WINDOW_OPTIONS}
+        calibration = GSAPositionCalibration(
+            head_dim, sr_ratio, num_heads=heads, anchor=anchor_grid, key_position=key_position, **rope_cfg
         )
+        self.window_rotaries.append(made('rope_cfg', AS2DRoPE, head_dim, heads, **in_windows))
+        self.calibrations.append(calibration)
 
     def _add_blocks(
         self,

@@ -15,13 +15,14 @@ from ..layers import (
     WindowAttention,
     axis_scales,
     build_norm,
+    placed_context,
     window_context,
 )
 from ..layers.options import check_flags, checked_choice, checked_sides, checked_whole, made
 from ..layers.valid_grid import own_sides
 from ..layers.window_attention import check_mask_padding
 from .base import resolved_norm
-from .packed import Pack, packed_segments
+from .packed import Pack
 from .plain import PlainBackbone
 
 
@@ -63,7 +64,8 @@ class VisionLLaMA(PlainBackbone):
         anchor: Resolution in pixels that the weights were trained at, a number or (height, width). Positions are
             exactly 2D RoPE at this size and interpolated at any other.
         rope_cfg: Options of :class:`~mmvisionllama.layers.AS2DRoPE`: ``kind``, ``base`` (Table 7d), ``ratio`` (7c),
-            ``share_heads`` (7e), ``ntk_alpha``, ``scale`` (``'per_axis'``, ``'height'``, ``'none'``).
+            ``share_heads`` (7e), ``ntk_alpha``, ``scale`` (``'per_axis'``, ``'height'``, ``'none'``), ``directions``
+            (``'axial'``, ``'golden'``, ``'mixed'``, which every block learns for itself) and ``freq_range``.
         ffn_cfg: ``dict(type='swiglu' | 'gelu', bias=...)`` (Table 7a).
         window_size: Side of the windows of ``window_block_indexes``, tokens.
         window_block_indexes: Blocks that attend inside windows with window-local positions (ViTDet).
@@ -150,7 +152,10 @@ class VisionLLaMA(PlainBackbone):
         check_flags(abs_pos_embed=abs_pos_embed, peg=peg, pre_norm=pre_norm)
         self.img_size = checked_sides('img_size', img_size)
         head_dim = self.embed_dims // self.num_heads
-        self.rotary = made('rope_cfg', AS2DRoPE, head_dim, self.num_heads, **(rope_cfg or {}))
+        rope_cfg = dict(rope_cfg or {})
+        self.rotary = made('rope_cfg', AS2DRoPE, head_dim, self.num_heads, **rope_cfg)
+        if self.rotary.is_learned:  # each block has vectors of its own: this one places tokens
+            self.rotary.vectors = None
         self.cls_position = checked_choice('cls_position', cls_position, self.CLS_POSITIONS, self.CLS_POSITION_ALIASES)
         if self.rotary.kind == '1d' and with_cls_token and self.cls_position != 'origin':
             raise ValueError(f"cls_position={cls_position!r} is a position of the 2D grid: use 'origin' with 1D RoPE")
@@ -167,8 +172,13 @@ class VisionLLaMA(PlainBackbone):
         if self.window_block_indexes and with_cls_token:
             raise ValueError('windowed blocks have no place for a class token: set with_cls_token=False')
         attn_cfg = dict(qkv_bias=qkv_bias, attn_drop=attn_drop_rate, proj_drop=drop_rate, backend=backend)
+
+        def build_attention(index: int) -> RotaryAttention:
+            own = AS2DRoPE(head_dim, self.num_heads, **rope_cfg) if self.rotary.is_learned else None
+            return self.build_attention(index, rotary=own, **attn_cfg)
+
         self.build_layers(
-            lambda i: self.build_attention(i, **attn_cfg),
+            build_attention,
             norm_cfg=norm_cfg,
             ffn_cfg=dict(ffn_cfg or dict(type='swiglu')),
             final_norm=final_norm,
@@ -226,8 +236,9 @@ class VisionLLaMA(PlainBackbone):
         """Context of the global (False) and of the windowed (True) blocks, made once for all blocks."""
         contexts = {}
         if len(self.window_block_indexes) < self.num_layers:
-            rope = self.rotary(self.rotary_positions(grid, device, dtype, valid))
-            contexts[False] = AttentionContext(rope, mask=valid and valid.key_mask(*self.tokens_around))
+            positions = self.rotary_positions(grid, device, dtype, valid)
+            mask = valid and valid.key_mask(*self.tokens_around)
+            contexts[False] = placed_context(self.rotary, positions, mask=mask)
         if self.window_block_indexes:
             contexts[True] = window_context(
                 self.rotary, grid, self.window_size, self.mask_padding, device, dtype, valid
@@ -243,8 +254,7 @@ class VisionLLaMA(PlainBackbone):
     def packed_context(self, pack: Pack, lengths: Sequence[int], x: Tensor) -> AttentionContext:
         if self.window_block_indexes:
             raise ValueError('windowed blocks take no packed images: pad them and give valid_sizes instead')
-        tables = [self.rotary(self.rotary_positions(grid, x.device, x.dtype)) for grid in pack.grids]
-        return AttentionContext(pack.tables(tables), segments=packed_segments(pack, lengths))
+        return pack.context([self.rotary_contexts(grid, x.device, x.dtype)[False] for grid in pack.grids], lengths)
 
     def embed(self, x: Tensor, valid: Optional[ValidGrid] = None) -> Tuple[Tensor, Tuple[int, int]]:
         """Images ``(B, in_channels, height, width)`` to patch tokens ``(B, H * W, C)`` and the grid (H, W)."""

@@ -219,6 +219,8 @@ class DiTLLaMA(BaseBackbone):
         self.anchor_grid = self.token_grid(checked_sides('anchor', anchor))
         head_dim = self.embed_dims // self.num_heads
         self.rotary = made('rope_cfg', AS2DRoPE, head_dim, self.num_heads, **(rope_cfg or {}))
+        if self.rotary.is_learned:
+            raise OptionError("blocks of DiT share their rotary table: it takes no directions='mixed'")
         self.time_embed = TimestepEmbed(self.embed_dims)
         self.label_embed = LabelEmbed(num_classes, self.embed_dims, label_drop_prob)
         self.layers = nn.ModuleList(

@@ -1,7 +1,14 @@
 """Layers in plain PyTorch, one idea a file: rotary embedding, attention, feed-forward, norms and the block."""
 
 from .as2drope import AS2DRoPE, RotaryEmbedding, axis_scales, grid_positions
-from .attention import AttentionContext, RotaryAttention, attend, attention_weights
+from .attention import (
+    AttentionContext,
+    RotaryAttention,
+    attend,
+    attention_weights,
+    gather_context,
+    placed_context,
+)
 from .attention_backends import (
     ATTENTION_BACKENDS,
     AttentionBackend,
@@ -64,11 +71,13 @@ __all__ = [
     'build_norm',
     'causal_context',
     'checked_choice',
+    'gather_context',
     'gather_table',
     'grid_positions',
     'keep_in_graph',
     'merge_windows',
     'partition_windows',
+    'placed_context',
     'register_attention',
     'resize_pos_embed',
     'rotate_qkv',

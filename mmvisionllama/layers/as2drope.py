@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import OptionError
+from .directions import DIRECTIONS, GOLDEN_RANGE, axial_vectors, golden_vectors, random_rotations
 from .options import at_least_fp32, check_flags, checked_choice, checked_positive, checked_whole, side_ratio
 from .rotary import RotaryTable
 from .valid_grid import ValidGrid, own_sides
@@ -79,10 +80,11 @@ def grid_positions(
 
 
 class AS2DRoPE(nn.Module):
-    """Auto-scaled 2D rotary embedding: positions to the rotary table of section 3.3 (eq. 3 and 4). Holds no tensor.
+    """Auto-scaled 2D rotary embedding: positions to the rotary table of section 3.3 (eq. 3 and 4).
 
     Its options are the variants that the paper compares it with: other axes (``kind``), frequencies and scaling. Where
-    those are used on purpose, the class goes by its general name, ``RotaryEmbedding``.
+    those are used on purpose, the class goes by its general name, ``RotaryEmbedding``. Holds no tensor unless
+    directions are learned.
 
     With 2D positions planes alternate between the axes: plane 2k turns by ``x * theta_k`` and plane 2k+1 by
     ``y * theta_k``, ``theta_k = base ** (-4k / r)`` for r rotated channels. With 1D positions plane k turns by
@@ -98,9 +100,15 @@ class AS2DRoPE(nn.Module):
         ntk_alpha: NTK-aware variant (Table 12): the base becomes ``base * ntk_alpha``.
         scale: See :func:`axis_scales`. ``None`` takes ``'per_axis'`` for AS2DRoPE and ``'none'`` for the 1D and
             NTK-aware variants, which the paper compares without position scaling.
+        directions: ``'axial'`` is the paper's. The others give each plane of each head a direction of its own and need
+            ``num_heads`` and 2D positions: ``'golden'`` spreads them by the golden ratio
+            (:func:`~.directions.golden_vectors`), ``'mixed'`` learns them from axial ones that each head turns at
+            random (:func:`~.directions.random_rotations`), as the parameter ``vectors`` (h, P, 2).
+        freq_range: Of ``'golden'``: smallest and largest magnitude, radians per step of the anchor grid.
 
     Raises:
         ValueError: If the number of rotated channels is no positive multiple of 4 (2D) or 2 (1D).
+        OptionError: For unknown directions, and for options that do not go with them.
 
     Examples:
         >>> rotary = AS2DRoPE(64)
@@ -120,6 +128,8 @@ class AS2DRoPE(nn.Module):
         share_heads: bool = True,
         ntk_alpha: float = 1.0,
         scale: Optional[str] = None,
+        directions: str = 'axial',
+        freq_range: Optional[Sequence[float]] = None,
     ) -> None:
         super().__init__()
         kind = checked_choice('rotary kind', kind, KINDS)
@@ -148,12 +158,42 @@ class AS2DRoPE(nn.Module):
         self.ntk_alpha = float(ntk_alpha)
         self.scale = checked_choice('rotary scale', scale, SCALES, SCALE_ALIASES)
         self.rotary_dim = int(rotated)
+        self.directions = checked_choice('rotary directions', directions, DIRECTIONS)
+        self.freq_range = self._checked_range(freq_range)
+        if directions != 'axial':
+            if kind != '2d' or not share_heads or not num_heads:
+                raise OptionError(
+                    f'directions={directions!r} are those of 2D RoPE and differ from head to head: give num_heads, and '
+                    f"leave kind='1d' and share_heads=False out"
+                )
+            if directions == 'golden' and (base != 10000 or ntk_alpha != 1):
+                raise OptionError("directions='golden' take freq_range in the place of base and ntk_alpha")
+        self.vectors = nn.Parameter(random_rotations(self.frequencies(), num_heads)) if self.is_learned else None
+
+    def _checked_range(self, freq_range: Optional[Sequence[float]]) -> Optional[Tuple[float, float]]:
+        if self.directions != 'golden':
+            if freq_range is not None:
+                raise OptionError(f"freq_range is an option of directions='golden', not of {self.directions!r}")
+            return None
+        freq_range = GOLDEN_RANGE if freq_range is None else freq_range
+        if not isinstance(freq_range, (list, tuple)) or len(freq_range) != 2:
+            raise OptionError(f'freq_range must be (smallest, largest), got {freq_range!r}')
+        low, high = (checked_positive('a bound of freq_range', bound) for bound in freq_range)
+        if low > high:
+            raise OptionError(f'freq_range must ascend, got {freq_range!r}')
+        return float(low), float(high)
+
+    @property
+    def is_learned(self) -> bool:
+        """Whether tables depend on a parameter, so that each layer has an embedding of its own."""
+        return self.directions == 'mixed'
 
     @property
     def options(self) -> tuple:
-        """All that a table depends on besides the positions."""
-        heads = None if self.share_heads else self.num_heads
-        return self.head_dim, self.rotary_dim, heads, self.kind, self.base, self.ntk_alpha, self.scale
+        """All that a table depends on besides the positions and learned directions."""
+        heads = None if self.share_heads and self.directions == 'axial' else self.num_heads
+        frequencies = self.base, self.ntk_alpha, self.directions, self.freq_range
+        return self.head_dim, self.rotary_dim, heads, self.kind, *frequencies, self.scale
 
     def positions(
         self,
@@ -195,16 +235,32 @@ class AS2DRoPE(nn.Module):
         return ((y * grid[1] + x) * factor)[..., None]
 
     def frequencies(self, device: Optional[torch.device] = None, dtype: torch.dtype = torch.float32) -> Tensor:
-        """theta, fp32 or fp64: ``(1 | h, K)`` with K = rotated channels / 4 (2D) or / 2 (1D)."""
+        """theta of axial directions, fp32 or fp64: ``(1 | h, K)`` with K = rotated channels / 4 (2D) or / 2 (1D)."""
         step = 4 if self.kind == '2d' else 2
         heads = 1 if self.share_heads else self.num_heads
         total = heads * self.rotary_dim
         exponent = torch.arange(total // step, device=device, dtype=at_least_fp32(dtype)) * (-step / total)
         return torch.exp(exponent * math.log(self.base * self.ntk_alpha)).view(heads, -1)
 
+    def frequency_vectors(self, device: Optional[torch.device] = None, dtype: torch.dtype = torch.float32) -> Tensor:
+        """f of 2D RoPE, fp32 or fp64: ``(1 | h, P, 2)``; a plane turns by the product of f with the position (x, y)."""
+        dtype = at_least_fp32(dtype)
+        if self.directions == 'axial':
+            return axial_vectors(self.frequencies(device, dtype))
+        if self.directions == 'golden':
+            return golden_vectors(self.num_heads, self.rotary_dim // 2, self.freq_range, device).to(dtype)
+        if self.vectors is None:
+            raise OptionError('learned directions belong to the layers: this embedding places tokens for all of them')
+        return self.vectors.to(device, dtype)
+
     def angles(self, positions: Tensor) -> Tensor:
         """Angles, fp32 or fp64 as the positions: ``([B,] N, axes)`` to ``([B,] N, 1 | h, P)``."""
         positions = positions.to(at_least_fp32(positions.dtype))
+        if self.directions != 'axial':
+            along_x, along_y = self.frequency_vectors(positions.device, positions.dtype).unbind(-1)  # [h, P] each
+            x, y = positions[..., None, None].unbind(-3)  # [..., N, 1, 1] each
+            return x * along_x + y * along_y  # [..., N, h, P]
+        # half of an axial vector's products are with 0: they are left out
         freqs = self.frequencies(positions.device, positions.dtype)  # [1 | h, K]
         # a broadcast product: TF32 or bf16 matmuls would corrupt the angles
         turns = positions[..., None, None, :] * freqs[..., None]  # [..., N, 1 | h, K, axes]
@@ -223,7 +279,8 @@ class AS2DRoPE(nn.Module):
     def extra_repr(self) -> str:
         return (
             f'{self.head_dim}, kind={self.kind!r}, rotary_dim={self.rotary_dim}, base={self.base:g}, '
-            f'share_heads={self.share_heads}, ntk_alpha={self.ntk_alpha:g}, scale={self.scale!r}'
+            f'share_heads={self.share_heads}, ntk_alpha={self.ntk_alpha:g}, scale={self.scale!r}, '
+            f'directions={self.directions!r}'
         )
 
 

@@ -3,7 +3,7 @@
 Legend: B batch, N query tokens, M key tokens, h heads, d head dim, C = h * d channels, P rotation planes.
 """
 
-from typing import Optional, Tuple
+from typing import Any, Optional, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from . import kernels
 from .attention_backends import AttentionSpec, check_backend, choose_backend, overridden
 from .options import check_flags, check_heads, checked_rate
-from .rotary import RotaryTable, rotate_qkv
+from .rotary import RotaryTable, gather_table, rotate_qkv
 from .segments import Segments, attend_segments
 from .valid_grid import ValidGrid
 
@@ -32,6 +32,8 @@ class AttentionContext:
         factor (Tensor, optional): As in :func:`attend`.
         valid (ValidGrid, optional): Where the images of a padded batch are, for LSA and GSA.
         segments (Segments, optional): Runs of tokens in a batch of 1, each of which attends to itself alone.
+        positions (Tensor, optional): Positions of the queries' tokens, ``([B,] N, 2)``, for layers that have a rotary
+            embedding of their own, in the place of ``rope``.
     """
 
     def __init__(
@@ -45,6 +47,7 @@ class AttentionContext:
         factor: Optional[Tensor] = None,
         valid: Optional[ValidGrid] = None,
         segments: Optional[Segments] = None,
+        positions: Optional[Tensor] = None,
     ) -> None:
         self.rope = rope
         self.key_rope = key_rope
@@ -54,6 +57,7 @@ class AttentionContext:
         self.factor = factor
         self.valid = valid
         self.segments = segments
+        self.positions = positions
 
     @property
     def query(self) -> Optional[RotaryTable]:
@@ -158,6 +162,20 @@ def attention_spec(
 NO_CONTEXT = AttentionContext()
 
 
+def placed_context(rotary: nn.Module, positions: Tensor, **options: Any) -> AttentionContext:
+    """Context of tokens at ``positions``: with their table, made once, or with the positions for layers that learn."""
+    if rotary.is_learned:
+        return AttentionContext(positions=positions, **options)
+    return AttentionContext(rotary(positions), **options)
+
+
+def gather_context(context: AttentionContext, index: Tensor) -> AttentionContext:
+    """Rows of a context's table or positions for each sample of a masked batch; index as in :func:`gather_table`."""
+    if context.positions is not None:
+        return AttentionContext(positions=context.positions[index])
+    return AttentionContext(gather_table(context.rope, index))
+
+
 class RotaryAttention(nn.Module):
     """Multi-head self-attention whose queries and keys are rotated (MHSA of eq. 1).
 
@@ -169,6 +187,7 @@ class RotaryAttention(nn.Module):
         attn_drop: Dropout of the attention weights.
         proj_drop: Dropout of the output.
         backend: See :func:`attend`.
+        rotary: Rotary embedding of this layer alone, for learned directions; it takes the context's positions.
 
     Raises:
         ValueError: If ``num_heads`` does not divide ``embed_dims``, or for an unknown backend.
@@ -184,6 +203,7 @@ class RotaryAttention(nn.Module):
         attn_drop: float = 0.0,
         proj_drop: float = 0.0,
         backend: str = 'auto',
+        rotary: Optional[nn.Module] = None,
     ) -> None:
         super().__init__()
         check_heads(embed_dims, num_heads)
@@ -192,6 +212,7 @@ class RotaryAttention(nn.Module):
         self.num_heads = num_heads
         self.head_dim = embed_dims // num_heads
         self.backend = check_backend(backend)
+        self.rotary = rotary
         self.qkv = nn.Linear(embed_dims, 3 * embed_dims, bias=qkv_bias)
         self.proj = nn.Linear(embed_dims, embed_dims, bias=proj_bias)
         self.attn_drop = checked_rate('attn_drop', attn_drop)
@@ -207,7 +228,8 @@ class RotaryAttention(nn.Module):
 
     def attend(self, x: Tensor, context: AttentionContext) -> Tensor:
         """Attention without the output projection: ``(B, N, C)`` to ``(B, N, C)``."""
-        q, k, v = self.project(x, context.rope)  # [B, N, h, d]
+        rope = context.rope if self.rotary is None else self.rotary(context.positions)
+        q, k, v = self.project(x, rope)  # [B, N, h, d]
         options = dict(
             mask=context.mask,
             is_causal=context.is_causal,

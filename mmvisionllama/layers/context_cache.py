@@ -30,7 +30,7 @@ def clear_contexts() -> None:
 
 def may_be_shared(*rotaries: nn.Module) -> bool:
     """Whether the embeddings' tables depend on their options alone, and nobody looks on as they are made."""
-    return all(type(r) is AS2DRoPE and not (r._forward_hooks or r._forward_pre_hooks) for r in rotaries)
+    return all(type(r) is AS2DRoPE and not (r.is_learned or r._forward_hooks or r._forward_pre_hooks) for r in rotaries)
 
 
 def cached_context(key: Hashable, device: torch.device, make: Callable[[], AttentionContext]) -> AttentionContext:

@@ -8,6 +8,7 @@ from typing import Optional, Sequence, Tuple
 import torch
 from torch import Tensor, nn
 
+from ..errors import OptionError
 from .as2drope import AS2DRoPE, check_anchor
 from .attention import AttentionContext
 from .context_cache import cached_context, may_be_shared
@@ -110,6 +111,8 @@ class GSAPositionCalibration(nn.Module):
         if rope_cfg.get('scale') == 'released':
             rope_cfg['scale'], self.anchor = 'height', (14, 14)
         self.rotary = made('rope_cfg', AS2DRoPE, head_dim, **rope_cfg)
+        if self.rotary.is_learned:
+            raise OptionError('queries and sub-sampled keys share their directions: these cannot be learned')
         if ntk_keys == 'plain_base':
             rope_cfg['ntk_alpha'] = 1.0
         self.key_rotary = AS2DRoPE(head_dim, **rope_cfg)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .as2drope import RotaryEmbedding
-from .attention import AttentionContext, RotaryAttention
+from .attention import AttentionContext, RotaryAttention, placed_context
 from .context_cache import cached_context, may_be_shared
 from .options import at_least_fp32, ceil_div, checked_choice, checked_whole, exporting
 from .valid_grid import ValidGrid
@@ -77,7 +77,7 @@ def _window_context(
         in_height = (torch.arange(rows * window_size, device=device) < height).view(rows, 1, window_size, 1)
         in_width = (torch.arange(cols * window_size, device=device) < width).view(1, cols, 1, window_size)
         mask = (in_height & in_width).reshape(rows * cols, 1, 1, window_size**2)  # [n, 1, 1, w * w]
-    return AttentionContext(rotary(positions), grid=(height, width), mask=mask, valid=valid)
+    return placed_context(rotary, positions, grid=(height, width), mask=mask, valid=valid)
 
 
 def partition_windows(x: Tensor, window_size: int) -> Tensor:
@@ -123,5 +123,5 @@ class WindowAttention(RotaryAttention):
         mask = context.mask
         if mask is not None and context.valid is None:
             mask = mask.expand(b, *mask.shape).flatten(0, 1)  # [B * n, 1, 1, w * w]
-        windows = super().attend(windows, AttentionContext(context.rope, mask=mask))
+        windows = super().attend(windows, AttentionContext(context.rope, mask=mask, positions=context.positions))
         return merge_windows(windows, context.grid, self.window_size).reshape(b, tokens, c)

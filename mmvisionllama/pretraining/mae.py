@@ -7,8 +7,8 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from ..backbones import VisionLLaMA
-from ..backbones.packed import Pack, packed_segments, split
-from ..layers import AttentionContext, ImageSizes, gather_table
+from ..backbones.packed import Pack, split
+from ..layers import ImageSizes, gather_context
 from ..layers.options import checked_rate
 from ..layers.segments import join
 
@@ -133,8 +133,7 @@ class MAEVisionLLaMA(VisionLLaMA):
         ids_keep, hidden, ids_restore = self.random_masking(noise)
         x = x.gather(1, ids_keep[..., None].expand(-1, -1, x.shape[-1]))  # [B, N_keep, C]
         x = self.pre_norm(self.drop_after_pos(x))
-        rope = self.rotary_contexts(grid, x.device, x.dtype)[False].rope
-        context = AttentionContext(gather_table(rope, ids_keep))
+        context = gather_context(self.rotary_contexts(grid, x.device, x.dtype)[False], ids_keep)
         for layer in self.layers:
             x = layer(x, context)
         x = torch.cat((self.cls_token.to(x.dtype).expand(x.shape[0], -1, -1), x), dim=1)  # [B, 1 + N_keep, C]
@@ -156,7 +155,7 @@ class MAEVisionLLaMA(VisionLLaMA):
         if not mask:
             return super().forward_packed(images)
         pack = Pack(images, self.first_patch)
-        tokens, tables, masks = [], [], []
+        tokens, contexts, masks = [], [], []
         for batch, members in zip(pack.batches, pack.members):
             x, grid = self.embed(batch)  # [count, N, C]
             ranks = (
@@ -165,11 +164,10 @@ class MAEVisionLLaMA(VisionLLaMA):
             ids_keep, hidden, ids_restore = self.random_masking(ranks)
             x = x.gather(1, ids_keep[..., None].expand(-1, -1, x.shape[-1]))  # [count, N_keep, C]
             tokens.append(self.pre_norm(self.drop_after_pos(x)))
-            tables.append(gather_table(self.rotary(self.rotary_positions(grid, x.device, x.dtype)), ids_keep))
+            contexts.append(gather_context(self.rotary_contexts(grid, x.device, x.dtype)[False], ids_keep))
             masks.append((hidden, ids_restore))
         shapes = [part.shape[:2] for part in tokens]
-        segments = packed_segments(pack, [length for _, length in shapes])
-        context = AttentionContext(pack.tables(tables), segments=segments)
+        context = pack.context(contexts, [length for _, length in shapes])
         x = join(tokens)  # [1, T, C]
         for layer in self.layers:
             x = layer(x, context)
