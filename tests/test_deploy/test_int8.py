@@ -113,3 +113,20 @@ def test_a_model_that_loses_too_much_is_not_written(run, tmp_path, capsys):
     assert captured.err.count('\n') <= 1 or 'points are lost even with half' in captured.err
     assert 'points are lost even with half' in captured.err and not (tmp_path / 'int8.onnx').exists()
     assert '19 of 21' in captured.out and '13 of 21' in captured.out
+
+
+def test_a_triton_repository_is_made_from_the_file(exported, tmp_path, monkeypatch, capsys):
+    """Not run in Triton, which is a container of its own: the text is compared with what its documentation asks for."""
+    spec = importlib.util.spec_from_file_location('triton', ROOT / 'tools/deployment/triton_repository.py')
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    monkeypatch.setattr(sys, 'argv', ['triton_repository.py', str(exported[1]), str(tmp_path), '--name', 'visionllama'])
+    launch.run_cli(tool.main)
+    config = (tmp_path / 'visionllama/config.pbtxt').read_text()
+    assert 'name: "visionllama"\nbackend: "onnxruntime"\nmax_batch_size: 16\n' in config
+    assert '{ name: "images" data_type: TYPE_FP32 dims: [ 3, -1, -1 ] }' in config
+    assert config.count('dims: [') == 1 + len(exported[0].output_names) and config.count('{') == config.count('}')
+    assert (tmp_path / 'visionllama/1/model.onnx').read_bytes() == exported[1].read_bytes()
+    with pytest.raises(SystemExit):
+        launch.run_cli(tool.main)
+    assert capsys.readouterr().err.count('\n') == 1
