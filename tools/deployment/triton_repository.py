@@ -3,9 +3,8 @@
 
     python tools/deployment/triton_repository.py model.onnx REPOSITORY [--name NAME] [--max-batch 16] [--delay 2000]
 
-Writes REPOSITORY/NAME/config.pbtxt, NAME/1/model.onnx and, where classes are known, NAME/labels.txt. Height and width stay
-dynamic: requests of one size are batched together by the server. Pictures are to be sent as the file's metadata says
-(normalisation and channel order), which NAME/README.txt repeats.
+Writes REPOSITORY/NAME/config.pbtxt, NAME/1/model.onnx and, where classes are known, NAME/labels.txt. Height and width
+stay dynamic: requests of one size are batched together by the server. Clients normalise as NAME/README.txt says.
 """
 
 import argparse
@@ -32,7 +31,8 @@ dynamic_batching {{
 """
 TENSOR = '  {{ name: "{name}" data_type: TYPE_FP32 dims: [ {dims} ]{more} }}'
 README = """\
-Input images: RGB, (batch, 3, height, width) of float32 with mean {mean} subtracted and divided by {std}, any height and width.
+Input images: (batch, 3, height, width) of float32, mean {mean} subtracted and divided by {std}, channels as in the
+config (RGB in those of mmvisionllama), any height and width.
 Output: {outputs}.
 """
 
@@ -81,14 +81,11 @@ def main() -> None:
         delay=args.delay,
     )
     (folder / 'config.pbtxt').write_text(config)
-    outputs = ', '.join(metadata['outputs'])
-    (folder / 'README.txt').write_text(
-        README.format(mean=metadata.get('mean'), std=metadata.get('std'), outputs=outputs)
-    )
+    values = dict(mean=metadata.get('mean'), std=metadata.get('std'), outputs=', '.join(metadata['outputs']))
+    (folder / 'README.txt').write_text(README.format(**values))
     shutil.copy(args.file, folder / '1' / 'model.onnx')
-    print(
-        f'{folder}: {metadata["task"]}, batches of up to {args.max_batch}; tritonserver --model-repository {args.repository}'
-    )
+    print(f'{folder}: {metadata["task"]}, batches of up to {args.max_batch}')
+    print(f'tritonserver --model-repository {args.repository}')
 
 
 if __name__ == '__main__':
