@@ -41,13 +41,28 @@ MODELS = {
         rope_cfg=dict(scale='height'),
         layer_scale_init_value=0,
     ),
+    'registers, norms of queries and keys, temperature': lambda: VisionLLaMA(
+        TINY,
+        cls_position='origin',
+        num_registers=2,
+        qk_norm_cfg=dict(type='RMSNorm'),
+        logit_scale='log_n',
+        rope_cfg=dict(directions='golden'),
+        layer_scale_init_value=0,
+    ),
     'illama': lambda: iLLaMA(TINY),
     'illama of the release': lambda: iLLaMA(TINY, mask_mode='multiplicative', rope_scale='none'),
 }
 
 
 #: each takes long to trace; all of them run with -m nightly
-NIGHTLY = ('windows', 'position embedding', 'pyramid of the release', 'illama of the release')
+NIGHTLY = (
+    'windows',
+    'registers, norms of queries and keys, temperature',
+    'position embedding',
+    'pyramid of the release',
+    'illama of the release',
+)
 
 
 @pytest.fixture(
