@@ -66,11 +66,16 @@ class Pack:
 
     def context(self, contexts: Sequence[AttentionContext], lengths: Sequence[int]) -> AttentionContext:
         """Contexts of each group's images, which have ``lengths`` tokens, to that of the sequence."""
-        segments = packed_segments(self, lengths)
+        options: Dict[str, Any] = dict(segments=packed_segments(self, lengths))
+        if any(context.logit_scale is not None for context in contexts):
+            counts = [len(members) * length for members, length in zip(self.members, lengths)]
+            like = self.batches[0]
+            scales = [like.new_full((n,), c.logit_scale or 1.0, dtype=torch.float32) for n, c in zip(counts, contexts)]
+            options['logit_scale'] = torch.cat(scales)[None, :, None, None]  # [1, T, 1, 1]
         if contexts[0].positions is not None:
-            return AttentionContext(positions=self.rows([c.positions for c in contexts], 2), segments=segments)
+            return AttentionContext(positions=self.rows([c.positions for c in contexts], 2), **options)
         cos, sin = (self.rows(tables, 3) for tables in zip(*(context.rope for context in contexts)))
-        return AttentionContext(RotaryTable(cos, sin), segments=segments)
+        return AttentionContext(RotaryTable(cos, sin), **options)
 
 
 class PackedForward:

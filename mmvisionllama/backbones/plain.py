@@ -79,6 +79,9 @@ class PlainBackbone(PackedForward, BaseBackbone):
         self.patch_embed = PatchEmbed(in_channels, self.embed_dims, patch_size)
         self.anchor_grid = self.patch_embed.grid(checked_sides('anchor', anchor))
         self.cls_token = nn.Parameter(torch.zeros(1, 1, self.embed_dims)) if with_cls_token else None
+        #: learned tokens between the class token and the patches
+        self.registers: Optional[nn.Parameter] = None
+        self.num_registers = 0
         self.interpolate_mode = checked_choice('interpolate_mode', interpolate_mode, INTERPOLATE_MODES)
         self.pos_embed: Optional[nn.Parameter] = None
         self.drop_after_pos = nn.Dropout(checked_rate('drop_rate', drop_rate))
@@ -120,7 +123,7 @@ class PlainBackbone(PackedForward, BaseBackbone):
         self.ln2 = build_norm(norm_cfg, self.embed_dims) if self.out_type == 'avg_featmap' else None
 
         self.layers.apply(init_linear)
-        for token in (self.cls_token, self.pos_embed):
+        for token in (self.cls_token, self.registers, self.pos_embed):
             if token is not None:
                 nn.init.trunc_normal_(token, std=0.02)
 
@@ -128,16 +131,23 @@ class PlainBackbone(PackedForward, BaseBackbone):
         """Embedding and the first blocks; with all blocks also the norms after them."""
         if self.frozen_stages < 0:
             return []
-        parts = [self.patch_embed, self.drop_after_pos, self.cls_token, self.pos_embed]
+        parts = [self.patch_embed, self.drop_after_pos, self.cls_token, self.registers, self.pos_embed]
         parts += self.layers[: self.frozen_stages]
         if self.frozen_stages == self.num_layers:
             parts += [self.ln1, self.ln2]
         return [part for part in parts if part is not None]
 
     @property
+    def extra_tokens(self) -> List[nn.Parameter]:
+        """Tokens that are no patches, ``(1, n, C)`` each, in their order."""
+        tokens = (self.cls_token if self.with_cls_token else None, self.registers)
+        return [token for token in tokens if token is not None]
+
+    @property
     def tokens_around(self) -> Tuple[int, int]:
         """Tokens before and behind the patches."""
-        return (0, int(self.with_cls_token)) if self.cls_token_last else (int(self.with_cls_token), 0)
+        count = int(self.with_cls_token) + self.num_registers
+        return (0, count) if self.cls_token_last else (count, 0)
 
     @property
     def num_extra_tokens(self) -> int:
@@ -146,25 +156,27 @@ class PlainBackbone(PackedForward, BaseBackbone):
         0 for a class token behind them, where cutting off the first would shift the map by a patch without a word; with
         0 these tools find that H * H + 1 tokens are no square. :class:`PatchMap` serves them there.
         """
-        return int(self.with_cls_token and not self.cls_token_last)
+        return self.tokens_around[0]
 
     def with_token(self, patches: Tensor, token: Optional[Tensor]) -> Tensor:
-        """Puts the token's row where the class token stands: ``(B, N, C)`` and ``(B, 1, C)`` to ``(B, N + 1, C)``."""
+        """Puts rows where the class token and registers stand: ``(B, N, C)`` and ``(B, n, C)`` to ``(B, N + n, C)``."""
         if token is None:
             return patches
         return torch.cat((patches, token) if self.cls_token_last else (token, patches), dim=1)
 
     def split_token(self, x: Tensor) -> Tuple[Tensor, Optional[Tensor]]:
-        """Inverse of :meth:`with_token`."""
-        if not self.with_cls_token:
+        """Inverse of :meth:`with_token`; the class token is the first of the rows."""
+        count = sum(self.tokens_around)
+        if not count:
             return x, None
-        return (x[:, :-1], x[:, -1:]) if self.cls_token_last else (x[:, 1:], x[:, :1])
+        return (x[:, :-count], x[:, -count:]) if self.cls_token_last else (x[:, count:], x[:, :count])
 
     def add_cls_token(self, patches: Tensor) -> Tensor:
-        """Patch tokens to all tokens: ``(B, N, C)`` to ``(B, N + 1, C)`` if there is a class token."""
-        if not self.with_cls_token:
+        """Patch tokens to all tokens: ``(B, N, C)`` to ``(B, N + n, C)`` with a class token and registers."""
+        tokens = [token.expand(patches.shape[0], -1, -1) for token in self.extra_tokens]  # len() stops a tracer
+        if not tokens:
             return patches
-        return self.with_token(patches, self.cls_token.expand(patches.shape[0], -1, -1))  # len() stops a tracer
+        return torch.cat((patches, *tokens) if self.cls_token_last else (*tokens, patches), dim=1)
 
     def embed_tokens(self, x: Tensor, valid: Optional[ValidGrid] = None) -> Tuple[Tensor, Tuple[int, int]]:
         """Images ``(B, in_channels, height, width)`` to all tokens ``(B, N, C)`` and the patches' grid (H, W)."""
@@ -247,7 +259,7 @@ class PlainBackbone(PackedForward, BaseBackbone):
         if not param_name.startswith(prefix):
             return num_depths - 1, num_depths
         name = param_name[len(prefix) :]
-        if name in ('cls_token', 'pos_embed') or name.startswith(('patch_embed', 'pre_norm')):
+        if name in ('cls_token', 'registers', 'pos_embed') or name.startswith(('patch_embed', 'pre_norm')):
             return 0, num_depths
         if name.startswith('layers.'):
             return int(name.split('.')[1]) + 1, num_depths

@@ -6,18 +6,22 @@ import torch
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
+from ..errors import OptionError
 from ..layers import (
     PEG,
     AS2DRoPE,
     AttentionContext,
+    PositionAugmentation,
     RotaryAttention,
     ValidGrid,
     WindowAttention,
     axis_scales,
     build_norm,
+    log_n_scale,
     placed_context,
     window_context,
 )
+from ..layers.logit_scale import check_logit_scale
 from ..layers.options import check_flags, checked_choice, checked_sides, checked_whole, made
 from ..layers.valid_grid import own_sides
 from ..layers.window_attention import check_mask_padding
@@ -65,7 +69,8 @@ class VisionLLaMA(PlainBackbone):
             exactly 2D RoPE at this size and interpolated at any other.
         rope_cfg: Options of :class:`~mmvisionllama.layers.AS2DRoPE`: ``kind``, ``base`` (Table 7d), ``ratio`` (7c),
             ``share_heads`` (7e), ``ntk_alpha``, ``scale`` (``'per_axis'``, ``'height'``, ``'none'``), ``directions``
-            (``'axial'``, ``'golden'``, ``'mixed'``, which every block learns for itself) and ``freq_range``.
+            (``'axial'``, ``'golden'``, ``'mixed'``, which every block learns for itself), ``freq_range`` and
+            ``yarn_range``.
         ffn_cfg: ``dict(type='swiglu' | 'gelu', bias=...)`` (Table 7a).
         window_size: Side of the windows of ``window_block_indexes``, tokens.
         window_block_indexes: Blocks that attend inside windows with window-local positions (ViTDet).
@@ -79,6 +84,14 @@ class VisionLLaMA(PlainBackbone):
         backend: Attention backend, see :func:`~mmvisionllama.layers.attend`.
         with_cp: Activation checkpointing of every block.
         init_cfg: mmengine's initialisation config; see :class:`BaseBackbone` for ``Pretrained``.
+        num_registers: Learned tokens without a position between the class token and the patches, which are no output
+            but of ``'raw'``: Darcet et al., "Vision Transformers Need Registers", ICLR 2024 (arXiv 2309.16588). (ViT-5,
+            arXiv 2602.08071, puts 4 on a grid of their own.)
+        qk_norm_cfg: Norm of each head's queries and keys, see :class:`~mmvisionllama.layers.RotaryAttention`.
+        logit_scale: Temperature of the unwindowed blocks' attention away from the anchor's number of patches:
+            ``'log_n'`` or ``'inverse_log_n'``, see :func:`~mmvisionllama.layers.log_n_scale`.
+        position_augmentation: ``dict(rescale=2.0, jitter=1.0)``: random positions in training, see
+            :class:`~mmvisionllama.layers.PositionAugmentation`. Positions inside windows stay.
 
     Raises:
         ValueError: For an unknown arch, option or out_index, and for a head dim that RoPE cannot split.
@@ -133,6 +146,10 @@ class VisionLLaMA(PlainBackbone):
         output_cls_token: bool = False,
         init_cfg: Optional[Union[dict, list]] = None,
         mask_window_padding: Optional[Union[bool, str]] = None,
+        num_registers: int = 0,
+        qk_norm_cfg: Optional[dict] = None,
+        logit_scale: Optional[str] = None,
+        position_augmentation: Optional[dict] = None,
     ) -> None:
         super().__init__(
             arch,
@@ -159,6 +176,15 @@ class VisionLLaMA(PlainBackbone):
         self.cls_position = checked_choice('cls_position', cls_position, self.CLS_POSITIONS, self.CLS_POSITION_ALIASES)
         if self.rotary.kind == '1d' and with_cls_token and self.cls_position != 'origin':
             raise ValueError(f"cls_position={cls_position!r} is a position of the 2D grid: use 'origin' with 1D RoPE")
+        if self.rotary.yarn_range and with_cls_token and self.cls_position != 'origin':
+            raise OptionError(f"cls_position={cls_position!r} is not known to yarn_range: use 'origin'")
+        self.logit_scale = check_logit_scale(logit_scale, self.anchor_grid)
+        self.position_augmentation = None
+        if position_augmentation is not None:
+            self.position_augmentation = made('position_augmentation', PositionAugmentation, **position_augmentation)
+        self.num_registers = checked_whole('num_registers', num_registers, 0)
+        if num_registers:
+            self.registers = nn.Parameter(torch.zeros(1, num_registers, self.embed_dims))
         if abs_pos_embed:
             self.add_pos_embed(self.patch_embed, self.img_size)
         self.peg = PEG(self.embed_dims) if peg else None
@@ -171,7 +197,11 @@ class VisionLLaMA(PlainBackbone):
         )
         if self.window_block_indexes and with_cls_token:
             raise ValueError('windowed blocks have no place for a class token: set with_cls_token=False')
+        if self.window_block_indexes and num_registers:
+            raise OptionError('windowed blocks have no place for registers: leave num_registers out')
         attn_cfg = dict(qkv_bias=qkv_bias, attn_drop=attn_drop_rate, proj_drop=drop_rate, backend=backend)
+        if qk_norm_cfg:
+            attn_cfg.update(qk_norm_cfg=resolved_norm(qk_norm_cfg))
 
         def build_attention(index: int) -> RotaryAttention:
             own = AS2DRoPE(head_dim, self.num_heads, **rope_cfg) if self.rotary.is_learned else None
@@ -216,15 +246,21 @@ class VisionLLaMA(PlainBackbone):
         With ``valid`` they are those of each image's own grid, ``(B, N, ...)``.
         """
         positions = self.rotary.positions(grid, self.anchor_grid, device, dtype, valid)
-        if not self.with_cls_token:
-            return positions
-        token = torch.zeros_like(positions[..., :1, :])
-        if self.cls_position != 'origin':
-            sides = own_sides(grid, valid, positions.dtype)
-            scale_x, scale_y = axis_scales(sides, self.anchor_grid, self.rotary.scale)
-            token[..., 0] += (sides[1] - 1) * scale_x
-            token[..., 1] -= scale_y if self.cls_position == 'above_top_right' else 0
-        return torch.cat((token, positions), dim=-2)
+        extra = sum(self.tokens_around)
+        if extra:
+            tokens = positions.new_zeros(*positions.shape[:-2], extra, positions.shape[-1])
+            if self.with_cls_token and self.cls_position != 'origin':
+                sides = own_sides(grid, valid, positions.dtype)
+                scale_x, scale_y = axis_scales(sides, self.anchor_grid, self.rotary.scale)
+                tokens[..., 0, 0] += (sides[1] - 1) * scale_x
+                tokens[..., 0, 1] -= scale_y if self.cls_position == 'above_top_right' else 0
+            positions = torch.cat((tokens, positions), dim=-2)
+        return positions if self.position_augmentation is None else self.position_augmentation(positions)
+
+    def logit_factor(self, grid: Sequence[int], valid: Optional[ValidGrid] = None) -> Optional[Union[float, Tensor]]:
+        """Factor of the logits on ``grid``, or of each image's own, ``(B, 1, 1, 1)``; None for 1."""
+        factor = log_n_scale(own_sides(grid, valid), self.anchor_grid, self.logit_scale)
+        return factor if valid is None else factor[..., None, None]
 
     def rotary_contexts(
         self,
@@ -238,7 +274,8 @@ class VisionLLaMA(PlainBackbone):
         if len(self.window_block_indexes) < self.num_layers:
             positions = self.rotary_positions(grid, device, dtype, valid)
             mask = valid and valid.key_mask(*self.tokens_around)
-            contexts[False] = placed_context(self.rotary, positions, mask=mask)
+            scale = self.logit_scale and self.logit_factor(grid, valid)
+            contexts[False] = placed_context(self.rotary, positions, mask=mask, logit_scale=scale)
         if self.window_block_indexes:
             contexts[True] = window_context(
                 self.rotary, grid, self.window_size, self.mask_padding, device, dtype, valid

@@ -23,8 +23,10 @@ from .feedforward import GELUFFN, SwiGLU, build_ffn, swiglu_hidden
 from .graph import keep_in_graph
 from .kernels import use_kernels
 from .layer_scale import LayerScale
+from .logit_scale import log_n_scale
 from .norm import RMSNorm, build_norm
 from .options import checked_choice, to_2tuple
+from .position_augmentation import PositionAugmentation
 from .position_calibration import GSAPositionCalibration
 from .rotary import RotaryTable, apply_rotary, gather_table, rotate_qkv
 from .segments import Segments
@@ -52,6 +54,7 @@ __all__ = [
     'LayerScale',
     'PEG',
     'PatchEmbed',
+    'PositionAugmentation',
     'RMSNorm',
     'RotaryAttention',
     'RotaryEmbedding',
@@ -75,6 +78,7 @@ __all__ = [
     'gather_table',
     'grid_positions',
     'keep_in_graph',
+    'log_n_scale',
     'merge_windows',
     'partition_windows',
     'placed_context',

@@ -79,6 +79,18 @@ def grid_positions(
     return torch.stack((x, y), dim=-1).reshape(height * width, 2)
 
 
+def checked_range(name: str, bounds: Optional[Sequence[float]]) -> Optional[Tuple[float, float]]:
+    """The bounds, or an OptionError unless they are None or two numbers above 0 that ascend."""
+    if bounds is None:
+        return None
+    if not isinstance(bounds, (list, tuple)) or len(bounds) != 2:
+        raise OptionError(f'{name} must be (smallest, largest), got {bounds!r}')
+    low, high = (checked_positive(f'a bound of {name}', bound) for bound in bounds)
+    if low >= high:
+        raise OptionError(f'{name} must ascend, got {bounds!r}')
+    return float(low), float(high)
+
+
 class AS2DRoPE(nn.Module):
     """Auto-scaled 2D rotary embedding: positions to the rotary table of section 3.3 (eq. 3 and 4).
 
@@ -105,6 +117,12 @@ class AS2DRoPE(nn.Module):
             (:func:`~.directions.golden_vectors`), ``'mixed'`` learns them from axial ones that each head turns at
             random (:func:`~.directions.random_rotations`), as the parameter ``vectors`` (h, P, 2).
         freq_range: Of ``'golden'``: smallest and largest magnitude, radians per step of the anchor grid.
+        yarn_range: Of axial directions: (low, high) in radians per token. On grids other than the anchor, planes of
+            theta up to low turn by scaled positions as always, those from high on by unscaled ones, and between them by
+            the mean that grows with theta, on each axis with that axis' own scale: NTK-by-parts of Peng et al., "YaRN",
+            2023 (arXiv 2309.00071), section 3.2, with its alpha and beta turns over a length of L tokens as
+            ``2 * pi * alpha / L`` and ``2 * pi * beta / L``. (Its 1 and 32, from text, leave nearly all planes of a
+            grid of 14 scaled.) Its temperature is not part of this. Positions are then ``(N, 4)``, scaled and unscaled.
 
     Raises:
         ValueError: If the number of rotated channels is no positive multiple of 4 (2D) or 2 (1D).
@@ -130,6 +148,7 @@ class AS2DRoPE(nn.Module):
         scale: Optional[str] = None,
         directions: str = 'axial',
         freq_range: Optional[Sequence[float]] = None,
+        yarn_range: Optional[Sequence[float]] = None,
     ) -> None:
         super().__init__()
         kind = checked_choice('rotary kind', kind, KINDS)
@@ -159,7 +178,13 @@ class AS2DRoPE(nn.Module):
         self.scale = checked_choice('rotary scale', scale, SCALES, SCALE_ALIASES)
         self.rotary_dim = int(rotated)
         self.directions = checked_choice('rotary directions', directions, DIRECTIONS)
-        self.freq_range = self._checked_range(freq_range)
+        if freq_range is not None and directions != 'golden':
+            raise OptionError(f"freq_range is an option of directions='golden', not of {directions!r}")
+        own_range = GOLDEN_RANGE if directions == 'golden' and freq_range is None else freq_range
+        self.freq_range = checked_range('freq_range', own_range)
+        self.yarn_range = checked_range('yarn_range', yarn_range)
+        if yarn_range and (kind != '2d' or directions != 'axial' or self.scale == 'none'):
+            raise OptionError('yarn_range is an option of 2D RoPE with axial directions and scaled positions')
         if directions != 'axial':
             if kind != '2d' or not share_heads or not num_heads:
                 raise OptionError(
@@ -170,19 +195,6 @@ class AS2DRoPE(nn.Module):
                 raise OptionError("directions='golden' take freq_range in the place of base and ntk_alpha")
         self.vectors = nn.Parameter(random_rotations(self.frequencies(), num_heads)) if self.is_learned else None
 
-    def _checked_range(self, freq_range: Optional[Sequence[float]]) -> Optional[Tuple[float, float]]:
-        if self.directions != 'golden':
-            if freq_range is not None:
-                raise OptionError(f"freq_range is an option of directions='golden', not of {self.directions!r}")
-            return None
-        freq_range = GOLDEN_RANGE if freq_range is None else freq_range
-        if not isinstance(freq_range, (list, tuple)) or len(freq_range) != 2:
-            raise OptionError(f'freq_range must be (smallest, largest), got {freq_range!r}')
-        low, high = (checked_positive('a bound of freq_range', bound) for bound in freq_range)
-        if low > high:
-            raise OptionError(f'freq_range must ascend, got {freq_range!r}')
-        return float(low), float(high)
-
     @property
     def is_learned(self) -> bool:
         """Whether tables depend on a parameter, so that each layer has an embedding of its own."""
@@ -192,7 +204,7 @@ class AS2DRoPE(nn.Module):
     def options(self) -> tuple:
         """All that a table depends on besides the positions and learned directions."""
         heads = None if self.share_heads and self.directions == 'axial' else self.num_heads
-        frequencies = self.base, self.ntk_alpha, self.directions, self.freq_range
+        frequencies = self.base, self.ntk_alpha, self.directions, self.freq_range, self.yarn_range
         return self.head_dim, self.rotary_dim, heads, self.kind, *frequencies, self.scale
 
     def positions(
@@ -208,7 +220,7 @@ class AS2DRoPE(nn.Module):
         Scaled 1D positions span the anchor's sequence: the factor is ``H0 * W0 / (H * W)``. With ``valid`` every image
         of the batch has the positions of its own grid, ``(B, H * W, ...)``.
         """
-        if self.kind == '2d' and valid is None:
+        if self.kind == '2d' and valid is None and not self.yarn_range:
             return grid_positions(grid, anchor, self.scale, device, dtype)
         positions = grid_positions(grid, device=device, dtype=dtype)
         if valid is not None:
@@ -229,7 +241,8 @@ class AS2DRoPE(nn.Module):
         x, y = positions.unbind(-1)
         if self.kind == '2d':
             scale_x, scale_y = axis_scales(grid, anchor, self.scale)
-            return torch.stack((x * scale_x, y * scale_y), dim=-1)
+            scaled = torch.stack((x * scale_x, y * scale_y), dim=-1)
+            return torch.cat((scaled, positions), dim=-1) if self.yarn_range else scaled
         scaled = self.scale != 'none' and anchor is not None
         factor = side_ratio(anchor[0] * anchor[1], grid[0] * grid[1]) if scaled else 1.0
         return ((y * grid[1] + x) * factor)[..., None]
@@ -264,11 +277,15 @@ class AS2DRoPE(nn.Module):
         freqs = self.frequencies(positions.device, positions.dtype)  # [1 | h, K]
         # a broadcast product: TF32 or bf16 matmuls would corrupt the angles
         turns = positions[..., None, None, :] * freqs[..., None]  # [..., N, 1 | h, K, axes]
+        if self.yarn_range:
+            low, high = self.yarn_range
+            unscaled = ((freqs - low) / (high - low)).clamp(0, 1)[..., None]  # [1 | h, K, 1], what each plane has of it
+            turns = torch.lerp(turns[..., :2], turns[..., 2:], unscaled)
         return turns.flatten(-2)  # [..., N, 1 | h, P]
 
     def forward(self, positions: Tensor) -> RotaryTable:
         """Table of the tokens at ``positions``, ``([B,] N, 2)`` (2D) or ``([B,] N, 1)`` (1D)."""
-        axes = 2 if self.kind == '2d' else 1
+        axes = (4 if self.yarn_range else 2) if self.kind == '2d' else 1
         if positions.shape[-1] != axes:
             raise ValueError(
                 f'{self.kind.upper()} RoPE takes positions of {axes} coordinates, got {positions.shape[-1]}'

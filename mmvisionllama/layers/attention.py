@@ -3,7 +3,7 @@
 Legend: B batch, N query tokens, M key tokens, h heads, d head dim, C = h * d channels, P rotation planes.
 """
 
-from typing import Any, Optional, Tuple
+from typing import Any, Optional, Tuple, Union
 
 import torch
 import torch.nn.functional as F
@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from . import kernels
 from .attention_backends import AttentionSpec, check_backend, choose_backend, overridden
+from .norm import build_norm
 from .options import check_flags, check_heads, checked_rate
-from .rotary import RotaryTable, gather_table, rotate_qkv
+from .rotary import RotaryTable, apply_rotary, gather_table, rotate_qkv
 from .segments import Segments, attend_segments
 from .valid_grid import ValidGrid
 
@@ -34,6 +35,7 @@ class AttentionContext:
         segments (Segments, optional): Runs of tokens in a batch of 1, each of which attends to itself alone.
         positions (Tensor, optional): Positions of the queries' tokens, ``([B,] N, 2)``, for layers that have a rotary
             embedding of their own, in the place of ``rope``.
+        logit_scale (float or Tensor, optional): Factor of the logits beside ``d ** -0.5``; ``(B | 1, N | 1, 1, 1)``.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class AttentionContext:
         valid: Optional[ValidGrid] = None,
         segments: Optional[Segments] = None,
         positions: Optional[Tensor] = None,
+        logit_scale: Optional[Union[float, Tensor]] = None,
     ) -> None:
         self.rope = rope
         self.key_rope = key_rope
@@ -58,6 +61,7 @@ class AttentionContext:
         self.valid = valid
         self.segments = segments
         self.positions = positions
+        self.logit_scale = logit_scale
 
     @property
     def query(self) -> Optional[RotaryTable]:
@@ -172,8 +176,8 @@ def placed_context(rotary: nn.Module, positions: Tensor, **options: Any) -> Atte
 def gather_context(context: AttentionContext, index: Tensor) -> AttentionContext:
     """Rows of a context's table or positions for each sample of a masked batch; index as in :func:`gather_table`."""
     if context.positions is not None:
-        return AttentionContext(positions=context.positions[index])
-    return AttentionContext(gather_table(context.rope, index))
+        return AttentionContext(positions=context.positions[index], logit_scale=context.logit_scale)
+    return AttentionContext(gather_table(context.rope, index), logit_scale=context.logit_scale)
 
 
 class RotaryAttention(nn.Module):
@@ -188,6 +192,9 @@ class RotaryAttention(nn.Module):
         proj_drop: Dropout of the output.
         backend: See :func:`attend`.
         rotary: Rotary embedding of this layer alone, for learned directions; it takes the context's positions.
+        qk_norm_cfg: Norm of each head's queries and keys before their rotation, see :func:`build_norm`; its weights
+            ``(d,)`` are shared by the heads. Source: Dehghani et al., "Scaling Vision Transformers to 22 Billion
+            Parameters", 2023 (arXiv 2302.05442), section 2; RMSNorm in ViT-5 (arXiv 2602.08071).
 
     Raises:
         ValueError: If ``num_heads`` does not divide ``embed_dims``, or for an unknown backend.
@@ -204,6 +211,7 @@ class RotaryAttention(nn.Module):
         proj_drop: float = 0.0,
         backend: str = 'auto',
         rotary: Optional[nn.Module] = None,
+        qk_norm_cfg: Optional[dict] = None,
     ) -> None:
         super().__init__()
         check_heads(embed_dims, num_heads)
@@ -214,6 +222,8 @@ class RotaryAttention(nn.Module):
         self.backend = check_backend(backend)
         self.rotary = rotary
         self.qkv = nn.Linear(embed_dims, 3 * embed_dims, bias=qkv_bias)
+        self.q_norm = build_norm(qk_norm_cfg, self.head_dim) if qk_norm_cfg else None
+        self.k_norm = build_norm(qk_norm_cfg, self.head_dim) if qk_norm_cfg else None
         self.proj = nn.Linear(embed_dims, embed_dims, bias=proj_bias)
         self.attn_drop = checked_rate('attn_drop', attn_drop)
         self.proj_drop = nn.Dropout(checked_rate('proj_drop', proj_drop)) if proj_drop > 0 else nn.Identity()
@@ -222,6 +232,10 @@ class RotaryAttention(nn.Module):
         """Rotated q, rotated k and v of the tokens ``x``: ``(B, N, C)`` to three times ``(B, N, h, d)``."""
         projected = self.qkv(x)
         qkv = projected.unflatten(-1, (3, self.num_heads, self.head_dim))
+        if self.q_norm is not None:
+            q, k, v = qkv.unbind(2)
+            q, k = self.q_norm(q).to(v.dtype), self.k_norm(k).to(v.dtype)  # autocast's norms answer in fp32
+            return (q, k, v) if rope is None else (apply_rotary(q, rope), apply_rotary(k, rope), v)
         if rope is None:
             return qkv.unbind(2)
         return rotate_qkv(qkv, rope, in_place=kernels.may_overwrite(self.qkv, projected))
@@ -230,6 +244,8 @@ class RotaryAttention(nn.Module):
         """Attention without the output projection: ``(B, N, C)`` to ``(B, N, C)``."""
         rope = context.rope if self.rotary is None else self.rotary(context.positions)
         q, k, v = self.project(x, rope)  # [B, N, h, d]
+        if context.logit_scale is not None:
+            q = (q * context.logit_scale).to(q.dtype)
         options = dict(
             mask=context.mask,
             is_causal=context.is_causal,

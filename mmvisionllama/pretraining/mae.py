@@ -32,7 +32,7 @@ class MAEVisionLLaMA(VisionLLaMA):
 
     Raises:
         ValueError: For a mask ratio out of range, and for options that need every token of the grid or a class token
-            in the encoder (``window_block_indexes``, ``peg``, ``with_cls_token``).
+            in the encoder (``window_block_indexes``, ``peg``, ``with_cls_token``, ``num_registers``).
 
     Examples:
         >>> encoder = MAEVisionLLaMA('base')
@@ -53,9 +53,9 @@ class MAEVisionLLaMA(VisionLLaMA):
         **kwargs: Any,
     ) -> None:
         checked_rate('mask_ratio', mask_ratio)
-        for option in ('window_block_indexes', 'peg', 'with_cls_token'):
+        for option in ('window_block_indexes', 'peg', 'with_cls_token', 'num_registers'):
             if kwargs.get(option):
-                raise ValueError(f'the MAE encoder sees a part of the patches and no class token: leave {option} out')
+                raise ValueError(f'the MAE encoder sees a part of the patches and no other tokens: leave {option} out')
         kwargs['with_cls_token'] = False
         super().__init__(arch, out_type=out_type, layer_scale_init_value=layer_scale_init_value, **kwargs)
         self.mask_ratio = mask_ratio
