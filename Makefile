@@ -1,6 +1,7 @@
 # Two commands set everything up by themselves on a fresh machine (Python >= 3.10; make test also wants a C++ compiler):
 #   make demo   trains on real digits, shows the resolution study       (about 5 minutes of computing)
 #   make demo-mae, demo-gen, demo-illama, demo-seg, demo-det: the same for the other tasks
+#   make demo-deploy  exports trained models to every runtime, 8 bits included
 #   make docs   builds the documentation into site/               (about a minute, in an environment of its own)
 #   make test   completes the same environment and runs the tests       (first time: 10-15 minutes of compiling)
 # VENV is the environment's folder; WHEELS keeps the compiled mmcv between environments.
@@ -19,10 +20,10 @@ export PYTHON VENV WHEELS LINE
 
 PY = $(VENV)/bin/python
 
-.PHONY: help demo demo-mae demo-gen demo-illama demo-seg demo-det test gpu-test bench-gpu lint check docs doctor clean env-%
+.PHONY: help demo demo-mae demo-gen demo-illama demo-seg demo-det demo-deploy test gpu-test bench-gpu lint check docs doctor clean env-%
 
 help:
-	@sed -n '2,5s/^# //p' Makefile
+	@sed -n '2,6s/^# //p' Makefile
 
 env-%:
 	@tools/setup/environment.sh $*
@@ -44,6 +45,9 @@ demo-seg: env-segmentation
 
 demo-det: env-test
 	@$(PY) tools/demo/detection.py --work-dir $(WORK)-det
+
+demo-deploy: env-test
+	@$(PY) tools/demo/deploy.py --work-dir $(WORK)-deploy
 
 test: env-test
 	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/codespell

@@ -16,7 +16,7 @@ import statistics
 import sys
 import time
 from pathlib import Path
-from typing import Callable, Dict, List, Optional
+from typing import Callable, Dict, List, Optional, Sequence
 
 import torch
 from torch import nn
@@ -131,13 +131,13 @@ def compare(
     return rows
 
 
-def write_csv(path: Path, rows: List[dict], append: bool = False) -> None:
-    """Writes the rows under the common header."""
+def write_csv(path: Path, rows: List[dict], append: bool = False, more: Sequence[str] = ()) -> None:
+    """Writes the rows under the common header and ``more``."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     append = append and path.exists()
     with open(path, 'a' if append else 'w', newline='') as file:
-        writer = csv.DictWriter(file, COLUMNS)
+        writer = csv.DictWriter(file, (*COLUMNS, *more))
         if not append:
             writer.writeheader()
         writer.writerows(rows)

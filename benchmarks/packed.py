@@ -13,14 +13,17 @@ and a short one of 360 to 640, three quarters of them lying.
 import argparse
 import json
 import random
-import time
+from functools import partial
+from pathlib import Path
 from typing import List, Sequence, Tuple
 
 import torch
+from harness import RESULTS, compare, write_csv
 
 from mmvisionllama.backbones import VisionLLaMA
 
 Size = Tuple[int, int]
+MORE = ('images_per_second', 'tokens', 'padded')
 
 
 def coco_sizes(path: str) -> List[Size]:
@@ -59,19 +62,6 @@ def padded(images: Sequence[torch.Tensor]) -> Tuple[torch.Tensor, List[Size]]:
     return batch, sizes
 
 
-def measure(step, batches, device, repeats: int) -> float:
-    """Images a second: the best of some passes over all batches."""
-    best = float('inf')
-    for _ in range(repeats + 1):  # the first warms up
-        start = time.perf_counter()
-        for batch in batches:
-            step(batch)
-        if device.type == 'cuda':
-            torch.cuda.synchronize()
-        best = min(best, time.perf_counter() - start)
-    return sum(map(len, batches)) / best
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--arch', default='small', help='architecture of the plain backbone (default: small)')
@@ -79,10 +69,12 @@ def main() -> None:
     parser.add_argument('--images', type=int, default=64, help='number of images (default: 64)')
     parser.add_argument('--scale', type=float, default=0.35, help='factor of the sizes (default: 0.35)')
     parser.add_argument('--batch-size', type=int, default=8, help='images in a batch (default: 8)')
-    parser.add_argument('--repeats', type=int, default=3, help='timed passes, of which the best counts (default: 3)')
+    parser.add_argument('--rounds', type=int, default=5, help='timed passes of each side in turn (default: 5)')
     parser.add_argument('--train', action='store_true', help='forward and backward pass')
     parser.add_argument('--ignore-padding', action='store_true', help='the padded side computes with its padding')
     parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
+    parser.add_argument('--out', type=Path, help='CSV file (default: benchmarks/results/packed_DEVICE.csv)')
+    parser.add_argument('--append', action='store_true', help='add to the file')
     args = parser.parse_args()
     device = torch.device(args.device)
     sizes = coco_sizes(args.annotations)[: args.images] if args.annotations else usual_sizes(args.images)
@@ -104,10 +96,10 @@ def main() -> None:
     batches = buckets(images, args.batch_size)
     shuffled = random.Random(0).sample(images, len(images))
     packs = [shuffled[start : start + args.batch_size] for start in range(0, len(images), args.batch_size)]
-    rates = dict(
-        padded=measure(run_padded, batches, device, args.repeats),
-        packed=measure(lambda batch: run(lambda: model.forward_packed(batch)), packs, device, args.repeats),
-    )
+    sides = {
+        'padded': lambda: [run_padded(batch) for batch in batches],
+        'packed': lambda: [run(partial(model.forward_packed, batch)) for batch in packs],
+    }
     grids = [[model.patch_embed.grid(image.shape[1:]) for image in batch] for batch in batches]
     tokens = sum(rows * cols for batch in grids for rows, cols in batch)
     with_padding = sum(len(batch) * max(r for r, _ in batch) * max(c for _, c in batch) for batch in grids)
@@ -115,9 +107,14 @@ def main() -> None:
         f'{args.arch}, {len(images)} images, batches of {args.batch_size}, {"training" if args.train else "inference"}'
     )
     print(f'tokens: {tokens} of {with_padding} with padding')
-    for name, rate in rates.items():
-        print(f'{name}: {rate:.2f} images/s')
-    print(f'packed / padded: {rates["packed"] / rates["padded"]:.2f}')
+    case = f'{args.arch}, {"training" if args.train else "inference"}, batches of {args.batch_size}'
+    case += ', padding not masked' if args.ignore_padding else ''
+    dtype = 'bfloat16' if device.type == 'cuda' else 'float32'
+    rows = compare(case, sides, rounds=args.rounds, device=device, dtype=dtype)
+    for row in rows:
+        row.update(images_per_second=f'{len(images) / float(row["median_s"]):.1f}', tokens=tokens, padded=with_padding)
+        print(f'{row["contender"]}: {row["images_per_second"]} images/s')
+    write_csv(args.out or RESULTS / f'packed_{device.type}.csv', rows, args.append, MORE)
 
 
 if __name__ == '__main__':

@@ -6,20 +6,25 @@ used. mmpretrain's own hub learns the names by :func:`register_in_mmpretrain`.
 
 import difflib
 import fnmatch
+import functools
+import hashlib
 from collections import Counter
 from pathlib import Path
-from typing import Dict, List, Optional
+from typing import Any, Dict, List, Union
 
+import yaml
 from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
-from torch import nn
+from torch import Tensor, nn
 
-from .checkpoints import find_state_dict, load_strictly, read_checkpoint
-from .errors import MissingExtraError
+from .checkpoints import convert_released, find_state_dict, load_strictly, read_checkpoint
+from .errors import CheckpointError, MissingExtraError
 from .model_zoo import CONFIGS, config_path, list_configs
 
-#: scope of a config -> the library that it needs
+#: scopes of configs that are libraries, too
 LIBRARIES = ('mmpretrain', 'mmseg', 'mmdet')
+#: where the wheel keeps configs, weights and the index of both
+FOLDER = CONFIGS.parent
 
 
 def _configs() -> Dict[str, str]:
@@ -32,56 +37,82 @@ def _configs() -> Dict[str, str]:
     }
 
 
-def list_models(pattern: str = '*') -> List[str]:
+@functools.lru_cache(maxsize=1)
+def _sources() -> Dict[str, dict]:
+    """Config -> entry of the index that says where its weights are: ``Weights`` of ours, or ``Converted From``."""
+    found = {}
+    for file in yaml.safe_load((FOLDER / 'model-index.yml').read_text())['Import']:
+        for entry in yaml.safe_load((FOLDER / file).read_text())['Models']:
+            if 'Weights' in entry or 'Converted From' in entry:
+                found[entry['Config'].partition('/')[2]] = entry
+    return found
+
+
+def list_models(pattern: str = '*', pretrained: bool = False) -> List[str]:
     """Names that :func:`get_model` takes, sorted.
 
     Args:
         pattern: Shell pattern that the whole name has to match.
+        pretrained: Only models whose weights come with the package or have an address.
 
     Examples:
         >>> 'visionllama-small-p16_8xb256-800e_in1k' in list_models('visionllama-small*')
         True
     """
-    return sorted(fnmatch.filter(_configs(), pattern))
+    names = _configs()
+    if pretrained:
+        names = {name: config for name, config in names.items() if config in _sources()}
+    return sorted(fnmatch.filter(names, pattern))
 
 
-def get_model(name: str, pretrained: Optional[str] = None, backbone_only: bool = False) -> nn.Module:
+def get_model(
+    name: str, pretrained: Union[bool, str] = False, backbone_only: bool = False, **overrides: Any
+) -> nn.Module:
     """Builds a model of the zoo, in evaluation mode.
 
     Args:
         name: One of :func:`list_models`.
-        pretrained: File or address of a checkpoint of this config with all of the model's weights, read as
-            :func:`read_checkpoint` does. One that the papers' authors published is converted first with
-            ``tools/model_converters/released_to_mmvisionllama.py``. None: the random weights of the constructors.
+        pretrained: False: the random weights of the constructors. True: the weights that come with the package, or
+            those that the papers' authors published, fetched and converted. Or the file or address of a checkpoint of
+            this config with all of the model's weights, read as :func:`read_checkpoint` does.
         backbone_only: The backbone without its head, which needs torch and mmengine only.
+        **overrides: Merged into the model's config, as in mmpretrain: ``head=dict(num_classes=10)``.
 
     Raises:
         KeyError: There is no such model; the message names similar ones.
         MissingExtraError: The head's library is not installed.
-        CheckpointError: The weights do not fit.
-        ValueError: ``backbone_only`` for a model without a backbone (DiT, SiT), or together with ``pretrained``.
+        CheckpointError: There are no weights, or they do not fit.
+        ValueError: ``backbone_only`` for a model without a backbone (DiT, SiT).
     """
     configs = _configs()
     if name not in configs:
         similar = difflib.get_close_matches(name, configs, n=3, cutoff=0.5)
         raise KeyError(f'no model {name}: {", ".join(similar) or "list_models() has the names"}')
     config = Config.fromfile(config_path(configs[name]))
+    config.merge_from_dict(dict(model=overrides))
     if backbone_only:
-        if pretrained is not None:
-            raise ValueError("weights for a backbone alone: load_pretrained(backbone, path, prefix='backbone.')")
         if 'backbone' not in config.model:
             raise ValueError(f'{name} has no backbone: it is a {config.model.type}')
-        return MODELS.build(config.model.backbone).eval()
+        model, prefix = MODELS.build(config.model.backbone), 'backbone.'
+    else:
+        model, prefix = _build(config, name), ''
+    if pretrained:
+        source = name if pretrained is True else pretrained
+        weights = _weights_of(name, configs[name]) if source is name else find_state_dict(read_checkpoint(source))
+        weights = {key[len(prefix) :]: value for key, value in weights.items() if key.startswith(prefix)}
+        load_strictly(model, weights, source)
+    return model.eval()
+
+
+def _build(config: Config, name: str) -> nn.Module:
+    """The whole model of a config."""
     scope = config.get('default_scope', 'mmengine')
     if scope in LIBRARIES:
         _require(scope, name)
         if config.get('data_preprocessor'):
             config.model.setdefault('data_preprocessor', config.data_preprocessor)
     with DefaultScope.overwrite_default_scope(scope):
-        model = MODELS.build(config.model)
-    if pretrained is not None:
-        load_strictly(model, find_state_dict(read_checkpoint(pretrained)), pretrained)
-    return model.eval()
+        return MODELS.build(config.model)
 
 
 def _require(library: str, name: str) -> None:
@@ -92,6 +123,20 @@ def _require(library: str, name: str) -> None:
         raise MissingExtraError(
             f"{name} needs {library} ({error}): pip install 'mmvisionllama[onedl]', or backbone_only=True"
         ) from error
+
+
+def _weights_of(name: str, config: str) -> Dict[str, Tensor]:
+    """Weights of the package, or the authors', converted."""
+    entry = _sources().get(config)
+    if entry is None:
+        known = ', '.join(list_models(pretrained=True)) or 'none yet'
+        raise CheckpointError(f'{name} has no weights here. Models with weights: {known}')
+    if 'Weights' not in entry:
+        return convert_released(find_state_dict(read_checkpoint(entry['Converted From']['Weights']))).state_dict
+    file = FOLDER / entry['Weights']
+    if hashlib.sha256(file.read_bytes()).hexdigest() != entry['SHA256']:
+        raise CheckpointError(f'{file} is not the file that was published: install mmvisionllama again')
+    return find_state_dict(read_checkpoint(str(file)))
 
 
 def register_in_mmpretrain() -> None:
@@ -106,4 +151,7 @@ def register_in_mmpretrain() -> None:
     from mmpretrain.apis import ModelHub
 
     if not ModelHub.has('visionllama-small-p16_8xb256-800e_in1k'):
-        ModelHub.register_model_index(CONFIGS.parent / 'model-index.yml', config_prefix=CONFIGS.parent)
+        ModelHub.register_model_index(FOLDER / 'model-index.yml', config_prefix=FOLDER)
+        for info in ModelHub._models_dict.values():
+            if info.weights in {entry['Weights'] for entry in _sources().values() if 'Weights' in entry}:
+                info.weights = str(FOLDER / info.weights)

@@ -29,7 +29,7 @@ print(config.model.backbone.type)
 def wheel(tmp_path_factory):
     """The wheel, opened."""
     source, target = tmp_path_factory.mktemp('source'), tmp_path_factory.mktemp('wheel')
-    for name in ('mmvisionllama', 'configs'):
+    for name in ('mmvisionllama', 'configs', 'weights'):
         shutil.copytree(ROOT / name, source / name, symlinks=True, ignore=shutil.ignore_patterns('__pycache__'))
     for name in ('pyproject.toml', 'setup.py', 'README.md', 'LICENSE'):
         shutil.copy(ROOT / name, source)

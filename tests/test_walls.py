@@ -19,7 +19,7 @@ FLOORS = (
     {'analysis'},
     {'visualization'},
     {'deploy', 'engine', 'zoo'},
-    {'launch'},
+    {'hub', 'launch'},
 )
 FLOOR_OF = {room: number for number, floor in enumerate(FLOORS) for room in floor}
 

@@ -1,14 +1,23 @@
 """Models by name."""
 
+import argparse
+import importlib
+import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+import released_names
 import torch
 from mmengine.config import Config
+from mmengine.runner import Runner
 
 import mmvisionllama
-from mmvisionllama.errors import CheckpointError, MissingExtraError
+from mmvisionllama import zoo
+from mmvisionllama.checkpoints import read_checkpoint
+from mmvisionllama.datasets import digit_scenes, digits
+from mmvisionllama.errors import CheckpointError, MissingExtraError, OptionError
 from mmvisionllama.model_zoo import config_path, list_configs
 from mmvisionllama.zoo import _configs
 
@@ -74,13 +83,145 @@ def test_the_backbone_needs_no_other_library():
     assert issubclass(MissingExtraError, ImportError)
 
 
+def test_values_of_the_config_are_overridden():
+    pytest.importorskip('mmpretrain')
+    with torch.device('meta'):
+        model = mmvisionllama.get_model(DIGITS, head=dict(num_classes=3), backbone=dict(frozen_stages=2))
+    assert model.head.num_classes == 3 and model.backbone.frozen_stages == 2
+
+
+def test_published_weights_are_converted_on_loading(tmp_path, monkeypatch):
+    """As the authors' files are: the released keys under 'model', beside an argparse Namespace."""
+    pytest.importorskip('mmpretrain')
+    name = 'pyramid-visionllama-small_8xb128-300e_in1k_released'
+    assert name in mmvisionllama.list_models(pretrained=True)
+    entry = zoo._sources()[zoo._configs()[name]]
+    assert entry['Converted From']['Weights'].startswith('https://huggingface.co/mtgv/')
+
+    trained = mmvisionllama.get_model(DIGITS)
+    state = released_names.renamed(trained.backbone)
+    state.update({'head.weight': trained.head.fc.weight, 'head.bias': trained.head.fc.bias})
+    torch.save(dict(model=state, args=argparse.Namespace(lr=3e-3)), tmp_path / 'published.pth')
+    source = {'Converted From': {'Weights': str(tmp_path / 'published.pth')}}
+    monkeypatch.setattr(zoo, '_sources', lambda: {zoo._configs()[DIGITS]: source})
+    assert mmvisionllama.list_models(pretrained=True) == [DIGITS]
+    images = torch.randn(2, 3, 32, 32)
+    loaded = mmvisionllama.get_model(DIGITS, pretrained=True)
+    torch.testing.assert_close(loaded(images), trained(images), rtol=0, atol=0)
+    backbone = mmvisionllama.get_model(DIGITS, pretrained=True, backbone_only=True)
+    torch.testing.assert_close(backbone(images), trained.backbone(images), rtol=0, atol=0)
+    with pytest.raises(CheckpointError, match=f'illama_digits has no weights here.*: {DIGITS}'):
+        mmvisionllama.get_model('illama_digits', pretrained=True)
+
+
+class TestWeights:
+    """Those that come with the package."""
+
+    SHIPPED = {
+        name: zoo._sources()[config]
+        for name, config in zoo._configs().items()
+        if 'Weights' in zoo._sources().get(config, {})
+    }
+    WRITERS = {'digits': digits.write_digits, 'digit_scenes': digit_scenes.write_scenes}
+
+    def test_they_are_some(self):
+        assert len(self.SHIPPED) >= 6
+
+    @pytest.mark.parametrize('name', SHIPPED)
+    def test_they_load(self, name):
+        pytest.importorskip(Config.fromfile(config_path(zoo._configs()[name])).default_scope)
+        model = mmvisionllama.get_model(name, pretrained=True)
+        assert all(torch.isfinite(value).all() for value in model.state_dict().values())
+        assert (zoo.FOLDER / self.SHIPPED[name]['Weights']).with_name('README.md').is_file()
+
+    def test_another_file_in_their_place_is_refused(self, monkeypatch):
+        config = zoo._configs()[DIGITS]
+        monkeypatch.setattr(zoo, '_sources', lambda: {config: dict(self.SHIPPED[DIGITS], SHA256='0' * 64)})
+        with pytest.raises(CheckpointError, match='not the file that was published'):
+            mmvisionllama.get_model(DIGITS, pretrained=True, backbone_only=True)
+
+    @pytest.mark.parametrize(
+        'name',
+        [
+            DIGITS,
+            'pyramid_vision_llama_digits',
+            'illama_digits',
+            pytest.param('pyramid_vision_llama_digit_scenes_mmseg', marks=pytest.mark.nightly),
+            pytest.param('pyramid_vision_llama_digit_scenes_mmdet', marks=pytest.mark.nightly),
+        ],
+    )
+    def test_the_score_of_the_card_comes_back(self, name, tmp_path, monkeypatch):
+        """On the held-out digits or scenes, which are made here."""
+        pytest.importorskip('sklearn')
+        config = Config.fromfile(config_path(zoo._configs()[name]))
+        pytest.importorskip(config.default_scope)
+        monkeypatch.chdir(tmp_path)
+        folder = config.test_dataloader.dataset.data_root
+        self.WRITERS[Path(folder).name](folder)
+        config.test_dataloader.update(num_workers=0, persistent_workers=False)
+        runner = Runner(
+            mmvisionllama.get_model(name, pretrained=True),
+            str(tmp_path / 'work'),
+            test_dataloader=config.test_dataloader,
+            test_evaluator=config.test_evaluator,
+            test_cfg=dict(),
+            default_scope=config.default_scope,
+            experiment_name=name,
+            log_level='WARNING',
+        )
+        entry, metrics = self.SHIPPED[name], runner.test()
+        (stated,) = entry['Results'][0]['Metrics'].values()
+        assert entry['Metric']['Factor'] * metrics[entry['Metric']['Name']] == pytest.approx(stated, abs=0.3)
+
+
+class TestHub:
+    @pytest.fixture
+    def hub(self):
+        pytest.importorskip('huggingface_hub')
+        pytest.importorskip('safetensors')
+        pytest.importorskip('mmpretrain')
+        import mmvisionllama.hub
+
+        return mmvisionllama.hub
+
+    def test_a_folder_comes_back_equal(self, hub, tmp_path):
+        model = hub.HubModel(DIGITS, overrides=dict(head=dict(num_classes=3)))
+        model.save_pretrained(tmp_path)
+        assert {'config.json', 'model.safetensors'} <= {path.name for path in tmp_path.iterdir()}
+        assert set(read_checkpoint(tmp_path / 'model.safetensors')) == set(model.model.state_dict())
+        loaded, images = hub.HubModel.from_pretrained(tmp_path), torch.randn(2, 3, 40, 24)
+        assert not loaded.training
+        torch.testing.assert_close(loaded(images), model(images), rtol=0, atol=0)
+        model.load(str(tmp_path / 'model.safetensors'))
+        torch.testing.assert_close(loaded(images), model(images), rtol=0, atol=0)
+
+    def test_missing_weights_and_types_in_a_config_are_refused(self, hub, tmp_path):
+        hub.HubModel(DIGITS, backbone_only=True).save_pretrained(tmp_path)
+        config = json.loads((tmp_path / 'config.json').read_text())
+        for wrong in (dict(backbone=dict(type='os.system')), dict(neck=[dict(_scope_='x')]), {'backbone.type': 'x'}):
+            (tmp_path / 'config.json').write_text(json.dumps(dict(config, overrides=wrong)))
+            with pytest.raises(OptionError, match='overrides may not set'):
+                hub.HubModel.from_pretrained(tmp_path)
+        (tmp_path / 'config.json').write_text(json.dumps(dict(config, backbone_only=False)))
+        with pytest.raises(CheckpointError, match='are missing'):
+            hub.HubModel.from_pretrained(tmp_path)
+
+    def test_without_its_library_the_extra_is_named(self, monkeypatch):
+        monkeypatch.setitem(sys.modules, 'huggingface_hub', None)
+        monkeypatch.delitem(sys.modules, 'mmvisionllama.hub', raising=False)
+        with pytest.raises(MissingExtraError, match=r'mmvisionllama\[hub\]'):
+            importlib.import_module('mmvisionllama.hub')
+
+
 def test_models_without_a_backbone_say_so():
     with pytest.raises(ValueError, match='no backbone'):
         mmvisionllama.get_model('sit-s-2_8xb32-400k_imagenet-256', backbone_only=True)
 
 
-def test_mmpretrain_knows_the_names():
+def test_mmpretrain_knows_the_names(monkeypatch):
     mmpretrain = pytest.importorskip('mmpretrain')
+    hub = mmpretrain.apis.ModelHub
+    monkeypatch.setattr(hub, '_models_dict', dict(hub._models_dict))
     from mmvisionllama.zoo import register_in_mmpretrain
 
     register_in_mmpretrain()

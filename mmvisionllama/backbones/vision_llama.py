@@ -252,8 +252,8 @@ class VisionLLaMA(PlainBackbone):
             if self.with_cls_token and self.cls_position != 'origin':
                 sides = own_sides(grid, valid, positions.dtype)
                 scale_x, scale_y = axis_scales(sides, self.anchor_grid, self.rotary.scale)
-                tokens[..., 0, 0] += (sides[1] - 1) * scale_x
-                tokens[..., 0, 1] -= scale_y if self.cls_position == 'above_top_right' else 0
+                tokens[..., :1, 0] += (sides[1] - 1) * scale_x
+                tokens[..., :1, 1] -= scale_y if self.cls_position == 'above_top_right' else 0
             positions = torch.cat((tokens, positions), dim=-2)
         return positions if self.position_augmentation is None else self.position_augmentation(positions)
 

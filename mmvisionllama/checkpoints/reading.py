@@ -256,7 +256,7 @@ def read_checkpoint(path: str, *, unsafe: bool = False, map_location: Any = 'cpu
     Args:
         path: Local file (``.pth``, ``.pt`` or ``.safetensors``) or an http(s) address.
         unsafe: Allow arbitrary pickles. Unpickling can run any code that the file's author put in: use it only for
-            files you trust. The published checkpoints of the paper need it (they store an argparse Namespace).
+            files you trust. The argparse Namespace of published checkpoints is read without it.
         map_location: As in ``torch.load``.
 
     Returns:

@@ -3,9 +3,11 @@
 torch's weights-only unpickler calls whatever stands in its list of safe globals with whatever the file says. Each
 entry added here is therefore narrower than its namesake: ``getattr`` knows the four statistics of a ``HistoryBuffer``,
 a numpy ``dtype`` is plain numbers or text and takes no fields from the file (with them a file can make an array of
-pointers), and a ``HistoryBuffer`` takes its own three attributes.
+pointers), a ``HistoryBuffer`` takes its own three attributes, and an ``argparse.Namespace``, which the published files
+hold, is filled once.
 """
 
+import argparse
 import contextlib
 import pickle
 import re
@@ -79,6 +81,16 @@ class _PlainHistory(HistoryBuffer):
         self.__class__ = HistoryBuffer
 
 
+class _PlainNamespace(argparse.Namespace):
+    """``argparse.Namespace`` that turns into a real one when its attributes arrive."""
+
+    def __setstate__(self, state: dict) -> None:
+        if type(state) is not dict or not all(isinstance(key, str) for key in state):
+            _refuse('argparse.Namespace(...)')
+        self.__class__ = argparse.Namespace
+        self.__dict__.update(state)
+
+
 def _statistic(owner: Any, name: str) -> Callable:
     if owner is not _PlainHistory or name not in STATISTICS:
         _refuse(f'builtins.getattr({getattr(owner, "__name__", owner)!r:.60}, {name!r:.60})')
@@ -112,6 +124,7 @@ def _as(thing: Any, module: str, name: str) -> Any:
 def _stand_ins() -> List[Any]:
     found = [
         _as(_PlainHistory, HistoryBuffer.__module__, 'HistoryBuffer'),
+        _as(_PlainNamespace, 'argparse', 'Namespace'),
         _as(_PlainArray, 'numpy', 'ndarray'),
         _as(_PlainDtype, 'numpy', 'dtype'),
         _as(_statistic, 'builtins', 'getattr'),

@@ -3,16 +3,16 @@
 import importlib
 from types import ModuleType
 
-from ..errors import OptionError
+from ..errors import MissingExtraError
 
 
 def extra(name: str) -> ModuleType:
     """Imports a library of the extra ``deploy``.
 
     Raises:
-        OptionError: If it is not installed; the message says how to install it.
+        MissingExtraError: If it is not installed; the message says how to install it.
     """
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
-        raise OptionError(f"{error.name} is not installed: pip install 'mmvisionllama[deploy]'") from error
+        raise MissingExtraError(f"{error.name} is not installed: pip install 'mmvisionllama[deploy]'") from error

@@ -1,6 +1,7 @@
 """Files that are made to do harm, or are damaged where nobody looks, are called what they are."""
 
 import argparse
+import fractions
 import pickle
 import zipfile
 
@@ -51,8 +52,14 @@ def test_code_is_named(tmp_path, function, args, name, zipped):
 
 
 def test_data_that_only_names_what_is_harmless(tmp_path):
-    torch.save(dict(args=argparse.Namespace(lr=1)), tmp_path / 'a.pth')
-    assert 'allow_unsafe' in refused(tmp_path / 'a.pth', 'holds more than weights .argparse.Namespace.')
+    torch.save(dict(part=fractions.Fraction(1, 2)), tmp_path / 'a.pth')
+    assert 'allow_unsafe' in refused(tmp_path / 'a.pth', 'holds more than weights .fractions.Fraction.')
+
+
+@pytest.mark.parametrize('state', [('a', 'b'), {1: 2}, None])
+def test_a_namespace_takes_attributes_only(tmp_path, state):
+    torch.save(dict(a=hostile.Call(argparse.Namespace, state=state or [1])), tmp_path / 'a.pth')
+    refused(tmp_path / 'a.pth', 'argparse.Namespace')
 
 
 def test_a_look_runs_nothing(tmp_path):
@@ -180,15 +187,15 @@ def test_a_file_does_not_change_the_class(tmp_path):
 
 def test_what_the_user_declared_safe_is_read(tmp_path):
     torch.save(
-        dict(args=argparse.Namespace(lr=1), chain=hostile.Call(getattr, HistoryBuffer, 'mean')), tmp_path / 'a.pth'
+        dict(part=fractions.Fraction(1, 2), chain=hostile.Call(getattr, HistoryBuffer, 'mean')), tmp_path / 'a.pth'
     )
     before = list(torch.serialization.get_safe_globals())
-    torch.serialization.add_safe_globals([argparse.Namespace, getattr])
+    torch.serialization.add_safe_globals([fractions.Fraction, getattr])
     try:
-        assert read_checkpoint(tmp_path / 'a.pth')['args'].lr == 1
+        assert read_checkpoint(tmp_path / 'a.pth')['part'] == 0.5
         hostile.attribute_chain(tmp_path / 'b.pth', tmp_path / 'marker', {})
         refused(tmp_path / 'b.pth', 'can run any code')
-        assert set(torch.serialization.get_safe_globals()) == {*before, argparse.Namespace, getattr}
+        assert set(torch.serialization.get_safe_globals()) == {*before, fractions.Fraction, getattr}
     finally:
         torch.serialization.clear_safe_globals()
         torch.serialization.add_safe_globals(before)

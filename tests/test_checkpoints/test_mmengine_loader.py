@@ -1,6 +1,6 @@
 """mmengine's own ways of loading go through the safe reader after ``import mmvisionllama``."""
 
-import argparse
+import fractions
 import importlib
 
 import pytest
@@ -13,10 +13,10 @@ from mmvisionllama.checkpoints import CheckpointError, mmengine_loader
 
 
 @pytest.fixture
-def namespace(tmp_path):
+def more_than_weights(tmp_path):
     """What stock mmengine would unpickle without a question."""
-    path = tmp_path / 'namespace.pth'
-    torch.save(dict(state_dict=nn.Linear(2, 1).state_dict(), args=argparse.Namespace()), path)
+    path = tmp_path / 'more.pth'
+    torch.save(dict(state_dict=nn.Linear(2, 1).state_dict(), part=fractions.Fraction(1)), path)
     return str(path)
 
 
@@ -33,22 +33,22 @@ def test_safetensors_are_read_too(tmp_path):
     assert _load_checkpoint(str(tmp_path / 'a.safetensors'), map_location='cpu')['weight'].sum() == 2
 
 
-def test_the_refusal_names_the_way_out(namespace, monkeypatch):
+def test_the_refusal_names_the_way_out(more_than_weights, monkeypatch):
     monkeypatch.setenv('MMVISIONLLAMA_UNSAFE', '0')
     with pytest.raises(
-        CheckpointError, match=r'argparse.Namespace.*checkpoints.allow_unsafe\(\).*MMVISIONLLAMA_UNSAFE=1'
+        CheckpointError, match=r'fractions.Fraction.*checkpoints.allow_unsafe\(\).*MMVISIONLLAMA_UNSAFE=1'
     ):
-        load_checkpoint(nn.Linear(2, 1), namespace)
+        load_checkpoint(nn.Linear(2, 1), more_than_weights)
     monkeypatch.setenv('MMVISIONLLAMA_UNSAFE', '1')
-    load_checkpoint(nn.Linear(2, 1), namespace, strict=True)
+    load_checkpoint(nn.Linear(2, 1), more_than_weights, strict=True)
 
 
 @pytest.mark.parametrize('library', ['mmcv', 'mmpretrain', 'mmseg', 'mmdet'])
-def test_the_loader_stays_when_a_library_is_imported(namespace, library):
+def test_the_loader_stays_when_a_library_is_imported(more_than_weights, library):
     pytest.importorskip(library)
     importlib.import_module(f'{library}.apis' if library != 'mmcv' else library)
     with pytest.raises(CheckpointError):
-        _load_checkpoint(namespace)
+        _load_checkpoint(more_than_weights)
 
 
 def test_every_stock_scheme_has_a_safe_loader():

@@ -2,6 +2,7 @@
 
 import argparse
 import copy
+import fractions
 import logging
 import re
 import zipfile
@@ -101,11 +102,15 @@ class TestRead:
         with pytest.raises(CheckpointError, match='holds a list'):
             read_checkpoint(save([1, 2]))
 
-    def test_pickled_namespace_needs_to_be_allowed(self, save, source):
-        path = save(dict(model=source.state_dict(), args=argparse.Namespace(lr=1)))
-        with pytest.raises(CheckpointError, match=r'argparse.Namespace.*any code.*unsafe=True.*--unsafe'):
+    def test_a_namespace_is_data(self, save, source):
+        args = read_checkpoint(save(dict(model=source.state_dict(), args=argparse.Namespace(lr=1))))['args']
+        assert type(args) is argparse.Namespace and args == argparse.Namespace(lr=1)
+
+    def test_pickled_objects_need_to_be_allowed(self, save, source):
+        path = save(dict(model=source.state_dict(), part=fractions.Fraction(1, 2)))
+        with pytest.raises(CheckpointError, match=r'fractions.Fraction.*any code.*unsafe=True.*--unsafe'):
             read_checkpoint(path)
-        assert read_checkpoint(path, unsafe=True)['args'].lr == 1
+        assert read_checkpoint(path, unsafe=True)['part'] == 0.5
         assert set(find_state_dict(read_checkpoint(path, unsafe=True))) == set(source.state_dict())
 
     def test_refusing_runs_no_code(self, tmp_path):
@@ -208,7 +213,7 @@ class TestLoad:
         self.refused(file, 'truncated')
 
     def test_unsafe(self, save, source):
-        path = save(dict(model=source.state_dict(), args=argparse.Namespace()))
+        path = save(dict(model=source.state_dict(), part=fractions.Fraction(1)))
         self.refused(path, 'any code')
         module = network()
         load_pretrained(module, path, unsafe=True)

@@ -21,11 +21,17 @@ def tool():
     return module
 
 
+def imported():
+    return yaml.safe_load((ROOT / 'model-index.yml').read_text())['Import']
+
+
 @pytest.fixture(scope='module')
 def models():
-    """Name to entry of every metafile that the index imports."""
+    """Name to entry of every metafile of the recipes that the index imports."""
     entries = {}
-    for file in yaml.safe_load((ROOT / 'model-index.yml').read_text())['Import']:
+    for file in imported():
+        if file.startswith('weights/'):
+            continue
         for entry in yaml.safe_load((ROOT / file).read_text())['Models']:
             assert entry['Name'] not in entries, 'mmpretrain wants names to be unique'
             entries[entry['Name']] = entry
@@ -38,6 +44,7 @@ def test_files_are_fresh(tool):
 
 def test_a_changed_head_is_noticed(tool, tmp_path):
     shutil.copytree(ROOT / 'configs', tmp_path / 'configs')
+    shutil.copytree(ROOT / 'weights', tmp_path / 'weights', ignore=shutil.ignore_patterns('*.safetensors', '*.jsonl'))
     shutil.copy(ROOT / 'model-index.yml', tmp_path)
     assert tool.stale(tmp_path) == []
     folder = tmp_path / 'configs/mmpretrain/vision_llama'
@@ -127,7 +134,8 @@ def test_mmpretrain_lists_builds_and_runs_a_model_by_name(hub, models):
 
 def test_the_index_works_where_a_wheel_puts_it(hub, models, tmp_path):
     """``.mim`` inside the package: configs and index side by side."""
-    shutil.copytree(ROOT / 'configs', tmp_path / '.mim' / 'configs')
+    for name in ('configs', 'weights'):
+        shutil.copytree(ROOT / name, tmp_path / '.mim' / name)
     shutil.copy(ROOT / 'model-index.yml', tmp_path / '.mim')
     hub.register_model_index(tmp_path / '.mim' / 'model-index.yml', config_prefix=tmp_path / '.mim')
     cfg = hub.get('pyramid-visionllama-small_8xb128-300e_in1k').config
@@ -138,7 +146,8 @@ def test_the_formats_own_reader_takes_it(models):
     reader = pytest.importorskip('modelindex.load_model_index')
     index = reader.load(str(ROOT / 'model-index.yml'))
     index.build_models_with_collections()
-    assert len(index.models) == len(models)
+    weights = yaml.safe_load((ROOT / 'weights/metafile.yml').read_text())['Models']
+    assert len(index.models) == len(models) + len(weights)
     for model in index.models:
         assert model.full_model.paper['URL'].startswith('https://arxiv.org/abs/')
-        assert model.metadata.data['FLOPs'] > 1e9
+        assert model.full_model.weights or model.metadata.data['FLOPs'] > 1e9

@@ -1,6 +1,7 @@
 """One exported file per model runs at every size, and computes in every runtime what PyTorch computes."""
 
 import json
+import sys
 
 import onnx
 import pytest
@@ -10,7 +11,7 @@ from torch import nn
 from mmvisionllama import deploy
 from mmvisionllama.backbones import PyramidVisionLLaMA, VisionLLaMA, iLLaMA
 from mmvisionllama.deploy.networks import AdaptiveAveragePool
-from mmvisionllama.errors import CheckpointError, OptionError
+from mmvisionllama.errors import CheckpointError, MissingExtraError, OptionError
 from mmvisionllama.generation import DiTLLaMA
 
 SIZES = [(160, 352), (100, 130), (33, 47), (224, 224), (96, 64), (17, 16), (250, 97), (129, 512)]
@@ -40,13 +41,22 @@ MODELS = {
         rope_cfg=dict(scale='height'),
         layer_scale_init_value=0,
     ),
+    'registers, norms of queries and keys, temperature': lambda: VisionLLaMA(
+        TINY,
+        cls_position='origin',
+        num_registers=2,
+        qk_norm_cfg=dict(type='RMSNorm'),
+        logit_scale='log_n',
+        rope_cfg=dict(directions='golden'),
+        layer_scale_init_value=0,
+    ),
     'illama': lambda: iLLaMA(TINY),
     'illama of the release': lambda: iLLaMA(TINY, mask_mode='multiplicative', rope_scale='none'),
 }
 
 
 #: each takes long to trace; all of them run with -m nightly
-NIGHTLY = ('windows', 'position embedding', 'pyramid of the release', 'illama of the release')
+NIGHTLY = [name for name in MODELS if name not in ('class token', 'pyramid', 'illama')]
 
 
 @pytest.fixture(
@@ -144,6 +154,21 @@ def test_pooling_by_products_is_adaptive_average_pooling(cells, size):
 def test_an_unknown_target_is_refused_with_the_known_ones(tmp_path):
     with pytest.raises(OptionError, match='torch, aoti, onnx, openvino'):
         deploy.export(deploy.export_network(VisionLLaMA(TINY)), tmp_path / 'model', 'tflite')
+
+
+@pytest.mark.nightly  # a C++ compiler works for a minute
+def test_a_file_compiled_ahead_of_time_equals_eager_at_every_size(tmp_path):
+    network = deploy.export_network(MODELS['class token']())
+    session = deploy.load_exported(deploy.export(network, tmp_path / 'model', 'aoti').path)
+    assert session.format == 'aoti' and session.metadata['task'] == 'features'
+    assert deploy.largest_difference(network, session, SIZES, batches=(1, 3)) <= 1e-5
+
+
+@pytest.mark.parametrize('library', ['onnx', 'onnxscript'])
+def test_a_missing_library_names_the_extra(library, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, library, None)
+    with pytest.raises(MissingExtraError, match=rf'{library}.*mmvisionllama\[deploy\]'):
+        deploy.export(deploy.export_network(VisionLLaMA(TINY)), tmp_path / 'model', 'onnx')
 
 
 def test_an_unsupported_model_is_refused():

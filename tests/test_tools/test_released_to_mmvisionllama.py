@@ -1,10 +1,12 @@
 """tools/model_converters/released_to_mmvisionllama.py, on weights under the released names."""
 
 import argparse
+import fractions
 import importlib.util
 from pathlib import Path
 
 import pytest
+import released_names
 import torch
 
 from mmvisionllama import launch
@@ -29,21 +31,7 @@ def released_weights():
     model = VisionLLaMA(
         dict(embed_dims=DIMS, num_layers=1, num_heads=2, feedforward_channels=HIDDEN), layer_scale_init_value=0.5
     )
-    names = {
-        'patch_embed.projection.': 'patch_embed.proj.',
-        'layers.': 'blocks.',
-        '.ls1.weight': '.gamma_1',
-        '.ls2.weight': '.gamma_2',
-        '.ffn.gate.': '.mlp.c_fc1.',
-        '.ffn.up.': '.mlp.c_fc2.',
-        '.ffn.down.': '.mlp.c_proj.',
-    }
-    state = {}
-    for key, value in model.state_dict().items():
-        key = key.replace('ln1.', 'norm.', 1) if key.startswith('ln1.') else key.replace('.ln', '.norm')
-        for ours, theirs in names.items():
-            key = key.replace(ours, theirs)
-        state[key] = value
+    state = released_names.renamed(model)
     state.update({'head.weight': torch.randn(3, DIMS), 'head.bias': torch.randn(3)})
     return model, state
 
@@ -57,15 +45,25 @@ def published(tmp_path):
     return model, str(file)
 
 
-def test_refuses_pickles_without_the_flag(main, published, tmp_path):
-    with pytest.raises(CheckpointError, match=r'argparse.Namespace.*any code.*--unsafe'):
-        main([published[1], str(tmp_path / 'out.pth'), '--num-heads', '2'])
+@pytest.fixture
+def more_than_weights(tmp_path):
+    file = tmp_path / 'more.pth'
+    torch.save(dict(model=released_weights()[1], part=fractions.Fraction(1, 2)), file)
+    return str(file)
+
+
+def test_refuses_pickles_without_the_flag(main, more_than_weights, tmp_path, capsys):
+    target = str(tmp_path / 'out.pth')
+    with pytest.raises(CheckpointError, match=r'fractions.Fraction.*any code.*--unsafe'):
+        main([more_than_weights, target, '--num-heads', '2'])
     assert not (tmp_path / 'out.pth').exists()
+    main([more_than_weights, target, '--num-heads', '2', '--unsafe'])
+    assert 'can run any code' in capsys.readouterr().err
 
 
-def test_refusal_is_one_line(main, published, tmp_path, capsys):
+def test_refusal_is_one_line(main, more_than_weights, tmp_path, capsys):
     with pytest.raises(SystemExit):
-        launch.run_cli(lambda: main([published[1], str(tmp_path / 'out.pth')]))
+        launch.run_cli(lambda: main([more_than_weights, str(tmp_path / 'out.pth')]))
     error = capsys.readouterr().err
     assert error.startswith('error: ') and error.count('\n') == 1
 
@@ -73,9 +71,8 @@ def test_refusal_is_one_line(main, published, tmp_path, capsys):
 def test_converts(main, published, tmp_path, capsys):
     model, source = published
     out = tmp_path / 'new' / 'out.pth'
-    main([source, str(out), '--unsafe', '--num-heads', '2', '--img-size', '64', '--set', 'auto_scale=True'])
+    main([source, str(out), '--num-heads', '2', '--img-size', '64', '--set', 'auto_scale=True'])
     printed = capsys.readouterr()
-    assert 'can run any code' in printed.err
     params = sum(p.numel() for p in model.parameters()) + 3 * DIMS + 3
     assert f'family plain, {params:,} parameters' in printed.out
     assert f'tools/test.py CONFIG {out}' in printed.out and "type='ImageClassifier'" in printed.out

@@ -37,7 +37,7 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     parser.add_argument(
         '--unsafe',
         action='store_true',
-        help='allow arbitrary pickles, which can run any code: the published files hold an argparse Namespace',
+        help='allow arbitrary pickles, which can run any code, if SRC holds more than weights and its arguments',
     )
     parser.add_argument('--family', help='needed where several families share their keys (dit, sit)')
     parser.add_argument('--weights', help="entry of SRC to convert (default: 'ema' if there, else 'model')")

@@ -19,8 +19,11 @@ import yaml
 
 ROOT = Path(__file__).parents[2]
 TEXTS = yaml.safe_load((Path(__file__).parent / 'methods.yml').read_text())
-METHODS, PAPERS = TEXTS['methods'], TEXTS['papers']
+METHODS, PAPERS, PUBLISHED = TEXTS['methods'], TEXTS['papers'], TEXTS['published']
+CODE = 'https://github.com/Meituan-AutoML/VisionLLaMA'
 NOT_OURS = "the paper's, not reproduced"
+#: written by add_weights.py
+WEIGHTS = 'weights/metafile.yml'
 QUICKSTARTS = ('mmpretrain/quickstart', 'mmseg/quickstart', 'mmdet/quickstart', 'generation/quickstart')
 
 #: end of a config's name -> what it trains on
@@ -149,6 +152,8 @@ def metafile(folder: str, recipes: List[Recipe]) -> str:
             ]
         model['Config'] = f'configs/{folder}/{recipe.path.name}'
         model['Command'] = recipe.command
+        if recipe.name in PUBLISHED:
+            model['Converted From'] = {'Weights': PUBLISHED[recipe.name], 'Code': CODE}
         models.append(model)
     return yaml.safe_dump({'Collections': [collection], 'Models': models}, sort_keys=False, width=1000)
 
@@ -175,10 +180,13 @@ def readme(folder: str, recipes: List[Recipe]) -> str:
             '(`docs/paper_vs_release.md`).',
             '',
         ]
+    weights = ', and there are no weights to download'
+    if any(recipe.name in PUBLISHED for recipe in recipes):
+        weights = '. `get_model(name, pretrained=True)` fetches and converts the weights that the authors published'
     lines += [
         '## Configs',
         '',
-        "The numbers of accuracy are **the paper's; none was reproduced here**, and there are no weights to download.",
+        f"The numbers of accuracy are **the paper's; none was reproduced here**{weights}.",
         '',
         '| ' + ' | '.join(['config', 'parameters (M)', 'GMACs', 'schedule', *(f'paper: {m}' for m in metrics)]) + ' |',
         '|' + '---|' * (4 + len(metrics)),
@@ -192,6 +200,8 @@ def readme(folder: str, recipes: List[Recipe]) -> str:
             f'{recipe.length}, batch {recipe.batch}',
             *(found.get(metric, '–') for metric in metrics),
         ]
+        if recipe.name in PUBLISHED:
+            cells[0] += f' ([weights]({PUBLISHED[recipe.name]}))'
         lines.append('| ' + ' | '.join(cells) + ' |')
     lines += ['', '## Commands', '', '```bash', *(recipe.command for recipe in recipes), '```', '']
     return '\n'.join(lines)
@@ -237,6 +247,8 @@ def generate(root: Path = ROOT) -> Dict[Path, str]:
         files[path / 'README.md'] = readme(folder, recipes)
         files[path / 'metafile.yml'] = metafile(folder, recipes)
         imports.append(f'configs/{folder}/metafile.yml')
+    if (root / WEIGHTS).exists():
+        imports.append(WEIGHTS)
     files[root / 'model-index.yml'] = yaml.safe_dump({'Import': imports}, sort_keys=False)
     return files
 

@@ -1,0 +1,88 @@
+"""Models on the Hugging Face hub, and in folders laid out like its own: ``config.json`` and ``model.safetensors``.
+
+Needs huggingface_hub and safetensors, the extra ``hub``.
+"""
+
+from pathlib import Path
+from typing import Any, Dict, Optional, Union
+
+from torch import nn
+
+from .checkpoints import load_strictly, read_checkpoint
+from .errors import MissingExtraError, OptionError
+from .zoo import get_model
+
+try:
+    import safetensors.torch
+    from huggingface_hub import PyTorchModelHubMixin
+    from huggingface_hub.constants import SAFETENSORS_SINGLE_FILE
+except ImportError as error:
+    raise MissingExtraError(f"{__name__} needs {error.name}: pip install 'mmvisionllama[hub]'") from error
+
+
+def _refuse_types(options: Any) -> None:
+    """A fetched ``config.json`` may set numbers, but not say what is built: a ``type`` can be any importable object."""
+    if isinstance(options, dict):
+        wrong = [key for key in options if key == 'type' or key.startswith('_') or '.' in key]
+        if wrong:
+            raise OptionError(f'overrides may not set {", ".join(map(repr, wrong))}: they are values, not other parts')
+        options = list(options.values())
+    if isinstance(options, (list, tuple)):
+        for option in options:
+            _refuse_types(option)
+
+
+class HubModel(
+    nn.Module,
+    PyTorchModelHubMixin,
+    library_name='mmvisionllama',
+    tags=['visionllama'],
+    paper_url='https://arxiv.org/abs/2403.00522',
+):
+    """A model of the zoo that ``save_pretrained``, ``from_pretrained`` and ``push_to_hub`` know how to handle.
+
+    The folder holds the name and the overrides, and the weights under the names of the model's own state dict.
+
+    Args:
+        name: One of :func:`list_models`.
+        backbone_only: See :func:`get_model`.
+        overrides: Values merged into the model's config: ``dict(head=dict(num_classes=10))``. Not ``type``.
+
+    Attributes:
+        model: What :func:`get_model` builds.
+
+    Raises:
+        KeyError, MissingExtraError, ValueError: See :func:`get_model`.
+        OptionError: The overrides name a ``type``.
+
+    Examples::
+
+        HubModel('vision_llama_digits').load('epoch_18.pth').save_pretrained('folder')
+        model = HubModel.from_pretrained('folder').model  # or the name of a repository
+    """
+
+    def __init__(self, name: str, backbone_only: bool = False, overrides: Optional[Dict[str, Any]] = None) -> None:
+        super().__init__()
+        _refuse_types(overrides)
+        self.model = get_model(name, backbone_only=backbone_only, **(overrides or {}))
+        self.arguments = (name, backbone_only, overrides or {})
+
+    def load(self, pretrained: Union[bool, str] = True) -> 'HubModel':
+        """Fills the model from a checkpoint, or from the weights of the package: see :func:`get_model`."""
+        name, backbone_only, overrides = self.arguments
+        self.model = get_model(name, pretrained, backbone_only, **overrides)
+        return self
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.model(*args, **kwargs)
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        safetensors.torch.save_model(self.model, str(Path(save_directory) / SAFETENSORS_SINGLE_FILE))
+
+    @classmethod
+    def _load_as_safetensor(cls, model: 'HubModel', model_file: str, map_location: str, strict: bool) -> 'HubModel':
+        """Always strictly, and by the reader that all checkpoints go through."""
+        load_strictly(model.model, read_checkpoint(model_file, map_location=map_location), model_file)
+        return model.to(map_location).eval()
+
+    _load_as_pickle = _load_as_safetensor
