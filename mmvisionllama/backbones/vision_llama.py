@@ -168,20 +168,8 @@ class VisionLLaMA(PlainBackbone):
         norm_cfg = norm_cfg or dict(type='LN', eps=1e-6)
         check_flags(abs_pos_embed=abs_pos_embed, peg=peg, pre_norm=pre_norm)
         self.img_size = checked_sides('img_size', img_size)
-        head_dim = self.embed_dims // self.num_heads
         rope_cfg = dict(rope_cfg or {})
-        self.rotary = made('rope_cfg', AS2DRoPE, head_dim, self.num_heads, **rope_cfg)
-        if self.rotary.is_learned:  # each block has vectors of its own: this one places tokens
-            self.rotary.vectors = None
-        self.cls_position = checked_choice('cls_position', cls_position, self.CLS_POSITIONS, self.CLS_POSITION_ALIASES)
-        if self.rotary.kind == '1d' and with_cls_token and self.cls_position != 'origin':
-            raise ValueError(f"cls_position={cls_position!r} is a position of the 2D grid: use 'origin' with 1D RoPE")
-        if self.rotary.yarn_range and with_cls_token and self.cls_position != 'origin':
-            raise OptionError(f"cls_position={cls_position!r} is not known to yarn_range: use 'origin'")
-        self.logit_scale = check_logit_scale(logit_scale, self.anchor_grid)
-        self.position_augmentation = None
-        if position_augmentation is not None:
-            self.position_augmentation = made('position_augmentation', PositionAugmentation, **position_augmentation)
+        self._add_positions(rope_cfg, cls_position, logit_scale, position_augmentation)
         self.num_registers = checked_whole('num_registers', num_registers, 0)
         if num_registers:
             self.registers = nn.Parameter(torch.zeros(1, num_registers, self.embed_dims))
@@ -204,7 +192,7 @@ class VisionLLaMA(PlainBackbone):
             attn_cfg.update(qk_norm_cfg=resolved_norm(qk_norm_cfg))
 
         def build_attention(index: int) -> RotaryAttention:
-            own = AS2DRoPE(head_dim, self.num_heads, **rope_cfg) if self.rotary.is_learned else None
+            own = AS2DRoPE(self.rotary.head_dim, self.num_heads, **rope_cfg) if self.rotary.is_learned else None
             return self.build_attention(index, rotary=own, **attn_cfg)
 
         self.build_layers(
@@ -219,6 +207,26 @@ class VisionLLaMA(PlainBackbone):
             with_cp=with_cp,
         )
         self._freeze_stages()
+
+    def _add_positions(
+        self, rope_cfg: dict, cls_position: str, logit_scale: Optional[str], augmentation: Optional[dict]
+    ) -> None:
+        """What says where tokens stand, and how attention counts them."""
+        self.rotary = made('rope_cfg', AS2DRoPE, self.embed_dims // self.num_heads, self.num_heads, **rope_cfg)
+        if self.rotary.is_learned:  # each block has vectors of its own: this one places tokens
+            self.rotary.vectors = None
+        self.cls_position = checked_choice('cls_position', cls_position, self.CLS_POSITIONS, self.CLS_POSITION_ALIASES)
+        if self.with_cls_token and self.cls_position != 'origin':
+            if self.rotary.kind == '1d':
+                raise ValueError(
+                    f"cls_position={cls_position!r} is a position of the 2D grid: use 'origin' with 1D RoPE"
+                )
+            if self.rotary.yarn_range:
+                raise OptionError(f"cls_position={cls_position!r} is not known to yarn_range: use 'origin'")
+        self.logit_scale = check_logit_scale(logit_scale, self.anchor_grid)
+        self.position_augmentation = None
+        if augmentation is not None:
+            self.position_augmentation = made('position_augmentation', PositionAugmentation, **augmentation)
 
     def build_attention(self, index: int, **attn_cfg: Any) -> RotaryAttention:
         """Attention of block ``index``: inside windows or over the whole grid."""
