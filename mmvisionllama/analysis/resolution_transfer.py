@@ -3,8 +3,11 @@
 The study of Tables 11 and 12 for any classification config of this package. A rotary table is a function of the input's
 grid, so a checkpoint fits every variant and every size, and all variants share one copy of the weights.
 
-Variants: ``as2d`` (AS2DRoPE, eq. 4), ``2d`` (2D RoPE, unscaled positions), ``ntk:ALPHA`` (base times ALPHA, unscaled)
-and ``1d`` (for models trained with it). A config with released switches gets the release's version of each.
+Variants: ``as2d`` (AS2DRoPE, eq. 4), ``2d`` (2D RoPE, unscaled positions), ``ntk:ALPHA`` (base times ALPHA, unscaled),
+``1d`` (for models trained with it), ``anchor:PIXELS`` (AS2DRoPE scaled onto another size than the training's) and
+``yarn:LOW:HIGH`` (YaRN's ramp between two frequencies, radians per token). ``+log_n`` and ``+inverse_log_n`` behind any
+of them, ``as2d+log_n`` say, give the plain backbone that temperature. A config with released switches gets the
+release's version of each.
 """
 
 import copy
@@ -23,6 +26,8 @@ from mmengine.utils import ProgressBar
 from ..checkpoints.loading import load_strictly
 from ..checkpoints.reading import find_state_dict, read_checkpoint
 from ..errors import OptionError
+from ..layers.logit_scale import LOGIT_SCALES
+from ..layers.options import checked_choice
 from ..moved import moved
 
 #: transform -> its setting that is a size in pixels
@@ -81,25 +86,37 @@ def rotary_variant(backbone: dict, variant: str) -> dict:
         raise OptionError(f'backbone {backbone["type"]} has no rope_cfg, so there are no variants to compare')
     rope_cfg = dict(backbone.get('rope_cfg') or {})
     released = backbone.get('key_position') in ('flat_index', 'released')
-    name, _, alpha = variant.partition(':')
-    for key in ('kind', 'ntk_alpha', 'ntk_keys', 'anchor_grid'):
+    variant, _, temperature = variant.partition('+')
+    if temperature:
+        if 'logit_scale' not in inspect.signature(kind).parameters:
+            raise OptionError(f'backbone {backbone["type"]} has no logit_scale: leave +{temperature} out')
+        backbone['logit_scale'] = checked_choice('temperature', temperature, LOGIT_SCALES)
+    name, *numbers = variant.split(':')
+    for key in ('kind', 'ntk_alpha', 'ntk_keys', 'anchor_grid', 'yarn_range'):
         rope_cfg.pop(key, None)
     configured = rope_cfg.pop('scale', None)
+    own = configured if configured not in (None, 'none') else 'per_axis'
     if variant == 'as2d':
-        own = configured if configured not in (None, 'none') else 'per_axis'
         rope_cfg.update(dict(scale='height', anchor_grid=(14, 14)) if released else dict(scale=own))
+    elif name == 'anchor' and len(numbers) == 1 and numbers[0].isdecimal() and int(numbers[0]):
+        backbone['anchor'] = int(numbers[0])
+        rope_cfg.update(scale=own)
+    elif name == 'yarn' and len(numbers) == 2 and all(map(_positive_number, numbers)):
+        rope_cfg.update(scale=own, yarn_range=tuple(map(float, numbers)))
     elif variant == '2d':
         rope_cfg.update(scale='none')
     elif variant == '1d':
         rope_cfg.update(kind='1d', scale='none')
         for key in ('key_position', 'cls_position'):  # positions of the 2D grid
             backbone.pop(key, None)
-    elif name == 'ntk' and _positive_number(alpha):
-        rope_cfg.update(scale='none', ntk_alpha=float(alpha))
+    elif name == 'ntk' and len(numbers) == 1 and _positive_number(numbers[0]):
+        rope_cfg.update(scale='none', ntk_alpha=float(numbers[0]))
         if released:
             rope_cfg.update(ntk_keys='plain_base')
     else:
-        raise OptionError(f'unknown variant {variant!r}: choose as2d, 2d, 1d or ntk:ALPHA, e.g. ntk:2')
+        raise OptionError(
+            f'unknown variant {variant!r}: choose as2d, 2d, 1d, ntk:ALPHA, e.g. ntk:2, anchor:PIXELS or yarn:LOW:HIGH'
+        )
     backbone['rope_cfg'] = rope_cfg
     return backbone
 
@@ -218,8 +235,11 @@ def format_table(rows: Sequence[Dict[str, Any]], metric: str) -> str:
     sizes = list(dict.fromkeys(row['size'] for row in rows))
     values = {(row['variant'], row['size']): row[metric] for row in rows}
     variants = list(dict.fromkeys(row['variant'] for row in rows))
-    lines = [f'{metric:<10}' + ''.join(f'{size:>9}' for size in sizes)]
-    lines += [f'{variant:<10}' + ''.join(f'{values[variant, size]:>9.2f}' for size in sizes) for variant in variants]
+    wide = max(10, *(len(variant) + 1 for variant in variants))
+    lines = [f'{metric:<{wide}}' + ''.join(f'{size:>9}' for size in sizes)]
+    lines += [
+        f'{variant:<{wide}}' + ''.join(f'{values[variant, size]:>9.2f}' for size in sizes) for variant in variants
+    ]
     return '\n'.join(lines)
 
 

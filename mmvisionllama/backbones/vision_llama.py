@@ -168,18 +168,11 @@ class VisionLLaMA(PlainBackbone):
         norm_cfg = norm_cfg or dict(type='LN', eps=1e-6)
         check_flags(abs_pos_embed=abs_pos_embed, peg=peg, pre_norm=pre_norm)
         self.img_size = checked_sides('img_size', img_size)
-        head_dim = self.embed_dims // self.num_heads
         rope_cfg = dict(rope_cfg or {})
-        self.rotary = made('rope_cfg', AS2DRoPE, head_dim, self.num_heads, **rope_cfg)
-        if self.rotary.is_learned:  # each block has vectors of its own: this one places tokens
-            self.rotary.vectors = None
-        self.cls_position = checked_choice('cls_position', cls_position, self.CLS_POSITIONS, self.CLS_POSITION_ALIASES)
-        self.check_cls_position()
-        self.logit_scale = check_logit_scale(logit_scale, self.anchor_grid)
-        self.position_augmentation = None
-        if position_augmentation is not None:
-            self.position_augmentation = made('position_augmentation', PositionAugmentation, **position_augmentation)
-        self.add_registers(num_registers)
+        self._add_positions(rope_cfg, cls_position, logit_scale, position_augmentation)
+        self.num_registers = checked_whole('num_registers', num_registers, 0)
+        if num_registers:
+            self.registers = nn.Parameter(torch.zeros(1, num_registers, self.embed_dims))
         if abs_pos_embed:
             self.add_pos_embed(self.patch_embed, self.img_size)
         self.peg = PEG(self.embed_dims) if peg else None
@@ -190,13 +183,16 @@ class VisionLLaMA(PlainBackbone):
         self.window_block_indexes = frozenset(
             self.resolve_indices('window_block_indexes', window_block_indexes, self.num_layers)
         )
-        self.check_windows()
+        if self.window_block_indexes and with_cls_token:
+            raise ValueError('windowed blocks have no place for a class token: set with_cls_token=False')
+        if self.window_block_indexes and num_registers:
+            raise OptionError('windowed blocks have no place for registers: leave num_registers out')
         attn_cfg = dict(qkv_bias=qkv_bias, attn_drop=attn_drop_rate, proj_drop=drop_rate, backend=backend)
         if qk_norm_cfg:
             attn_cfg.update(qk_norm_cfg=resolved_norm(qk_norm_cfg))
 
         def build_attention(index: int) -> RotaryAttention:
-            own = AS2DRoPE(head_dim, self.num_heads, **rope_cfg) if self.rotary.is_learned else None
+            own = AS2DRoPE(self.rotary.head_dim, self.num_heads, **rope_cfg) if self.rotary.is_learned else None
             return self.build_attention(index, rotary=own, **attn_cfg)
 
         self.build_layers(
@@ -212,29 +208,25 @@ class VisionLLaMA(PlainBackbone):
         )
         self._freeze_stages()
 
-    def add_registers(self, count: int) -> None:
-        """Learned tokens ``(1, count, C)``."""
-        self.num_registers = checked_whole('num_registers', count, 0)
-        if count:
-            self.registers = nn.Parameter(torch.zeros(1, count, self.embed_dims))
-
-    def check_cls_position(self) -> None:
-        """Raises a ValueError for a class token where these positions have no place."""
-        if not self.with_cls_token or self.cls_position == 'origin':
-            return
-        if self.rotary.kind == '1d':
-            raise ValueError(
-                f"cls_position={self.cls_position!r} is a position of the 2D grid: use 'origin' with 1D RoPE"
-            )
-        if self.rotary.yarn_range:
-            raise OptionError(f"cls_position={self.cls_position!r} is not known to yarn_range: use 'origin'")
-
-    def check_windows(self) -> None:
-        """Raises a ValueError for tokens besides the patches in windowed blocks."""
-        if self.window_block_indexes and self.with_cls_token:
-            raise ValueError('windowed blocks have no place for a class token: set with_cls_token=False')
-        if self.window_block_indexes and self.num_registers:
-            raise OptionError('windowed blocks have no place for registers: leave num_registers out')
+    def _add_positions(
+        self, rope_cfg: dict, cls_position: str, logit_scale: Optional[str], augmentation: Optional[dict]
+    ) -> None:
+        """What says where tokens stand, and how attention counts them."""
+        self.rotary = made('rope_cfg', AS2DRoPE, self.embed_dims // self.num_heads, self.num_heads, **rope_cfg)
+        if self.rotary.is_learned:  # each block has vectors of its own: this one places tokens
+            self.rotary.vectors = None
+        self.cls_position = checked_choice('cls_position', cls_position, self.CLS_POSITIONS, self.CLS_POSITION_ALIASES)
+        if self.with_cls_token and self.cls_position != 'origin':
+            if self.rotary.kind == '1d':
+                raise ValueError(
+                    f"cls_position={cls_position!r} is a position of the 2D grid: use 'origin' with 1D RoPE"
+                )
+            if self.rotary.yarn_range:
+                raise OptionError(f"cls_position={cls_position!r} is not known to yarn_range: use 'origin'")
+        self.logit_scale = check_logit_scale(logit_scale, self.anchor_grid)
+        self.position_augmentation = None
+        if augmentation is not None:
+            self.position_augmentation = made('position_augmentation', PositionAugmentation, **augmentation)
 
     def build_attention(self, index: int, **attn_cfg: Any) -> RotaryAttention:
         """Attention of block ``index``: inside windows or over the whole grid."""

@@ -180,8 +180,8 @@ class AS2DRoPE(nn.Module):
         self.directions = checked_choice('rotary directions', directions, DIRECTIONS)
         if freq_range is not None and directions != 'golden':
             raise OptionError(f"freq_range is an option of directions='golden', not of {directions!r}")
-        self.freq_range = (freq_range or GOLDEN_RANGE) if directions == 'golden' else None
-        self.freq_range = checked_range('freq_range', self.freq_range)
+        own_range = GOLDEN_RANGE if directions == 'golden' and freq_range is None else freq_range
+        self.freq_range = checked_range('freq_range', own_range)
         self.yarn_range = checked_range('yarn_range', yarn_range)
         if yarn_range and (kind != '2d' or directions != 'axial' or self.scale == 'none'):
             raise OptionError('yarn_range is an option of 2D RoPE with axial directions and scaled positions')

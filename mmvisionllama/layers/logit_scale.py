@@ -27,7 +27,7 @@ def log_n_scale(
 ) -> Optional[Union[float, Tensor]]:
     """Factor of the logits for N patches after a training with N0: ``log N / log N0``, or its inverse.
 
-    A softmax over more tokens is flatter. ``'log_n'`` sharpens it so that its entropy stays about the same: Jin et al.,
+    A softmax over more tokens is flatter. ``'log_n'`` sharpens it, to hold its entropy: Jin et al.,
     "Training-free Diffusion Model Adaptation for Variable-Sized Text-to-Image Synthesis", NeurIPS 2023 (arXiv
     2306.08645), whose scale is ``sqrt(log_T N / d)`` inside a square, so that logits get the logarithm itself; for text
     Chiang and Cholak, ACL 2022 (arXiv 2202.12172). ``'inverse_log_n'`` divides by it: so the summaries of the golden

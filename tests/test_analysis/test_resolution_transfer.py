@@ -61,6 +61,8 @@ def test_pipeline_with_pairs():
         ('2d', dict(base=100, scale='none')),
         ('ntk:2.5', dict(base=100, scale='none', ntk_alpha=2.5)),
         ('1d', dict(base=100, kind='1d', scale='none')),
+        ('yarn:0.1:0.9', dict(base=100, scale='per_axis', yarn_range=(0.1, 0.9))),
+        ('anchor:96', dict(base=100, scale='per_axis')),
     ],
 )
 def test_variants(variant, expected):
@@ -68,6 +70,21 @@ def test_variants(variant, expected):
     changed = study.rotary_variant(backbone, variant)
     assert changed['rope_cfg'] == expected
     assert changed.get('cls_position') == (None if variant == '1d' else 'released')
+
+
+def test_variants_with_a_temperature_or_another_anchor():
+    backbone = dict(type='VisionLLaMA', anchor=32)
+    assert study.rotary_variant(backbone, 'as2d+log_n')['logit_scale'] == 'log_n'
+    changed = study.rotary_variant(backbone, 'anchor:96+inverse_log_n')
+    assert (changed['anchor'], changed['logit_scale']) == (96, 'inverse_log_n')
+    assert 'logit_scale' not in study.rotary_variant(backbone, 'as2d')
+    with pytest.raises(OptionError, match='has no logit_scale'):
+        study.rotary_variant(dict(type='PyramidVisionLLaMA'), 'as2d+log_n')
+    with pytest.raises(OptionError, match="unknown temperature 'warm'"):
+        study.rotary_variant(backbone, 'as2d+warm')
+    for variant in ('anchor', 'anchor:0', 'anchor:1.5', 'yarn:1', 'yarn:1:x', 'ntk:1:2'):
+        with pytest.raises(OptionError, match='unknown variant'):
+            study.rotary_variant(backbone, variant)
 
 
 @pytest.mark.parametrize('key_position', ['flat_index', 'released'])

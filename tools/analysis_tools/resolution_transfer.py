@@ -21,7 +21,12 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('config', help='config file of a classifier')
     parser.add_argument('checkpoint', help='checkpoint trained with it')
     parser.add_argument('--sizes', type=int, nargs='+', required=True, help='input sizes, pixels')
-    parser.add_argument('--variants', nargs='+', default=['as2d', '2d'], help='as2d, 2d, 1d, ntk:ALPHA')
+    parser.add_argument(
+        '--variants',
+        nargs='+',
+        default=['as2d', '2d'],
+        help='as2d, 2d, 1d, ntk:ALPHA, anchor:PIXELS, yarn:LOW:HIGH; +log_n or +inverse_log_n behind any of them',
+    )
     parser.add_argument('--out', type=Path, help='CSV to write (default: work_dirs/ and the config name)')
     parser.add_argument('--plot', type=Path, help='picture to write (default: next to the CSV)')
     parser.add_argument('--metric', help='metric of the picture (default: the first of the evaluator)')
