@@ -278,7 +278,7 @@ class TestNonsense:
             (dict(position_augmentation=dict(jitter='x')), 'jitter of the positions must be'),
             (dict(position_augmentation=dict()), 'changes nothing'),
             (dict(position_augmentation=dict(shift=1)), 'position_augmentation does not fit'),
-            (dict(qk_norm_cfg=dict(type='BN')), 'is one of maps'),
+            (dict(qk_norm_cfg=dict(type='BN')), 'LN.*RMSNorm'),
             (dict(qk_norm_cfg=dict(type='LN', epsilon=1)), 'norm_cfg does not fit'),
             (dict(rope_cfg=dict(yarn_range=(1, 1))), 'yarn_range must ascend'),
             (dict(rope_cfg=dict(yarn_range=(1, 2), scale='none')), 'scaled positions'),
