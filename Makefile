@@ -20,7 +20,7 @@ export PYTHON VENV WHEELS LINE
 
 PY = $(VENV)/bin/python
 
-.PHONY: help demo demo-mae demo-gen demo-illama demo-seg demo-det demo-deploy test gpu-test bench-gpu lint check docs doctor clean env-%
+.PHONY: help study demo demo-mae demo-gen demo-illama demo-seg demo-det demo-deploy test gpu-test bench-gpu lint check docs doctor clean env-%
 
 help:
 	@sed -n '2,6s/^# //p' Makefile
@@ -48,6 +48,11 @@ demo-det: env-test
 
 demo-deploy: env-test
 	@$(PY) tools/demo/deploy.py --work-dir $(WORK)-deploy
+
+# small models on real photographs in data/ (docs/study.md says where they come from); hours, and it goes on where it stopped
+study: env-test
+	@nice -n 19 $(PY) tools/study/run.py
+	@$(PY) tools/study/page.py
 
 test: env-test
 	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/codespell

@@ -1,20 +1,20 @@
 """Evaluates one checkpoint at several resolutions and with several rotary variants, without retraining.
 
-The study of Tables 11 and 12 for any classification config of this package. A rotary table is a function of the input's
-grid, so a checkpoint fits every variant and every size, and all variants share one copy of the weights.
+The study of Tables 11 and 12 for any classification config. A rotary table is a function of the input's grid, so a
+checkpoint fits every variant and every size, and all variants share one copy of the weights.
 
 Variants: ``as2d`` (AS2DRoPE, eq. 4), ``2d`` (2D RoPE, unscaled positions), ``ntk:ALPHA`` (base times ALPHA, unscaled),
 ``1d`` (for models trained with it), ``anchor:PIXELS`` (AS2DRoPE scaled onto another size than the training's) and
 ``yarn:LOW:HIGH`` (YaRN's ramp between two frequencies, radians per token). ``+log_n`` and ``+inverse_log_n`` behind any
 of them, ``as2d+log_n`` say, give the plain backbone that temperature. A config with released switches gets the
-release's version of each.
+release's version of each. ``config`` leaves the model as it is, which other libraries' backbones may have, too.
 """
 
 import copy
 import csv
 import inspect
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence, Union
+from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 
 import torch
 from mmengine.config import Config, ConfigDict
@@ -42,15 +42,20 @@ SIZE_KEYS = {
 }
 
 
-def scale_pipeline(pipeline: Sequence[dict], size: int) -> List[dict]:
+#: pixels: a side, or (height, width)
+Size = Union[int, Tuple[int, int]]
+
+
+def scale_pipeline(pipeline: Sequence[dict], size: Size) -> List[dict]:
     """A test pipeline that ends at ``size`` pixels and keeps its proportions.
 
     The last transform with a size (e.g. ``CenterCrop``) gets ``size`` on its short side; the sizes before it are scaled
     by the same factor and rounded. ``ResizeEdge(256)``, ``CenterCrop(224)`` becomes ``ResizeEdge(585)``,
-    ``CenterCrop(512)`` for 512 pixels: the same part of the image, at another resolution.
+    ``CenterCrop(512)`` for 512 pixels: the same part of the image, at another resolution. For a height and a width the
+    sizes before are those of a square of the longer side, and a crop cuts the middle of it.
 
     Raises:
-        OptionError: If no transform of the pipeline sets a size.
+        OptionError: If no transform of the pipeline sets a size, or the last cannot set a height and a width.
     """
     pipeline = [copy.deepcopy(dict(step)) for step in pipeline]
     sized = [(step, SIZE_KEYS[step['type']]) for step in pipeline if step.get('type') in SIZE_KEYS]
@@ -61,12 +66,17 @@ def scale_pipeline(pipeline: Sequence[dict], size: int) -> List[dict]:
         )
     last, key = sized[-1]
     base = last[key] if isinstance(last[key], int) else min(last[key])
-    for step, key in sized:
-        value = step[key]
+    longest = size if isinstance(size, int) else max(size)
+    for step, name in sized:
+        value = step[name]
         if isinstance(value, int):
-            step[key] = round(value * size / base)
+            step[name] = round(value * longest / base)
         else:
-            step[key] = tuple(round(side * size / base) for side in value)
+            step[name] = tuple(round(side * longest / base) for side in value)
+    if not isinstance(size, int):
+        if last['type'] not in ('Resize', 'CenterCrop', 'Pad'):
+            raise OptionError(f'{last["type"]} at the end of the test pipeline takes no height and width')
+        last[key] = (size[1], size[0])  # mmcv's order: width, height
     return pipeline
 
 
@@ -78,9 +88,11 @@ def rotary_variant(backbone: dict, variant: str) -> dict:
     plain base. 1D RoPE has no such positions.
 
     Raises:
-        OptionError: For an unknown variant, or a backbone without ``rope_cfg``.
+        OptionError: For an unknown variant, or one of positions that the backbone does not have.
     """
     backbone = copy.deepcopy(dict(backbone))
+    if variant == 'config':
+        return backbone
     kind = MODELS.get(backbone['type'])
     if kind is None or 'rope_cfg' not in inspect.signature(kind).parameters:
         raise OptionError(f'backbone {backbone["type"]} has no rope_cfg, so there are no variants to compare')
@@ -115,7 +127,8 @@ def rotary_variant(backbone: dict, variant: str) -> dict:
             rope_cfg.update(ntk_keys='plain_base')
     else:
         raise OptionError(
-            f'unknown variant {variant!r}: choose as2d, 2d, 1d, ntk:ALPHA, e.g. ntk:2, anchor:PIXELS or yarn:LOW:HIGH'
+            f'unknown variant {variant!r}: choose as2d, 2d, 1d, ntk:ALPHA, e.g. ntk:2, anchor:PIXELS, yarn:LOW:HIGH or '
+            'config'
         )
     backbone['rope_cfg'] = rope_cfg
     return backbone
@@ -151,7 +164,7 @@ def build_variants(
     return models
 
 
-def build_test_data(cfg: Config, size: int, batch_size: Optional[int] = None) -> torch.utils.data.DataLoader:
+def build_test_data(cfg: Config, size: Size, batch_size: Optional[int] = None) -> torch.utils.data.DataLoader:
     """The config's test data at ``size`` pixels."""
     loader = copy.deepcopy(cfg.test_dataloader)
     dataset = loader.dataset
@@ -169,7 +182,7 @@ def build_test_data(cfg: Config, size: int, batch_size: Optional[int] = None) ->
 def evaluate(
     cfg: Config,
     checkpoint: str,
-    sizes: Sequence[int],
+    sizes: Sequence[Size],
     variants: Sequence[str] = ('as2d', '2d'),
     *,
     device: Optional[Union[str, torch.device]] = None,
@@ -180,14 +193,14 @@ def evaluate(
     Args:
         cfg: Classification config, see :func:`mmvisionllama.launch.load_config`.
         checkpoint: Weights trained with it.
-        sizes: Input sizes, pixels; see :func:`scale_pipeline`.
+        sizes: Input sizes, pixels, a number or (height, width); see :func:`scale_pipeline`.
         variants: See :func:`rotary_variant`.
         device: By default the GPU if there is one.
         batch_size: Instead of the config's, for large sizes.
 
     Returns:
-        list: One dict per pair: ``variant``, ``size``, ``images`` and the config's metrics under their short names
-        (``top1`` for ``accuracy/top1``).
+        list: One dict per pair: ``variant``, ``size`` (a number, or the text ``'72x144'``), ``images`` and the config's
+        metrics under their short names (``top1`` for ``accuracy/top1``).
 
     Raises:
         OptionError: For a config, variant, size or data folder that is not usable.
@@ -195,7 +208,7 @@ def evaluate(
     """
     if cfg.get('default_scope') != 'mmpretrain' or 'backbone' not in cfg.model:
         raise OptionError('this study takes classification configs (default_scope mmpretrain with a backbone)')
-    if any(size < 1 for size in sizes):
+    if any(side < 1 for size in sizes for side in ([size] if isinstance(size, int) else size)):
         raise OptionError(f'sizes are positive numbers of pixels, got {list(sizes)}')
     device = torch.device(device or ('cuda' if torch.cuda.is_available() else 'cpu'))
     variants = list(dict.fromkeys(variants))
@@ -215,7 +228,8 @@ def evaluate(
         for variant, evaluator in evaluators.items():
             metrics = evaluator.evaluate(len(loader.dataset))
             metrics = {name.rsplit('/', 1)[-1]: round(float(value), 4) for name, value in metrics.items()}
-            rows.append(dict(variant=variant, size=size, images=len(loader.dataset), **metrics))
+            named = size if isinstance(size, int) else f'{size[0]}x{size[1]}'
+            rows.append(dict(variant=variant, size=named, images=len(loader.dataset), **metrics))
     progress.file.write('\n')
     return rows
 

@@ -58,13 +58,14 @@ def plot_transfer(
     anchor: Optional[float] = None,
     title: str = '',
 ) -> None:
-    """Draws a metric over the input size, one line per variant, and marks the ``anchor`` (training) size."""
+    """Draws a metric over the side of square inputs, one line per variant, and marks the ``anchor`` (training) size."""
     import matplotlib
 
     matplotlib.use('Agg')
     import matplotlib.pyplot as plt
 
     metric = metric or main_metric(rows)
+    rows = [row for row in rows if isinstance(row['size'], int)]
     figure, axes = plt.subplots(figsize=(6, 4), layout='constrained')
     for variant, marker in zip(dict.fromkeys(row['variant'] for row in rows), 'osD^vP*X' * len(rows)):
         points = sorted((row['size'], row[metric]) for row in rows if row['variant'] == variant)

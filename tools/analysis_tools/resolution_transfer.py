@@ -5,7 +5,7 @@ python tools/analysis_tools/resolution_transfer.py CONFIG CHECKPOINT --sizes 224
 
 For any classification config of this package (Tables 11 and 12 of the paper). Sizes scale the whole test pipeline: its
 last resize or crop becomes the size given, the steps before it keep their proportion to it (ResizeEdge 256 + CenterCrop
-224 evaluated at 512 is ResizeEdge 585 + CenterCrop 512). Variants: as2d, 2d, 1d, ntk:ALPHA. Writes a CSV and a picture.
+224 evaluated at 512 is ResizeEdge 585 + CenterCrop 512). 224x448 is a height and a width. Writes a CSV and a picture.
 """
 
 import argparse
@@ -20,12 +20,15 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description='Resolution transfer of a classifier')
     parser.add_argument('config', help='config file of a classifier')
     parser.add_argument('checkpoint', help='checkpoint trained with it')
-    parser.add_argument('--sizes', type=int, nargs='+', required=True, help='input sizes, pixels')
+    parser.add_argument(
+        '--sizes', type=size, nargs='+', required=True, help='input sizes, pixels: 448, or height and width: 224x448'
+    )
     parser.add_argument(
         '--variants',
         nargs='+',
         default=['as2d', '2d'],
-        help='as2d, 2d, 1d, ntk:ALPHA, anchor:PIXELS, yarn:LOW:HIGH; +log_n or +inverse_log_n behind any of them',
+        help='as2d, 2d, 1d, ntk:ALPHA, anchor:PIXELS, yarn:LOW:HIGH; +log_n or +inverse_log_n behind any of them; '
+        'config: the model as it is',
     )
     parser.add_argument('--out', type=Path, help='CSV to write (default: work_dirs/ and the config name)')
     parser.add_argument('--plot', type=Path, help='picture to write (default: next to the CSV)')
@@ -36,6 +39,14 @@ def parse_args() -> argparse.Namespace:
         '--cfg-options', nargs='+', action=launch.CfgOptions, metavar='KEY=VALUE', help='override settings'
     )
     return parser.parse_args()
+
+
+def size(text: str) -> resolution_transfer.Size:
+    """``'448'`` as a number, ``'224x448'`` as a pair."""
+    sides = tuple(map(int, text.split('x')))
+    if len(sides) > 2:
+        raise ValueError(text)
+    return sides[0] if len(sides) == 1 else sides
 
 
 def main() -> None:

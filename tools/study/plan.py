@@ -1,0 +1,128 @@
+"""What the study runs: arms, seeds, rates and sizes. docs/study.md says why; it was written before any of its runs."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Dict, Iterator, List, Optional, Tuple
+
+ROOT = Path(__file__).parents[2]
+CONFIGS = ROOT / 'configs' / 'mmpretrain' / 'study'
+LOGS = ROOT / 'docs' / 'results' / 'study'
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A config, and the variants of its positions that its weights are tested with (see resolution_transfer)."""
+
+    config: str
+    variants: Tuple[str, ...]
+    text: str
+
+
+@dataclass(frozen=True)
+class Part:
+    """A data set, and what is trained on it.
+
+    ``options`` go to every run's config, ``tuning`` to those that choose the learning rate as well. ``cost`` is the time
+    of a training against that of its tests, for the time left. ``prepare`` names the function of data.py that makes the
+    files which trainings read.
+    """
+
+    arms: Dict[str, Arm]
+    reference: str
+    seeds: Tuple[int, ...]
+    rates: Tuple[float, ...]
+    sizes: Tuple[object, ...]
+    classes: int
+    options: Dict[str, object] = field(default_factory=dict)
+    tuning: Dict[str, object] = field(default_factory=dict)
+    test_every: int = 1
+    prepare: Optional[str] = None
+
+
+#: one thread and no workers: the same machine gives the same numbers, and random streams do not depend on the arm
+SERIAL = {
+    f'{split}_dataloader.{key}': value
+    for split in ('train', 'val', 'test')
+    for key, value in (('num_workers', 0), ('persistent_workers', False))
+}
+
+
+def epochs(number: int, warmup: int, val_interval: int) -> Dict[str, object]:
+    """The schedule of another length."""
+    return {
+        'train_cfg.max_epochs': number,
+        'train_cfg.val_interval': val_interval,
+        'param_scheduler.0.end': warmup,
+        'param_scheduler.1.begin': warmup,
+        'param_scheduler.1.end': number,
+    }
+
+
+PARTS = {
+    'grocery': Part(
+        arms={
+            'axial': Arm(
+                'visionllama-micro_grocery.py',
+                ('as2d', '2d', 'as2d+log_n', 'as2d+inverse_log_n'),
+                "VisionLLaMA, the paper's AS2DRoPE",
+            ),
+            'vit': Arm('vit-micro_grocery.py', ('config',), 'ViT, learned positions, GELU (mmpretrain)'),
+            'golden': Arm('visionllama-micro-golden_grocery.py', ('as2d',), 'golden directions'),
+            'mixed': Arm('visionllama-micro-mixed_grocery.py', ('as2d',), 'learned directions'),
+            'augmented': Arm('visionllama-micro-augmented_grocery.py', ('as2d',), 'rescaled positions in training'),
+        },
+        reference='axial',
+        seeds=(0, 1, 2),
+        rates=(1e-3, 3e-3),
+        sizes=(36, 72, 108, 144, 216, 348, (72, 144), (144, 72)),
+        classes=43,
+        options={
+            **SERIAL,
+            **epochs(24, 2, 8),
+            'train_dataloader.dataset.data_prefix': 'train_128',
+            'default_hooks.checkpoint.interval': 4,
+        },
+        tuning=epochs(8, 1, 8),
+        test_every=4,
+        prepare='reduce_grocery',
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training, and the file of its log."""
+
+    part: str
+    arm: str
+    seed: int
+    rate: Optional[float] = None  # None: the one that tuning chose
+
+    @property
+    def name(self) -> str:
+        what = f'seed{self.seed}' if self.rate is None else f'lr{self.rate:g}'
+        return f'{self.part}/{"tuning/" if self.rate is not None else ""}{self.arm}_{what}'
+
+    @property
+    def log(self) -> Path:
+        return LOGS / f'{self.name}.jsonl'
+
+    @property
+    def cost(self) -> float:
+        """Time against that of other jobs; measured once on a 2-core machine, for the time left alone."""
+        return 1.0 if self.rate is not None else 3.0 + 0.7 * len(PARTS[self.part].arms[self.arm].variants)
+
+
+#: seed of the runs that choose the learning rate, and what part of the training images they are tested on
+TUNING_SEED = 100
+HELD_OUT = 5
+
+
+def jobs(parts: Optional[List[str]] = None) -> Iterator[Job]:
+    """All jobs in their order: rates first, then seed by seed, so that a study cut short has whole pairs."""
+    for part in parts or PARTS:
+        plan = PARTS[part]
+        for arm in plan.arms:
+            yield from (Job(part, arm, TUNING_SEED, rate) for rate in plan.rates)
+        for seed in plan.seeds:
+            yield from (Job(part, arm, seed) for arm in plan.arms)
