@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..errors import CheckpointError
 from ..moved import moved
-from . import fetching
+from . import fetching, sharded
 from .unpickling import Look, safe_globals
 
 #: environment variable that allows arbitrary pickles, for programs without an option of their own
@@ -226,7 +226,7 @@ def _starts_with(path: str, magic: bytes, within: Optional[int] = None) -> bool:
 
 
 def local_file(path: str) -> str:
-    """The file that a path or address means, fetched if it has to be.
+    """The file, or folder of parts, that a path or address means, fetched if it has to be.
 
     Raises:
         CheckpointError: If there is none, or the address is of a kind that is not fetched.
@@ -235,7 +235,7 @@ def local_file(path: str) -> str:
     if fetching.is_address(path):
         return fetching.fetch(path)
     path = os.path.expanduser(path)
-    if os.path.isfile(path):
+    if os.path.isfile(path) or sharded.is_sharded(path):
         return path
     if os.path.isdir(path):
         raise CheckpointError(f'checkpoint {path!r} is a folder: name a file in it')
@@ -254,7 +254,8 @@ def read_checkpoint(path: str, *, unsafe: bool = False, map_location: Any = 'cpu
     name ends in ``.safetensors`` is never unpickled.
 
     Args:
-        path: Local file (``.pth``, ``.pt`` or ``.safetensors``) or an http(s) address.
+        path: Local file (``.pth``, ``.pt`` or ``.safetensors``), a folder of parts (:mod:`.sharded`) or an http(s)
+            address.
         unsafe: Allow arbitrary pickles. Unpickling can run any code that the file's author put in: use it only for
             files you trust. The argparse Namespace of published checkpoints is read without it.
         map_location: As in ``torch.load``.
@@ -267,7 +268,10 @@ def read_checkpoint(path: str, *, unsafe: bool = False, map_location: Any = 'cpu
     """
     given, path = os.fspath(path), local_file(path)
     try:
-        if path.endswith('.safetensors'):
+        if os.path.isdir(path):
+            checkpoint = _read_pickle(os.path.join(path, sharded.STATE), unsafe or unsafe_allowed(), map_location)
+            sharded.fill(path, checkpoint)
+        elif path.endswith('.safetensors'):
             checkpoint = _read_safetensors(path, map_location)
         else:
             checkpoint = _read_pickle(path, unsafe or unsafe_allowed(), map_location)

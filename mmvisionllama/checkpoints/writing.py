@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 from pathlib import Path
 from typing import Iterator, List, Optional, Union
 
@@ -17,7 +18,7 @@ ATOMIC = 'mmvisionllama.atomic'
 NOWHERE = 'mmvisionllama.nowhere'
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Makes a rename last; some systems cannot open or sync a folder."""
     with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
@@ -53,14 +54,22 @@ def write_atomically(data: bytes, path: Union[str, Path]) -> None:
             f'{str(path)!r} could not be written ({error.strerror or error}): the files before it are intact; make '
             f'room or repair the disk and run the same command with --resume'
         ) from error
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
+
+
+def remove_checkpoint(path: Union[str, Path]) -> None:
+    """Removes a file, or a folder of parts, if it is there and can be removed."""
+    with contextlib.suppress(OSError):
+        if os.path.isdir(path):
+            shutil.rmtree(path)
+        else:
+            os.unlink(path)
 
 
 def remove_parts(folder: Union[str, Path]) -> None:
     """Removes what killed processes left half-written."""
     for path in Path(folder).glob(f'*{PART}'):
-        with contextlib.suppress(OSError):
-            path.unlink()
+        remove_checkpoint(path)
 
 
 @register_backend(ATOMIC, force=True)
@@ -81,6 +90,13 @@ class AtomicBackend(LocalBackend):
         else:
             self._outdated.append(str(filepath))
 
+    def rmtree(self, dir_path: Union[str, Path]) -> None:
+        """Removes a folder, now or at the end of :meth:`removing_later`."""
+        if self._outdated is None:
+            super().rmtree(dir_path)
+        else:
+            self._outdated.append(str(dir_path))
+
     @contextlib.contextmanager
     def removing_later(self) -> Iterator[None]:
         """Puts removals off to the end of the block; after an error nothing is removed."""
@@ -91,8 +107,7 @@ class AtomicBackend(LocalBackend):
         finally:
             self._outdated = None
         for path in outdated:
-            if os.path.isfile(path):
-                super().remove(path)
+            remove_checkpoint(path)
 
 
 @register_backend(NOWHERE, force=True)

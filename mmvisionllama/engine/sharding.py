@@ -1,8 +1,10 @@
 """FSDP2 as a model wrapper of mmengine: every process keeps a part of parameters, gradients and optimizer state."""
 
 import contextlib
+from collections.abc import Mapping
 from copy import deepcopy
 from functools import partial
+from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional, Sequence, Union
 
 import torch
@@ -13,8 +15,10 @@ from mmengine.optim import OptimWrapper
 from mmengine.registry import HOOKS, MODEL_WRAPPERS
 from torch import Tensor, distributed, nn
 
-from ..checkpoints.writing import NOWHERE
-from ..errors import OptionError
+from ..checkpoints import sharded
+from ..checkpoints.writing import ATOMIC, NOWHERE
+from ..errors import CheckpointError, OptionError
+from ..layers.options import checked_choice
 
 try:  # torch 2.6 or later
     from torch.distributed.device_mesh import init_device_mesh
@@ -27,9 +31,26 @@ except ImportError:
 BLOCKS = ('TransformerBlock', 'AdaLNBlock')
 
 
+#: what a checkpoint of a sharded model is: a file in one piece, or a folder to which every process writes its part
+CHECKPOINTS = ('whole', 'parts')
+
+_gathers = True
+
+
+@contextlib.contextmanager
+def in_parts() -> Iterator[None]:
+    """Within, ``state_dict`` of sharded models and their optimizers gives sharded tensors."""
+    global _gathers
+    _gathers = False
+    try:
+        yield
+    finally:
+        _gathers = True
+
+
 def gathered(value: Any) -> Any:
     """A sharded tensor in one piece on the CPU, the same in all processes, which all have to ask for it."""
-    return value.full_tensor().cpu() if isinstance(value, DTensor) else value
+    return value.full_tensor().cpu() if isinstance(value, DTensor) and _gathers else value
 
 
 def spread(value: Tensor, like: Tensor) -> Tensor:
@@ -76,7 +97,9 @@ class FullyShardedModel(nn.Module):
     Each block is a unit: its parameters are gathered before it computes and dropped afterwards; the rest of the model
     is one more. Optimizers, layer decay, gradient clipping and averaged weights see sharded tensors. ``state_dict``
     gathers and ``load_state_dict`` spreads, so that checkpoints are the usual files in one piece: they resume on any
-    number of processes, with or without sharding, and every tool reads them.
+    number of processes, with or without sharding, and every tool reads them. ``checkpoint='parts'`` writes a folder
+    instead, to which every process adds what it holds, see :mod:`mmvisionllama.checkpoints.sharded`; it resumes on any
+    number of processes as well, and every tool reads it, too.
 
     The model is built and initialised whole in every process before it is sharded. One process alone is not sharded
     (the Runner wraps no model then). What calls the model in other ways than by its ``forward`` has to take a
@@ -88,10 +111,11 @@ class FullyShardedModel(nn.Module):
         param_dtype: In what to compute and to gather parameters, such as ``'bfloat16'``; they stay float32 themselves.
         reduce_dtype: In what to add gradients up.
         reshard_after_forward: Drop gathered parameters between forward and backward.
+        checkpoint: ``'whole'`` or ``'parts'``; parts need a disk that all processes share.
 
     Raises:
         OptionError: Without torch 2.6, without a process group, if no block has one of these names, or for an unknown
-            dtype.
+            dtype or kind of checkpoint.
 
     Examples:
         >>> model_wrapper_cfg = dict(type='FullyShardedModel', param_dtype='bfloat16', reduce_dtype='float32')
@@ -104,8 +128,10 @@ class FullyShardedModel(nn.Module):
         param_dtype: Optional[str] = None,
         reduce_dtype: Optional[str] = None,
         reshard_after_forward: bool = True,
+        checkpoint: str = 'whole',
     ) -> None:
         super().__init__()
+        self.checkpoint = checked_choice('checkpoint', checkpoint, CHECKPOINTS)
         if fully_shard is None:
             raise OptionError('FullyShardedModel needs torch 2.6 or later')
         if not (distributed.is_available() and distributed.is_initialized()):
@@ -176,6 +202,25 @@ def whole_copy(model: nn.Module) -> nn.Module:
     return copy
 
 
+def _targets(runner: Any, checkpoint: Dict[str, Any]) -> Dict[str, Tensor]:
+    """Sharded tensors to read a checkpoint's into: as the model's weights and as what the optimizer updates."""
+    with in_parts():
+        weights: Mapping = runner.model.module.state_dict()
+    optimizer = runner.optim_wrapper.optimizer
+    indices = [index for group in checkpoint.get('optimizer', {}).get('param_groups', []) for index in group['params']]
+    updated = dict(zip(indices, (parameter for group in optimizer.param_groups for parameter in group['params'])))
+    found = {}
+    for name, (top, *place) in sharded.left_out(checkpoint).items():
+        if top == 'optimizer':
+            like = updated.get(place[1])
+        else:
+            like = weights.get(place[0].removeprefix('module.') if top == 'ema_state_dict' else place[0])
+        if not isinstance(like, DTensor):
+            raise CheckpointError(f'a checkpoint in parts does not fit: the model has no sharded {name}')
+        found[name] = torch.empty_like(like.detach())
+    return found
+
+
 def _dtype(name: Optional[str]) -> Optional[torch.dtype]:
     dtype = getattr(torch, name, None) if name else None
     if name and not isinstance(dtype, torch.dtype):
@@ -185,10 +230,15 @@ def _dtype(name: Optional[str]) -> Optional[torch.dtype]:
 
 @HOOKS.register_module()
 class ShardedCheckpointHook(Hook):
-    """Lets a :class:`FullyShardedModel` and its optimizer be saved in one piece and loaded by all processes.
+    """Lets a :class:`FullyShardedModel` and its optimizer be saved and loaded by all processes.
 
     :func:`mmvisionllama.launch.build_runner` adds it.
     """
+
+    priority = 'LOWEST'  # after the hooks that add to a checkpoint
+
+    def __init__(self) -> None:
+        self._parts: Optional[Dict[str, Tensor]] = None
 
     def before_run(self, runner: Any) -> None:
         """Before a checkpoint is resumed."""
@@ -196,7 +246,9 @@ class ShardedCheckpointHook(Hook):
         if isinstance(runner.model, FullyShardedModel) and optimizer is not None:
             optimizer.register_state_dict_post_hook(self._gather)
             optimizer.register_load_state_dict_pre_hook(self._spread)
-            runner.save_checkpoint = partial(self._save, runner)
+            save = self._save_parts if runner.model.checkpoint == 'parts' else self._save
+            runner.save_checkpoint = partial(save, runner)
+            runner.load_checkpoint = partial(self._load, runner)
 
     @staticmethod
     def _save(runner: Any, *args: Any, **kwargs: Any) -> None:
@@ -204,6 +256,34 @@ class ShardedCheckpointHook(Hook):
         if not is_main_process():
             kwargs['backend_args'] = dict(backend=NOWHERE)
         type(runner).save_checkpoint.__wrapped__(runner, *args, **kwargs)
+
+    def _save_parts(self, runner: Any, out_dir: str, filename: str, *args: Any, **kwargs: Any) -> None:
+        """A folder, written aside, checked and renamed."""
+        folder, is_first = Path(out_dir, filename), is_main_process()
+        part = sharded.begin(folder, is_first)
+        kwargs['backend_args'] = dict(backend=ATOMIC if is_first else NOWHERE)
+        self._parts = {}
+        try:
+            with in_parts():
+                type(runner).save_checkpoint.__wrapped__(runner, str(part), sharded.STATE, *args, **kwargs)
+            distributed.barrier()
+            sharded.save_parts(part, self._parts)
+        finally:
+            self._parts = None
+        if is_first:
+            sharded.finish(part, folder)
+        distributed.barrier()
+
+    def before_save_checkpoint(self, runner: Any, checkpoint: Dict[str, Any]) -> None:
+        """Leaves the sharded tensors to the parts."""
+        if self._parts is not None:
+            self._parts.update(sharded.take_out(checkpoint, lambda value: isinstance(value, DTensor)))
+
+    @staticmethod
+    def _load(runner: Any, *args: Any, **kwargs: Any) -> Any:
+        """The Runner's; every process reads its own share of a folder of parts."""
+        with sharded.reading_into(partial(_targets, runner)):
+            return type(runner).load_checkpoint(runner, *args, **kwargs)
 
     @staticmethod
     def _gather(optimizer: torch.optim.Optimizer, state_dict: Dict[str, Any]) -> Dict[str, Any]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Iterator, List, Optional
 
 from ..checkpoints.reading import read_checkpoint
+from ..checkpoints.sharded import STATE, is_sharded, read_list
 from ..errors import CheckpointError, LaunchError
 
 try:
@@ -31,7 +32,11 @@ def _say(text: str) -> None:
 
 def check_resumable(path: str) -> None:
     """Raises a CheckpointError for a file that a training cannot continue from."""
-    checkpoint = read_checkpoint(path)
+    if is_sharded(path):  # may be larger than the memory
+        read_list(path)
+        checkpoint = read_checkpoint(os.path.join(path, STATE))
+    else:
+        checkpoint = read_checkpoint(path)
     meta = checkpoint.get('meta')
     if not isinstance(meta, dict) or not {'epoch', 'iter'} <= set(meta) or 'message_hub' not in checkpoint:
         raise CheckpointError(
@@ -47,7 +52,7 @@ def _pointer(work_dir: str) -> Optional[str]:
     except (OSError, UnicodeDecodeError):
         return None
     for path in (os.path.join(work_dir, os.path.basename(named)), named):
-        if named and '\0' not in named and os.path.isfile(path):
+        if named and '\0' not in named and (os.path.isfile(path) or is_sharded(path)):
             return path
     return None
 
@@ -59,7 +64,8 @@ def _candidates(work_dir: str) -> List[str]:
         number = re.findall(r'\d+', path.stem)
         return path.stat().st_mtime, int(number[-1]) if number else -1
 
-    files = [path for path in Path(work_dir).glob('*.pth') if path.is_file() and not path.name.startswith('best_')]
+    files = [path for path in Path(work_dir).glob('*.pth') if path.is_file() or is_sharded(path)]
+    files = [path for path in files if not path.name.startswith('best_')]
     named = _pointer(work_dir)
     others = [str(path) for path in sorted(files, key=age, reverse=True) if str(path) != str(named and Path(named))]
     return ([named] if named else []) + others

@@ -1,6 +1,6 @@
-"""Trains a small backbone, sharded or not, and writes the losses down; run by test_sharding.py, because it forks.
+"""Trains small models, sharded or not, and writes the losses down; run by test_sharding.py, because it forks.
 
-python sharded_training.py FOLDER NAME:WRAPPER:PROCESSES:EPOCHS[:RESUMED NAME] ...
+python sharded_training.py FOLDER NAME:WRAPPER[+MODEL]:PROCESSES:EPOCHS[:RESUMED NAME] ...
 """
 
 import json
@@ -23,6 +23,8 @@ from torch import nn
 from mmvisionllama import launch
 from mmvisionllama.backbones import VisionLLaMA
 from mmvisionllama.engine.sharding import whole_copy
+from mmvisionllama.generation import DiTLLaMA
+from mmvisionllama.pretraining import MAEVisionLLaMA
 
 SAMPLES, BATCH = 60, 12
 
@@ -47,6 +49,37 @@ class SmallModel(BaseModel):
     def forward(self, *samples, mode='loss'):
         out = self.head(self.backbone(torch.stack(samples))[-1])
         return dict(loss=(out - 1).square().mean()) if mode == 'loss' else list(out)
+
+
+@MODELS.register_module()
+class SmallMAE(BaseModel):
+    """Masks that are the samples' own, not those that each process draws."""
+
+    def __init__(self):
+        super().__init__()
+        arch = dict(embed_dims=32, num_layers=2, num_heads=2)
+        self.backbone = MAEVisionLLaMA(arch, img_size=16, patch_size=4, anchor=16)
+
+    def forward(self, *samples, mode='loss'):
+        images = torch.stack(samples)
+        latent, _, _ = self.backbone(images, noise=images[:, 0].flatten(1)[:, ::16])
+        return dict(loss=(latent - 1).square().mean()) if mode == 'loss' else list(latent)
+
+
+@MODELS.register_module()
+class SmallDiT(BaseModel):
+    """Times, labels and noise that are the samples' own."""
+
+    def __init__(self):
+        super().__init__()
+        arch = dict(embed_dims=32, num_layers=2, num_heads=2)
+        self.backbone = DiTLLaMA(arch, patch_size=4, in_channels=3, num_classes=4, label_drop_prob=0.0)
+
+    def forward(self, *samples, mode='loss'):
+        noisy = torch.stack(samples)
+        labels = (noisy[:, 0, 0, 0].abs() * 10).long() % 4
+        out = self.backbone(noisy, noisy[:, 1, 0, 0].abs() * 300, labels)
+        return dict(loss=(out[:, :3] - noisy).square().mean()) if mode == 'loss' else list(out)
 
 
 @METRICS.register_module()
@@ -87,11 +120,15 @@ class Losses(Hook):
             file.write(str(sum(p.numel() for p in local)))
 
 
+MODEL_NAMES = {'': 'SmallModel', 'mae': 'SmallMAE', 'dit': 'SmallDiT'}
+
+
 def config(folder, wrapper, processes, epochs):
+    wrapper, _, model = wrapper.partition('+')
     cfg = Config(
         dict(
             default_scope='mmengine',
-            model=dict(type='SmallModel'),
+            model=dict(type=MODEL_NAMES[model]),
             work_dir=str(folder),
             train_dataloader=dict(
                 dataset=dict(type='FixedPictures'),
@@ -124,8 +161,12 @@ def config(folder, wrapper, processes, epochs):
             env_cfg=dict(dist_cfg=dict(backend='gloo')),
         )
     )
+    if model:  # neither has depths for layer decay
+        del cfg.optim_wrapper['constructor'], cfg.optim_wrapper['paramwise_cfg']
     if wrapper == 'fsdp':
         cfg.model_wrapper_cfg = dict(type='FullyShardedModel')
+    if wrapper == 'fsdp_parts':
+        cfg.model_wrapper_cfg = dict(type='FullyShardedModel', checkpoint='parts')
     if wrapper == 'fsdp_bf16':
         cfg.model_wrapper_cfg = dict(type='FullyShardedModel', param_dtype='bfloat16', reduce_dtype='float32')
     return cfg
@@ -170,5 +211,8 @@ if __name__ == '__main__':
         folder.mkdir()
         if resumed:
             for path in Path(sys.argv[1], resumed[0]).glob('epoch_*.pth'):
-                shutil.copy2(path, folder)
+                if path.is_dir():
+                    shutil.copytree(path, folder / path.name)
+                else:
+                    shutil.copy2(path, folder)
         train(folder, wrapper, int(processes), int(epochs))

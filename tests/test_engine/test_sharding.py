@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from mmvisionllama.checkpoints import read_checkpoint
 from mmvisionllama.engine import sharding
 from mmvisionllama.engine.sharding import FullyShardedModel
 from mmvisionllama.errors import OptionError
@@ -69,6 +70,54 @@ def test_sharded_as_whole(tmp_path):
         for key, value in state.items():
             assert type(three['optimizer']['state'][index][key]) is torch.Tensor
             torch.testing.assert_close(three['optimizer']['state'][index][key], value, rtol=1e-3, atol=1e-5)
+
+
+@needs_fsdp2
+@pytest.mark.skipif(not hasattr(os, 'fork'), reason='the processes are forked')
+def test_checkpoints_in_parts(tmp_path):
+    """Written by 2 processes, read and written by 3, read by one that is not sharded; the same curve and content."""
+    run(
+        tmp_path,
+        'one:none:1:4',
+        'two:fsdp_parts:2:2',
+        'then_three:fsdp_parts:3:3:two',
+        'then_one:none:1:4:then_three',
+    )
+    expected = losses(tmp_path / 'one')
+    for name, steps in (('two', range(10)), ('then_three', range(10, 15)), ('then_one', range(15, 20))):
+        curve = losses(tmp_path / name)
+        assert sorted(curve) == list(steps)
+        assert_same(curve, expected, 1e-6)
+    folder = tmp_path / 'then_three' / 'epoch_3.pth'
+    assert len(list(folder.glob('*.distcp'))) == 3 and not list((tmp_path / 'then_three').glob('*.part'))
+    whole, parts = (read_checkpoint(str(tmp_path / name / 'epoch_3.pth')) for name in ('one', 'then_three'))
+    assert list(whole) == list(parts)
+    for part in ('state_dict', 'ema_state_dict'):
+        assert list(whole[part]) == list(parts[part])
+        for key, value in whole[part].items():
+            torch.testing.assert_close(parts[part][key], value, rtol=0, atol=1e-5)
+    for index, state in whole['optimizer']['state'].items():
+        for key, value in state.items():
+            torch.testing.assert_close(parts['optimizer']['state'][index][key], value, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.nightly  # nine processes, half a minute
+@needs_fsdp2
+@pytest.mark.skipif(not hasattr(os, 'fork'), reason='the processes are forked')
+@pytest.mark.parametrize('model', ['mae', 'dit'])
+def test_other_models_sharded_as_copied_as_whole(tmp_path, model):
+    """FSDP2, DDP and one process over 20 steps."""
+    run(tmp_path, f'one:none+{model}:1:4', f'copied:none+{model}:2:4', f'sharded:fsdp+{model}:2:4')
+    expected = losses(tmp_path / 'one')
+    assert sorted(expected) == list(range(20)) and expected[19] < expected[0]
+    for name in ('copied', 'sharded'):
+        assert_same(losses(tmp_path / name), expected, 1e-5)
+
+
+@needs_fsdp2
+def test_kinds_of_checkpoints():
+    with pytest.raises(OptionError, match='whole.*parts'):
+        FullyShardedModel(nn.Linear(2, 2), checkpoint='pieces')
 
 
 @needs_fsdp2

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Runs the study: every job without a log, some at once, one thread each. Stop it at any time; the same command goes on.
+"""Runs the study: every job without a log, some at once, one thread each. Stopped, the same command goes on.
 
 python tools/study/run.py [PART ...] [--workers 2] [--data-root data] [--work-dir work_dirs/study] [--list]
 """

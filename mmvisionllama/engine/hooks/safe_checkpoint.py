@@ -10,7 +10,7 @@ from mmengine.dist import is_main_process
 from mmengine.hooks import CheckpointHook
 from mmengine.registry import HOOKS
 
-from ...checkpoints.writing import ATOMIC, AtomicBackend, remove_parts, write_atomically
+from ...checkpoints.writing import ATOMIC, AtomicBackend, remove_checkpoint, remove_parts, write_atomically
 
 #: checkpoints of stopped trainings, by iteration
 STOPPED = 'stopped_iter_{}.pth'
@@ -21,8 +21,7 @@ def point_to(work_dir: str, checkpoint: str) -> None:
     write_atomically(checkpoint.encode(), os.path.join(work_dir, 'last_checkpoint'))
     for path in Path(work_dir).glob(STOPPED.format('*')):
         if path.name != os.path.basename(checkpoint):
-            with contextlib.suppress(OSError):
-                path.unlink()
+            remove_checkpoint(path)
 
 
 @HOOKS.register_module()
@@ -85,5 +84,7 @@ class SafeCheckpointHook(CheckpointHook):
                 path = self.file_backend.join_path(self.out_dir, self.filename_tmpl.format(old))
                 if self.file_backend.isfile(path):
                     self.file_backend.remove(path)
+                elif self.file_backend.isdir(path):
+                    self.file_backend.rmtree(path)
         if outdated:
             runner.message_hub.update_info('keep_ckpt_ids', list(self.keep_ckpt_ids))
