@@ -4,11 +4,8 @@ python sharded_training.py FOLDER NAME:WRAPPER[+MODEL]:PROCESSES:EPOCHS[:RESUMED
 """
 
 import json
-import os
 import shutil
-import socket
 import sys
-import traceback
 from pathlib import Path
 
 import torch
@@ -18,6 +15,7 @@ from mmengine.evaluator import BaseMetric
 from mmengine.hooks import EMAHook, Hook
 from mmengine.model import BaseModel
 from mmengine.registry import DATASETS, HOOKS, METRICS, MODELS
+from processes import start, wait
 from torch import nn
 
 from mmvisionllama import launch
@@ -172,34 +170,13 @@ def config(folder, wrapper, processes, epochs):
     return cfg
 
 
-def wait(child):
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-
-
 def train(folder, wrapper, processes, epochs):
-    with socket.socket() as free:
-        free.bind(('127.0.0.1', 0))
-        port = free.getsockname()[1]
-    children = []
-    for rank in range(processes):
-        child = os.fork()
-        if child:
-            children.append(child)
-            continue
-        status = 1
-        try:
-            place = dict(RANK=rank, LOCAL_RANK=rank, WORLD_SIZE=processes, MASTER_ADDR='127.0.0.1', MASTER_PORT=port)
-            os.environ.update({key: str(value) for key, value in place.items()})
-            cfg = config(folder, wrapper, processes, epochs)
-            launch.prepare_train(cfg, resume='auto', launcher='pytorch' if processes > 1 else 'none')
-            launch.train(cfg)
-            status = 0
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            sys.stderr.flush()
-            os._exit(status)
-    statuses = list(map(wait, children))
+    def work():
+        cfg = config(folder, wrapper, processes, epochs)
+        launch.prepare_train(cfg, resume='auto', launcher='pytorch' if processes > 1 else 'none')
+        launch.train(cfg)
+
+    statuses = wait(start(work, processes))
     assert not any(statuses), statuses
 
 

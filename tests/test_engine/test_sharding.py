@@ -24,7 +24,12 @@ NAMES = ('one', 'two', 'then_one', 'then_three')
 
 
 def run(folder, *runs):
-    env = dict(os.environ, PYTHONPATH=str(ROOT), CUDA_VISIBLE_DEVICES='', OMP_NUM_THREADS='1')
+    env = dict(
+        os.environ,
+        PYTHONPATH=os.pathsep.join([str(ROOT), str(ROOT / 'tools' / 'dev')]),
+        CUDA_VISIBLE_DEVICES='',
+        OMP_NUM_THREADS='1',
+    )
     script = Path(__file__).with_name('sharded_training.py')
     done = subprocess.run(
         [sys.executable, str(script), str(folder), *runs], env=env, capture_output=True, text=True, timeout=400

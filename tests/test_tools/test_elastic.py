@@ -75,3 +75,33 @@ def test_stopped_then_killed_then_done(tmp_path, monkeypatch):
         restart = numbers.index(30, numbers.index(30) + 1)
         assert numbers[restart:] == list(range(30, 40)) and numbers[: numbers.index(30)] == list(range(30))
         assert len(set(seen)) == 40, 'an iteration done again has the loss that it had'
+
+
+@pytest.mark.nightly  # three starts, half a minute
+@pytest.mark.skipif(os.name == 'nt', reason='a shell script')
+def test_two_machines_as_one_of_two_processes(tmp_path, monkeypatch):
+    """Two agents on loopback with NNODES=2; the second one finds the port of the first in use, as it has to."""
+    monkeypatch.syspath_prepend(str(ROOT / 'tools' / 'dev'))
+    kill_test = importlib.import_module('kill_test')
+    port = importlib.import_module('processes').free_port()
+    env = dict(os.environ, PYTHON=sys.executable, PORT=str(port), CUDA_VISIBLE_DEVICES='', OMP_NUM_THREADS='1')
+    env['PYTHONPATH'] = os.pathsep.join([str(ROOT / 'tools' / 'dev'), str(ROOT)])
+
+    def agents(name, processes, ranks):
+        work = tmp_path / name
+        work.mkdir()
+        cfg = kill_test.make_config(work, True, 2)
+        cfg.custom_imports = dict(imports=['mmvisionllama', 'kill_test'], allow_failed_imports=False)
+        cfg.dump(tmp_path / f'{name}.py')
+        script = ['bash', str(ROOT / 'tools' / 'dist_train.sh'), str(tmp_path / f'{name}.py'), processes]
+        places = [dict(env, NNODES=str(len(ranks)), NODE_RANK=rank, MASTER_ADDR='127.0.0.1') for rank in ranks]
+        pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        running = [subprocess.Popen([*script, '--work-dir', str(work)], env=place, **pipes) for place in places]
+        outputs = [process.communicate(timeout=200)[0] for process in running]
+        assert [process.returncode for process in running] == [0] * len(ranks), outputs[0][-3000:]
+        return [rows(work, rank) for rank in (0, 1)], kill_test.weights(work, True)
+
+    curves, weights = agents('one', '2', ['0'])
+    curves_of_two, weights_of_two = agents('two', '1', ['0', '1'])
+    assert len(curves[0]) == 40 and curves_of_two == curves
+    assert all((weights[key] == weights_of_two[key]).all() for key in weights)

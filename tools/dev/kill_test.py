@@ -12,11 +12,9 @@ import json
 import os
 import random
 import signal
-import socket
 import sys
 import tempfile
 import time
-import traceback
 from pathlib import Path
 from typing import Dict, List, Optional, Sequence, Tuple
 
@@ -28,10 +26,13 @@ from mmengine.evaluator import BaseMetric
 from mmengine.hooks import Hook
 from mmengine.model import BaseModel
 from mmengine.registry import DATASETS, HOOKS, METRICS, MODELS
+from processes import start as processes_of
+from processes import wait
 from torch import nn
 
 import mmvisionllama  # noqa: F401  registers its hooks
 from mmvisionllama import launch
+from mmvisionllama.checkpoints import read_checkpoint
 from mmvisionllama.engine.hooks.preemption import STOPPED_STATUS
 
 EPOCHS, ITERS = 8, 5
@@ -139,42 +140,17 @@ def make_config(folder: Path, by_epoch: bool, processes: int) -> Config:
     )
 
 
-def start(folder: Path, by_epoch: bool, processes: int) -> List[int]:
+def start(folder: Path, by_epoch: bool, processes: int, parts: bool) -> List[int]:
     """Forks the processes of a training that resumes if it can; returns their ids."""
-    with socket.socket() as free:
-        free.bind(('127.0.0.1', 0))
-        port = free.getsockname()[1]
-    children = []
-    for rank in range(processes):
-        child = os.fork()
-        if child:
-            children.append(child)
-            continue
-        status = 1
-        try:
-            log = os.open(folder / f'log{rank}', os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-            os.dup2(log, 1)
-            os.dup2(log, 2)
-            torch.set_num_threads(1)
-            place = dict(RANK=rank, LOCAL_RANK=rank, WORLD_SIZE=processes, MASTER_ADDR='127.0.0.1', MASTER_PORT=port)
-            os.environ.update({key: str(value) for key, value in place.items()})
-            cfg = make_config(folder, by_epoch, processes)
-            launch.prepare_train(cfg, resume='auto', launcher='pytorch' if processes > 1 else 'none')
-            launch.train(cfg)
-            status = 0
-        except SystemExit as error:
-            status = error.code or 0
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            sys.stdout.flush()
-            os._exit(status)
-    return children
 
+    def work() -> None:
+        cfg = make_config(folder, by_epoch, processes)
+        if parts and processes > 1:
+            cfg.model_wrapper_cfg = dict(type='FullyShardedModel', blocks=('Linear',), checkpoint='parts')
+        launch.prepare_train(cfg, resume='auto', launcher='pytorch' if processes > 1 else 'none')
+        launch.train(cfg)
 
-def wait(children: List[int]) -> List[int]:
-    """Exit statuses, negative for signals."""
-    return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+    return processes_of(work, processes, folder)
 
 
 def read(folder: Path, rank: int = 0) -> Tuple[List[Tuple[int, float]], List[int]]:
@@ -188,7 +164,7 @@ def read(folder: Path, rank: int = 0) -> Tuple[List[Tuple[int, float]], List[int
 def weights(folder: Path, by_epoch: bool) -> Dict[str, torch.Tensor]:
     """Averaged and raw weights at the end."""
     path = folder / (f'epoch_{EPOCHS}.pth' if by_epoch else f'iter_{EPOCHS * ITERS}.pth')
-    checkpoint = torch.load(path, map_location='cpu', weights_only=False)
+    checkpoint = read_checkpoint(str(path))
     return {**checkpoint['state_dict'], **{f'ema.{k}': v for k, v in checkpoint['ema_state_dict'].items()}}
 
 
@@ -231,19 +207,27 @@ def check(kind: str, statuses: List[int], before: int, after: Optional[int], sec
     return None
 
 
-def run_case(root: Path, by_epoch: bool, processes: int, kills: int, kinds: Sequence[str], rng: random.Random) -> int:
+def run_case(
+    root: Path,
+    by_epoch: bool,
+    processes: int,
+    kills: int,
+    kinds: Sequence[str],
+    rng: random.Random,
+    parts: bool = False,
+) -> int:
     """Trains once without and once with kills; returns the number of failures."""
     label = f'{"epoch" if by_epoch else "iter"}, {processes} process{"es" if processes > 1 else ""}'
     whole, broken = root / 'whole', root / 'broken'
     for folder in (whole, broken):
         folder.mkdir(parents=True)
-    if any(wait(start(whole, by_epoch, processes))):
+    if any(wait(start(whole, by_epoch, processes, parts))):
         print(f'{label}: the uninterrupted training failed\n{(whole / "log0").read_text()[-3000:]}')
         return 1
     failures = done = 0
     kind, statuses, rows, before, seconds = None, [], 0, 0, 0.0
     while True:
-        children = start(broken, by_epoch, processes)
+        children = start(broken, by_epoch, processes, parts)
         next_kind = kinds[done % len(kinds)] if done < kills else None
         struck = next_kind is not None and strike(broken, children, next_kind, rng)
         began = time.monotonic()
@@ -293,6 +277,7 @@ def main() -> int:
     parser.add_argument('--by', choices=['epoch', 'iter', 'both'], default='both')
     parser.add_argument('--kinds', nargs='+', choices=KINDS, default=KINDS, help='in turn')
     parser.add_argument('--processes', type=int, nargs='+', default=[1, 2])
+    parser.add_argument('--parts', action='store_true', help='with several processes FSDP2 and checkpoints in parts')
     args = parser.parse_args()
     cases = [(by, n) for by in (True, False) for n in args.processes if args.by in ('both', 'epoch' if by else 'iter')]
     failures = kills = done = 0
@@ -301,7 +286,7 @@ def main() -> int:
         for i, (by_epoch, processes) in enumerate(cases):
             kills = args.kills * (i + 1) // len(cases) - done
             done += kills
-            failures += run_case(Path(root, str(i)), by_epoch, processes, kills, args.kinds, rng)
+            failures += run_case(Path(root, str(i)), by_epoch, processes, kills, args.kinds, rng, args.parts)
     print(f'{failures} failures')
     return 1 if failures else 0
 
