@@ -24,12 +24,8 @@ NAMES = ('one', 'two', 'then_one', 'then_three')
 
 
 def run(folder, *runs):
-    env = dict(
-        os.environ,
-        PYTHONPATH=os.pathsep.join([str(ROOT), str(ROOT / 'tools' / 'dev')]),
-        CUDA_VISIBLE_DEVICES='',
-        OMP_NUM_THREADS='1',
-    )
+    path = os.pathsep.join([str(ROOT), str(ROOT / 'tools' / 'dev')])
+    env = dict(os.environ, PYTHONPATH=path, CUDA_VISIBLE_DEVICES='', OMP_NUM_THREADS='1')
     script = Path(__file__).with_name('sharded_training.py')
     done = subprocess.run(
         [sys.executable, str(script), str(folder), *runs], env=env, capture_output=True, text=True, timeout=400
@@ -125,6 +121,7 @@ def test_kinds_of_checkpoints():
         FullyShardedModel(nn.Linear(2, 2), checkpoint='pieces')
 
 
+@pytest.mark.nightly
 @needs_fsdp2
 @pytest.mark.skipif(not hasattr(os, 'fork'), reason='the processes are forked')
 def test_bfloat16_is_near_float32(tmp_path):

@@ -1,9 +1,10 @@
 #!/usr/bin/env python
 """Kills trainings of a tiny model at random moments, resumes them, and compares with one that was left alone.
 
-    python tools/dev/kill_test.py [--kills 30] [--seed 0]
+    python tools/dev/kill_test.py [--kills 30] [--seed 0] [--parts]
 
-By epoch and by iteration, one and two processes; SIGKILL, SIGTERM, SIGKILL while a checkpoint is written. Prints a line
+By epoch and by iteration, one and two processes; SIGKILL, SIGTERM, SIGKILL while a checkpoint is written. With --parts
+the two processes share one model and write checkpoints in parts. Prints a line
 per kill and ends with 1 if a resumed training lost more than it may or ended with other weights.
 """
 

@@ -22,8 +22,8 @@ class Arm:
 class Part:
     """A data set, and what is trained on it.
 
-    ``options`` go to every run's config, ``tuning`` to those that choose the learning rate as well. ``prepare`` names the
-    function of data.py that makes the files which trainings read.
+    ``options`` go to every run's config, ``tuning`` to those that choose the learning rate as well. ``prepare`` names
+    the function of data.py that makes the files which trainings read.
     """
 
     arms: Dict[str, Arm]
