@@ -5,11 +5,12 @@
 #   make docs   builds the documentation into site/               (about a minute, in an environment of its own)
 #   make test   completes the same environment and runs the tests       (first time: 10-15 minutes of compiling)
 # VENV is the environment's folder; WHEELS keeps the compiled mmcv between environments.
-# LINE=openmmlab uses OpenMMLab's own packages, in an environment of their own, where the default is the maintained line.
+# LINE=openmmlab uses OpenMMLab's own packages, in an environment of their own, where the default is the maintained line;
+# LINE=latest the newest of everything, without mmdet: a canary, allowed to fail.
 
 PYTHON ?= python3
 LINE   ?= onedl
-VENV   ?= $(if $(filter openmmlab,$(LINE)),.venv-openmmlab,.venv)
+VENV   ?= $(if $(filter onedl,$(LINE)),.venv,.venv-$(LINE))
 WHEELS ?= $(if $(XDG_CACHE_HOME),$(XDG_CACHE_HOME),$(HOME)/.cache)/mmvisionllama/wheels
 WORK   ?= work_dirs/demo
 TESTS  ?= tests

@@ -87,6 +87,20 @@ def test_variants_with_a_temperature_or_another_anchor():
             study.rotary_variant(backbone, variant)
 
 
+def test_config_leaves_any_backbone_as_it_is():
+    backbone = dict(type='VisionTransformer', arch='b')
+    assert study.rotary_variant(backbone, 'config') == backbone
+
+
+def test_height_and_width():
+    pipeline = [dict(type='ResizeEdge', scale=80), dict(type='CenterCrop', crop_size=72)]
+    scaled = study.scale_pipeline(pipeline, (72, 144))
+    assert scaled == [dict(type='ResizeEdge', scale=160), dict(type='CenterCrop', crop_size=(144, 72))]
+    assert study.scale_pipeline([dict(type='Resize', scale=32)], (16, 48)) == [dict(type='Resize', scale=(48, 16))]
+    with pytest.raises(OptionError, match='ResizeEdge at the end.*no height and width'):
+        study.scale_pipeline([dict(type='ResizeEdge', scale=32)], (16, 48))
+
+
 @pytest.mark.parametrize('key_position', ['flat_index', 'released'])
 def test_variants_of_a_released_model(key_position):
     backbone = dict(type='PyramidVisionLLaMA', key_position=key_position, rope_cfg=dict(scale='none'))
@@ -197,12 +211,14 @@ def test_variants_share_one_copy_of_the_weights(experiment):
 def test_command_line(experiment, tmp_path):
     config, checkpoint = experiment('plain')
     script = ROOT / 'tools' / 'analysis_tools' / 'resolution_transfer.py'
-    command = [sys.executable, script, config, checkpoint, '--sizes', '16', '32', '--out', tmp_path / 'r.csv']
+    command = [sys.executable, script, config, checkpoint, '--sizes', '16', '32', '16x48', '--out', tmp_path / 'r.csv']
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     with open(tmp_path / 'r.csv') as file:
         rows = list(csv.DictReader(file))
-    assert [(row['variant'], row['size']) for row in rows] == [(v, s) for s in ('16', '32') for v in ('as2d', '2d')]
+    assert [(row['variant'], row['size']) for row in rows] == [
+        (v, s) for s in ('16', '32', '16x48') for v in ('as2d', '2d')
+    ]
     assert rows[0]['top1'] == rows[1]['top1'], 'AS2DRoPE is 2D RoPE at the training size'
     assert rows[0]['config'] == config
     assert (tmp_path / 'r.png').read_bytes().startswith(b'\x89PNG')

@@ -37,6 +37,7 @@ DIM = 32
 PLAIN = dict(embed_dims=DIM, num_layers=2, num_heads=2)
 PYRAMID = dict(embed_dims=(8, 8, 16, DIM), depths=(1, 2, 1, 1), num_heads=(2, 2, 2, 2))
 BACKBONES = {'VisionLLaMA': PLAIN, 'MAEVisionLLaMA': PLAIN, 'iLLaMA': PLAIN, 'PyramidVisionLLaMA': PYRAMID}
+BACKBONES['VisionTransformer'] = dict(PLAIN, feedforward_channels=2 * DIM)  # mmpretrain's, the study's baseline
 #: height and width of the pictures of a segmentation
 SIZES = ((64, 100), (90, 64))
 #: neck or head -> settings that go with the tiny backbone
@@ -209,7 +210,7 @@ IMAGES = ('1,281,167', '11,060,223', '50,000', '117,266')
 DATA = {'mmpretrain': folder_of_images, 'mmseg': folder_of_label_maps, 'mmdet': folder_of_objects}
 
 CONFIGS = sorted(path for library in DATA for path in (ROOT / 'configs' / library).glob('*/*.py'))
-RECIPES = [path for path in CONFIGS if path.parent.name != 'quickstart']
+RECIPES = [path for path in CONFIGS if path.parent.name not in ('quickstart', 'study')]
 
 
 def name(path):
@@ -350,7 +351,9 @@ def rate_factor(cfg, gpus):
     return optim_wrapper.optimizer.param_groups[0]['lr']
 
 
-GENERATION = sorted(path for path in (ROOT / 'configs/generation').glob('*/*.py') if path.parent.name != 'quickstart')
+GENERATION = sorted(
+    path for path in (ROOT / 'configs/generation').glob('*/*.py') if path.parent.name not in ('quickstart', 'study')
+)
 
 
 @pytest.mark.parametrize('path', [*RECIPES, *GENERATION], ids=name)

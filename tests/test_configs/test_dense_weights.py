@@ -10,7 +10,7 @@ from mmvisionllama import launch
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted(path for library in ('mmseg', 'mmdet') for path in (ROOT / 'configs' / library).glob('*/*.py'))
-CONFIGS = [path for path in CONFIGS if path.parent.name != 'quickstart']
+CONFIGS = [path for path in CONFIGS if path.parent.name not in ('quickstart', 'study')]
 
 
 def load(path):

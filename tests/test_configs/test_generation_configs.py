@@ -19,7 +19,7 @@ from mmvisionllama.generation.latents import META
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted((ROOT / 'configs' / 'generation').glob('*/*.py'))
-RECIPES = [path for path in CONFIGS if path.parent.name != 'quickstart']
+RECIPES = [path for path in CONFIGS if path.parent.name not in ('quickstart', 'study')]
 TINY = dict(embed_dims=32, num_layers=2, num_heads=2)
 
 #: FID of the paper's tables: DiT without and with guidance 1.5 (Table 1), SiT with SDE and ODE (Tables 8 and 9)

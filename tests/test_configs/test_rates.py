@@ -16,7 +16,7 @@ EPOCH, STRIDE = 4, 50
 
 def decaying_configs():
     """Configs with layer-wise decay of the rates."""
-    paths = [path for path in (ROOT / 'configs').glob('mm*/*/*.py') if path.parent.name != 'quickstart']
+    paths = [path for path in (ROOT / 'configs').glob('mm*/*/*.py') if path.parent.name not in ('quickstart', 'study')]
     return sorted(path for path in paths if 'LayerDecay' in constructor(path) or 'RateDecay' in constructor(path))
 
 

@@ -25,6 +25,13 @@ NOT_OURS = "the paper's, not reproduced"
 #: written by add_weights.py
 WEIGHTS = 'weights/metafile.yml'
 QUICKSTARTS = ('mmpretrain/quickstart', 'mmseg/quickstart', 'mmdet/quickstart', 'generation/quickstart')
+#: title and what is said of all configs, where they are no paper's recipes
+SMALL = {
+    **dict.fromkeys(
+        QUICKSTARTS, ('Quickstart', 'Small trainings on data that are made on the spot: no download, no GPU.')
+    ),
+    'mmpretrain/study': ('Study', 'Arms of the study on real photographs (`docs/study.md`), small enough for a CPU.'),
+}
 
 #: end of a config's name -> what it trains on
 DATA = {
@@ -209,14 +216,8 @@ def readme(folder: str, recipes: List[Recipe]) -> str:
 
 def quickstart_readme(folder: str, paths: List[Path]) -> str:
     """``README.md`` of small configs that train on a CPU; what they are stands in their docstrings or comments."""
-    lines = [
-        '# Quickstart',
-        '',
-        NOTE,
-        '',
-        'Small trainings on data that are made on the spot: no download, no GPU.',
-        '',
-    ]
+    title, text = SMALL[folder]
+    lines = [f'# {title}', '', NOTE, '', text, '']
     lines += ['| config | what |', '|---|---|']
     for path in paths:
         text = path.read_text()
@@ -234,13 +235,13 @@ def generate(root: Path = ROOT) -> Dict[Path, str]:
         for path in sorted((root / 'configs').glob('*/*'))
         if path.is_dir() and path.parent.name != '_base_' and list(path.glob('*.py'))
     }
-    unknown = set(folders) - set(METHODS) - set(QUICKSTARTS)
+    unknown = set(folders) - set(METHODS) - set(SMALL)
     if unknown:
         raise ValueError(f'say in tools/model_zoo/methods.yml what is in {", ".join(sorted(unknown))}')
     files, imports = {}, []
     for folder, path in folders.items():
         configs = sorted(path.glob('*.py'))
-        if folder in QUICKSTARTS:
+        if folder in SMALL:
             files[path / 'README.md'] = quickstart_readme(folder, configs)
             continue
         recipes = [read_head(config) for config in configs]

@@ -3,8 +3,9 @@
 #   VENV    folder of the environment            (default .venv)
 #   WHEELS  folder that keeps compiled mmcv      (default ~/.cache/mmvisionllama/wheels)
 #   PYTHON  interpreter to start from            (default python3)
-#   LINE    onedl (default) or openmmlab: whose mmengine, mmcv, mmpretrain, mmdet and mmseg; a file in requirements/LINE
-#           goes before the file of that name in requirements
+#   LINE    onedl (default) or openmmlab: whose mmengine, mmcv, mmpretrain, mmdet and mmseg; latest: the newest of
+#           everything, without compiled operators and mmdet. A file in requirements/LINE goes before the file of that
+#           name in requirements
 # Every finished step leaves a stamp named after the hash of its requirement file, so repeating is cheap.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -12,7 +13,7 @@ cd "$(dirname "$0")/../.."
 stage=${1:-demo}
 case $stage in demo | generation | segmentation | test) ;; *) echo "unknown stage $stage" >&2; exit 2 ;; esac
 LINE=${LINE:-onedl}
-case $LINE in onedl) VENV=${VENV:-.venv} ;; openmmlab) VENV=${VENV:-.venv-openmmlab} ;; *) echo "unknown LINE $LINE: onedl or openmmlab" >&2; exit 2 ;; esac
+case $LINE in onedl) VENV=${VENV:-.venv} ;; openmmlab | latest) VENV=${VENV:-.venv-$LINE} ;; *) echo "unknown LINE $LINE: onedl, openmmlab or latest" >&2; exit 2 ;; esac
 PYTHON=${PYTHON:-python3}
 WHEELS=${WHEELS:-${XDG_CACHE_HOME:-$HOME/.cache}/mmvisionllama/wheels}
 
@@ -51,18 +52,18 @@ step() { # step NAME MESSAGE ARGS...: installs the requirement file NAME once
     pip_install "$@" -r "$file" -c "$(list torch)" || die "installing $file failed: see pip's message above"
     touch "$stamp"
 }
-has_mmcv() { "$python" -c 'import mmcv, sys; sys.exit(not sys.argv[1].endswith("==" + mmcv.__version__))' "$mmcv_pin" 2>/dev/null; }
+has_mmcv() { "$python" -c 'import mmcv, sys; pin = sys.argv[1]; sys.exit("==" in pin and not pin.endswith("==" + mmcv.__version__))' "$mmcv_pin" 2>/dev/null; }
 has_operators() { "$python" -c 'import mmcv.ops' 2>/dev/null; }
 
 mmcv_pin=$(grep -v '^#' "$(list mmcv)")
-torch_pin=$(grep '^torch==' "$(list torch)" | cut -d= -f3)
+torch_pin=$(grep '^torch==' "$(list torch)" | cut -d= -f3 || true)
 
 step torch "Installing PyTorch $torch_pin (several GB to fetch: one to five minutes)"
 step demo "Installing mmengine, mmpretrain and the rest of the demo (about 20 seconds)"
 
 wheel_folder=$WHEELS/$mmcv_pin-torch$torch_pin-py$version
-if [ "$stage" != test ] && ! has_mmcv; then
-    say "Installing mmcv without compiled operators (seconds; make test adds them)"
+if { [ "$stage" != test ] || [ "$LINE" = latest ]; } && ! has_mmcv; then
+    say "Installing mmcv without compiled operators (seconds; make test adds them, but LINE=latest)"
     pip_install --no-cache-dir --no-deps -r "$(list mmcv)" || die "installing $mmcv_pin failed: see pip's message above"
 fi
 
@@ -73,7 +74,7 @@ if [ "$stage" = test ]; then
     step generation "Installing what generation needs (about 20 seconds)"
     step segmentation "Installing mmsegmentation (about 10 seconds)"
     step test "Installing mmdetection and the test tools (about a minute)"
-    if ! has_operators; then
+    if [ "$LINE" != latest ] && ! has_operators; then
         if ! ls "$wheel_folder"/*.whl >/dev/null 2>&1; then
             command -v g++ >/dev/null || die "no C++ compiler found and mmdet needs mmcv's compiled operators: on Debian, apt-get install g++"
             "$python" -c 'import os, sys, sysconfig as s; sys.exit(not os.path.exists(os.path.join(s.get_paths()["include"], "Python.h")))' ||
@@ -101,7 +102,7 @@ fi
 
 if ! "$python" -c 'import cv2' 2>/dev/null; then
     # another package brought the OpenCV build that needs libGL
-    pip_install --force-reinstall --no-deps "$(grep '^opencv-python-headless==' "$(list demo)")"
+    pip_install --force-reinstall --no-deps "$(grep '^opencv-python-headless' "$(list demo)")"
     "$python" -c 'import cv2' || die "OpenCV does not import: see its message above"
 fi
 

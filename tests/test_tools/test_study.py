@@ -1,0 +1,143 @@
+"""The study: its statistics, its page, and one job from training to log on noise."""
+
+import importlib
+import json
+import math
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[2]
+NAMES = ('plan', 'job', 'page', 'run', 'data')
+
+
+@pytest.fixture
+def study(monkeypatch, tmp_path):
+    """The scripts as modules, with logs in a folder of their own."""
+    pytest.importorskip('mmpretrain')
+    pytest.importorskip('scipy')
+    monkeypatch.syspath_prepend(str(ROOT / 'tools' / 'study'))
+    modules = {name: importlib.import_module(name) for name in NAMES}
+    monkeypatch.setattr(modules['plan'], 'LOGS', tmp_path / 'logs')
+    yield modules
+    for name in NAMES:
+        sys.modules.pop(name, None)
+
+
+def test_intervals_are_students(study):
+    from scipy.stats import ttest_rel
+
+    ours, theirs = {0: 60.1, 1: 61.0, 2: 59.2, 5: 0.0}, {2: 58.0, 0: 58.9, 1: 58.3}
+    found = study['page'].paired(ours, theirs)
+    expected = ttest_rel([60.1, 61.0, 59.2], [58.9, 58.3, 58.0]).confidence_interval(0.95)
+    assert found.pairs == 3
+    assert (found.mean - found.half, found.mean + found.half) == pytest.approx((expected.low, expected.high))
+    assert found.is_significant == (expected.low > 0)
+    assert study['page'].paired({0: 1.0}, {1: 1.0}) is None
+    alone = study['page'].paired({0: 2.0}, {0: 1.0})
+    assert alone.mean == 1.0 and math.isnan(alone.half) and not alone.is_significant and str(alone) == '+1.0'
+    assert str(study['page'].Difference(-3.0, 1.0, 3)) == '**-3.0 ± 1.0**'
+
+
+def test_jobs_come_in_an_order_that_can_be_cut_short(study):
+    jobs = list(study['plan'].jobs(['grocery']))
+    names = [job.name for job in jobs]
+    assert len(set(names)) == len(names) == 5 * 2 + 5 * 3
+    assert [job.rate is None for job in jobs] == [False] * 10 + [True] * 15
+    assert [job.seed for job in jobs[10:]] == [0] * 5 + [1] * 5 + [2] * 5
+    ready = study['run'].ready
+    assert ready(jobs[0], jobs[1:], {}) and not ready(jobs[10], jobs[1:10], {}) and ready(jobs[10], [], {})
+
+
+def test_arms_differ_in_one_line(study):
+    """Every config of an arm sets one thing of the backbone, but the other library's."""
+    from mmengine.config import Config
+
+    part = study['plan'].PARTS['grocery']
+    base = Config.fromfile(study['plan'].CONFIGS / part.arms['axial'].config).to_dict()
+    for name in ('golden', 'mixed', 'augmented'):
+        other = Config.fromfile(study['plan'].CONFIGS / part.arms[name].config).to_dict()
+        added = {key for key in other['model']['backbone'] if key not in base['model']['backbone']}
+        assert len(added) == 1
+        other['model']['backbone'].pop(added.pop())
+        assert other == base
+    vit = Config.fromfile(study['plan'].CONFIGS / part.arms['vit'].config).to_dict()
+    vit['model']['backbone'] = base['model']['backbone']
+    assert vit == base
+
+
+def photographs(root):
+    """43 classes of two noisy pictures to train and one to test."""
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    for split, count in (('train', 2), ('test', 1)):
+        for label in range(43):
+            folder = root / 'grocery_store' / split / f'{label:02d}'
+            folder.mkdir(parents=True)
+            for i in range(count):
+                pixels = rng.integers(0, 256, (360, 400, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / f'{i}.jpg', quality=30)
+
+
+def test_a_job_from_training_to_the_page(study, tmp_path, monkeypatch):
+    job, page, plan = study['job'], study['page'], study['plan']
+    photographs(tmp_path / 'data')
+    study['data'].reduce_grocery(tmp_path / 'data')
+    study['data'].reduce_grocery(tmp_path / 'data')  # is done already
+    monkeypatch.setattr(job, 'commit', lambda: 'abc')
+    common = ['--data-root', str(tmp_path / 'data'), '--work-dir', str(tmp_path / 'work'), '--cfg-options']
+    small = ['train_cfg.max_epochs=1', 'train_cfg.val_interval=1', 'train_dataloader.batch_size=16']
+    small += ['model.backbone.arch.num_layers=1']
+    with pytest.raises(job.launch.LaunchError, match='comes first'):
+        job.main(['grocery', 'axial', '--seed=0', *common, *small])
+    for rate in (1e-3, 3e-3):
+        job.main(['grocery', 'axial', '--seed=100', f'--rate={rate}', *common, *small])
+    job.main(['grocery', 'axial', '--seed=0', *common, *small])
+
+    tuned = {rate: job.read(plan.Job('grocery', 'axial', 100, rate).log) for rate in (1e-3, 3e-3)}
+    assert [tuned[rate][0]['images'] for rate in tuned] == [86 - 18] * 2
+    records = job.read(plan.Job('grocery', 'axial', 0).log)
+    best = max(sorted(tuned), key=lambda rate: job.last(tuned[rate], 'val')['top1'])
+    assert records[0]['rate'] == best and records[0]['threads'] == 1 and records[0]['images'] == 86
+    assert records[0]['command'] == 'python tools/study/job.py grocery axial --seed 0'
+    final = job.last(records, 'final')
+    assert final['images'] == 43 and final['recall'] == pytest.approx(final['top1'], abs=1e-3)
+    tests = {(row['variant'], row['size']): row for row in records if row['kind'] == 'test'}
+    assert len(tests) == 4 * 8 and all(row['images'] == 11 for row in tests.values())
+    assert tests['2d', 72]['top1'] == tests['as2d', 72]['top1']
+    assert {size for _, size in tests} >= {348, '72x144', '144x72'}
+
+    text = page.tables('grocery')
+    assert f'| axial | {records[0]["parameters"]:,} | {best:g} | 1 | {final["top1"]:.1f} ' in text
+    shown = [tests['as2d', size]['top1'] for size in (36, 72, 108, 144, 216, 348, '72x144', '144x72')]
+    assert '| axial, as2d | ' + ' | '.join(f'{value:.1f}' for value in shown) + ' |' in text
+    page.draw('grocery', tmp_path / 'picture.png')
+    assert (tmp_path / 'picture.png').stat().st_size > 10_000
+
+
+def test_page_has_what_the_logs_say():
+    """Every number of the tables comes from the logs in the repository."""
+    pytest.importorskip('scipy')
+    sys.path.insert(0, str(ROOT / 'tools' / 'study'))
+    try:
+        assert importlib.import_module('page').main(['--check']) == 0
+    finally:
+        sys.path.pop(0)
+        for name in NAMES:
+            sys.modules.pop(name, None)
+
+
+def test_logs_are_of_the_plan(study):
+    """No log of a job that the plan does not have, and none of another number of epochs or threads."""
+    plan = study['plan']
+    logs = ROOT / 'docs' / 'results' / 'study'
+    planned = {f'{job.name}.jsonl': job for job in plan.jobs()}
+    for path in logs.glob('**/*.jsonl'):
+        job = planned[path.relative_to(logs).as_posix()]
+        run = json.loads(path.read_text().splitlines()[0])
+        assert (run['part'], run['arm'], run['seed'], run['threads']) == (job.part, job.arm, job.seed, 1)
+        options = plan.PARTS[job.part].options if job.rate is None else plan.PARTS[job.part].tuning
+        assert run['epochs'] == options['train_cfg.max_epochs']

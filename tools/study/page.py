@@ -1,0 +1,245 @@
+#!/usr/bin/env python
+"""Writes the tables and pictures of docs/study.md from the logs in docs/results/study.
+
+python tools/study/page.py            # writes them
+python tools/study/page.py --check    # says whether the page is stale, exit status 1
+"""
+
+import argparse
+import json
+import math
+import sys
+from pathlib import Path
+from typing import Dict, List, NamedTuple, Optional, Tuple
+
+from plan import LOGS, PARTS, ROOT, Arm, Job, Part
+
+PAGE = ROOT / 'docs' / 'study.md'
+BEGIN, END = '<!-- results of {}: written by tools/study/page.py -->', '<!-- end of results -->'
+CONFIDENCE = 0.95
+
+#: (arm, variant) -> seed -> value
+Values = Dict[Tuple[str, str], Dict[int, float]]
+
+
+class Difference(NamedTuple):
+    """Mean paired difference and the half-width of its interval; the second is NaN with one pair."""
+
+    mean: float
+    half: float
+    pairs: int
+
+    @property
+    def is_significant(self) -> bool:
+        return abs(self.mean) > self.half  # False with NaN
+
+    def __str__(self) -> str:
+        text = f'{self.mean:+.1f}' + ('' if math.isnan(self.half) else f' ± {self.half:.1f}')
+        return f'**{text}**' if self.is_significant else text
+
+
+def paired(values: Dict[int, float], reference: Dict[int, float]) -> Optional[Difference]:
+    """Values minus those of the same seeds, with a t-interval; None without a common seed."""
+    from scipy.stats import t
+
+    found = [values[seed] - reference[seed] for seed in sorted(set(values) & set(reference))]
+    if not found:
+        return None
+    mean, count = sum(found) / len(found), len(found)
+    if count == 1:
+        return Difference(mean, math.nan, 1)
+    spread = math.sqrt(sum((value - mean) ** 2 for value in found) / (count - 1))
+    return Difference(mean, float(t.ppf((1 + CONFIDENCE) / 2, count - 1)) * spread / math.sqrt(count), count)
+
+
+def read(job: Job) -> Optional[List[dict]]:
+    """Records of a job's log, None before it ran."""
+    return [json.loads(line) for line in job.log.read_text().splitlines()] if job.log.exists() else None
+
+
+class Results(NamedTuple):
+    """What the logs of a part say."""
+
+    rates: Dict[str, Dict[float, float]]  # arm -> rate -> top-1 on held-out training images
+    chosen: Dict[str, float]
+    parameters: Dict[str, int]
+    final: Dict[str, Dict[str, Dict[int, float]]]  # metric -> arm -> seed -> value
+    sizes: Dict[str, Values]
+    curves: Dict[str, List[List[Tuple[int, float]]]]  # arm -> runs -> (epoch, top-1)
+    seconds: int
+
+
+def collect(name: str) -> Results:
+    """Reads the logs of a part."""
+    part = PARTS[name]
+    results = Results({}, {}, {}, {}, {}, {}, 0)
+    seconds = 0
+    for arm in part.arms:
+        for rate in part.rates:
+            records = read(Job(name, arm, 0, rate))
+            if records:
+                value = [record['top1'] for record in records if record['kind'] == 'val'][-1]
+                results.rates.setdefault(arm, {})[rate] = value
+                seconds += records[-1]['seconds']
+        for seed in part.seeds:
+            records = read(Job(name, arm, seed))
+            if not records:
+                continue
+            run, seconds = records[0], seconds + records[-1]['seconds']
+            results.chosen[arm], results.parameters[arm] = run['rate'], run['parameters']
+            for record in records:
+                if record['kind'] == 'final':
+                    for metric in ('top1', 'recall', 'ece', 'nll'):
+                        results.final.setdefault(metric, {}).setdefault(arm, {})[seed] = record[metric]
+                elif record['kind'] == 'test':
+                    values = results.sizes.setdefault(str(record['size']), {})
+                    values.setdefault((arm, record['variant']), {})[seed] = record['top1']
+            points = [(record['epoch'], record['top1']) for record in records if record['kind'] == 'val']
+            results.curves.setdefault(arm, []).append(points)
+    return results._replace(seconds=seconds)
+
+
+def mean(values: Dict[int, float]) -> float:
+    return sum(values.values()) / len(values)
+
+
+def row(*cells: object) -> str:
+    return '| ' + ' | '.join(map(str, cells)) + ' |'
+
+
+def lines_of(part: Part, results: Results) -> List[Tuple[str, str, str]]:
+    """(arm, variant, label) of every line of the tables over sizes, the reference first."""
+    found = []
+    for arm, plan in part.arms.items():
+        for variant in plan.variants:
+            label = arm if len(plan.variants) == 1 else f'{arm}, {variant}'
+            if any((arm, variant) in values for values in results.sizes.values()):
+                found.append((arm, variant, label))
+    return found
+
+
+def tables(name: str) -> str:
+    """The text between a part's marks."""
+    part, results = PARTS[name], collect(name)
+    if not results.final:
+        return 'No run is finished.'
+    reference = part.reference
+    base: Arm = part.arms[reference]
+    lines = [
+        row('arm', 'parameters', 'rate', 'runs', 'top-1', 'against ' + reference, 'mean recall', 'ECE', 'NLL'),
+        row(*['---'] * 9),
+    ]
+    for arm in part.arms:
+        values = results.final['top1'].get(arm)
+        if not values:
+            continue
+        against = paired(values, results.final['top1'].get(reference, {})) if arm != reference else None
+        others = [mean(results.final[metric][arm]) for metric in ('recall', 'ece', 'nll')]
+        lines.append(
+            row(
+                arm,
+                f'{results.parameters[arm]:,}',
+                f'{results.chosen[arm]:g}',
+                len(values),
+                f'{mean(values):.1f} ({min(values.values()):.1f} to {max(values.values()):.1f})',
+                against or '',
+                f'{others[0]:.1f}',
+                f'{others[1]:.1f}',
+                f'{others[2]:.2f}',
+            )
+        )
+    sizes = list(results.sizes)
+    lines += ['', 'Top-1, mean over seeds, by input size (height x width where it is no square):', '']
+    lines += [row('positions', *sizes), row(*['---'] * (1 + len(sizes)))]
+    shown = lines_of(part, results)
+    for arm, variant, label in shown:
+        lines.append(row(label, *(f'{mean(results.sizes[size][arm, variant]):.1f}' for size in sizes)))
+    head = f'{reference}, {base.variants[0]}'
+    lines += ['', f'Paired differences against {head}, with 95 % intervals:', '']
+    lines += [row('positions', *sizes), row(*['---'] * (1 + len(sizes)))]
+    for arm, variant, label in shown:
+        if (arm, variant) == (reference, base.variants[0]):
+            continue
+        cells = [
+            paired(results.sizes[size][arm, variant], results.sizes[size].get((reference, base.variants[0]), {})) or ''
+            for size in sizes
+        ]
+        lines.append(row(label, *cells))
+    rates = '; '.join(
+        f'{arm} ' + ', '.join(f'{value:.1f} at {rate:g}' for rate, value in found.items())
+        for arm, found in results.rates.items()
+    )
+    lines += [
+        '',
+        f'Rates tried (top-1 on held-out training images): {rates}.',
+        '',
+        f'![Top-1 over the input size](results/study/{name}.png)',
+        '',
+        f'{sum(map(len, results.final["top1"].values()))} runs and those that chose the rates: '
+        f'{results.seconds / 3600:.1f} hours of one core.',
+    ]
+    return '\n'.join(lines)
+
+
+def draw(name: str, path: Path) -> None:
+    """Top-1 over the side of squares, a line for each arm and variant, from the lowest to the highest seed shaded."""
+    import matplotlib
+
+    matplotlib.use('Agg')
+    import matplotlib.pyplot as plt
+
+    part, results = PARTS[name], collect(name)
+    sizes = sorted(int(size) for size in results.sizes if size.isdecimal())
+    figure, axes = plt.subplots(1, 2, figsize=(11, 4.2), layout='constrained')
+    trained = [line for line in lines_of(part, results) if line[1] == part.arms[line[0]].variants[0]]
+    same = [line for line in lines_of(part, results) if line[0] == part.reference]
+    for axis, shown, title in zip(axes, (trained, same), ('trained with', f'{part.reference}: tested with')):
+        for (arm, variant, label), marker in zip(shown, 'osD^vP*X'):
+            seeds = [list(results.sizes[str(size)][arm, variant].values()) for size in sizes]
+            means = [sum(values) / len(values) for values in seeds]
+            text = label if axis is axes[0] else variant
+            (line,) = axis.plot(sizes, means, marker=marker, label=text.split(',')[0] if axis is axes[0] else text)
+            axis.fill_between(sizes, list(map(min, seeds)), list(map(max, seeds)), color=line.get_color(), alpha=0.15)
+        axis.set(title=title, xlabel='input size (pixels)', ylabel='top-1 (%)', xscale='log')
+        axis.set_xticks(sizes, list(map(str, sizes)))
+        axis.minorticks_off()
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize=9)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+
+
+def page(text: str) -> str:
+    """The page with every part's results between its marks."""
+    for name in PARTS:
+        begin = BEGIN.format(name)
+        if begin not in text:
+            raise ValueError(f'{PAGE.name} has no {begin}')
+        before, _, rest = text.partition(begin)
+        _, end, after = rest.partition(END)
+        if not end:
+            raise ValueError(f'{PAGE.name} has no {END} behind {begin}')
+        text = f'{before}{begin}\n\n{tables(name)}\n\n{END}{after}'
+    return text
+
+
+def main(argv: Optional[List[str]] = None) -> int:
+    parser = argparse.ArgumentParser(description='Write the tables of the study')
+    parser.add_argument('--check', action='store_true', help='write nothing, exit with 1 if the page is stale')
+    args = parser.parse_args(argv)
+    old = PAGE.read_text()
+    new = page(old)
+    if args.check:
+        if new != old:
+            print(f'{PAGE} is stale: run python tools/study/page.py', file=sys.stderr)
+        return int(new != old)
+    PAGE.write_text(new)
+    for name in PARTS:
+        if collect(name).sizes:
+            draw(name, LOGS / f'{name}.png')
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
