@@ -1,0 +1,105 @@
+"""The example server, answered in process, and under the load test over a socket."""
+
+import importlib
+import io
+import json
+import socket
+import threading
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from mmvisionllama import deploy
+from mmvisionllama.deploy.predictor import check_picture
+from mmvisionllama.errors import LaunchError
+
+for library in ('starlette', 'httpx', 'uvicorn'):
+    pytest.importorskip(library)
+FOLDER = Path(__file__).parents[2] / 'tools' / 'deployment'
+
+
+class Brightness:
+    """Stands for a predictor: the brighter, the likelier the second of three classes."""
+
+    classes = ('dark', 'bright', 'other')
+
+    def __call__(self, path):
+        from PIL import Image
+
+        check_picture(path)
+        share = np.asarray(Image.open(path).convert('L')).mean() / 255
+        return [SimpleNamespace(pred_score=torch.tensor([0.9 - 0.9 * share, 0.9 * share, 0.1]))]
+
+
+@pytest.fixture
+def tools(monkeypatch):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    return importlib.import_module('serve'), importlib.import_module('load_test')
+
+
+def png(value, size=(20, 30)):
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    noise = np.random.default_rng(0).integers(0, 3, (*size, 3))
+    Image.fromarray((value + noise).astype(np.uint8)).save(buffer, 'PNG')
+    return buffer.getvalue()
+
+
+def test_answers(tools):
+    from starlette.testclient import TestClient
+
+    client = TestClient(tools[0].make_app(Brightness(), max_bytes=10_000))
+    assert client.get('/health').json() == {'classes': 3}
+    reply = client.post('/predict', content=png(240))
+    assert reply.status_code == 200
+    assert reply.json()['classes'] == ['bright', 'other', 'dark'] and reply.json()['scores'][0] > 0.8
+    for broken in (b'', b'no picture', png(240)[:400]):
+        reply = client.post('/predict', content=broken)
+        assert reply.status_code == 400 and '\n' not in reply.json()['error'] and len(reply.json()['error']) < 300
+    assert client.post('/predict', content=bytes(10_001)).status_code == 413
+    assert client.get('/predict').status_code == 405
+
+
+def test_a_real_model(tools):
+    """The shipped digits classifier, from its config and weights."""
+    pytest.importorskip('mmpretrain')
+    pytest.importorskip('safetensors')
+    from starlette.testclient import TestClient
+
+    from mmvisionllama.model_zoo import CONFIGS, config_path
+
+    weights = CONFIGS.parent / 'weights' / 'vision_llama_digits' / 'model.safetensors'
+    predictor = deploy.Predictor(config_path('mmpretrain/quickstart/vision_llama_digits.py'), str(weights))
+    reply = TestClient(tools[0].make_app(predictor)).post('/predict', content=png(100, (32, 32)))
+    assert reply.status_code == 200 and len(reply.json()['scores']) == 5
+    assert reply.json()['scores'] == sorted(reply.json()['scores'], reverse=True)
+
+
+def test_load(tools, tmp_path, capsys):
+    import uvicorn
+
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        port = free.getsockname()[1]
+    server = uvicorn.Server(uvicorn.Config(tools[0].make_app(Brightness()), port=port, log_level='error'))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started and thread.is_alive():
+        time.sleep(0.01)
+    (tmp_path / 'a.png').write_bytes(png(10))
+    arguments = [f'http://127.0.0.1:{port}', str(tmp_path), '--requests=40', '--clients=3', '--seconds=30']
+    try:
+        assert tools[1].main([*arguments, '--out', str(tmp_path / 'r.json')]) == 0
+        found = json.loads((tmp_path / 'r.json').read_text())
+        assert found['replies'] == {'whole: 200': 36, 'broken: 400': 4}
+        assert 0 < found['p50_ms'] <= found['p95_ms'] <= found['p99_ms'] and found['per_second'] > 0
+    finally:
+        server.should_exit = True
+        thread.join(10)
+    with pytest.raises(LaunchError, match='does not answer.*start tools'):
+        tools[1].main(arguments)
