@@ -6,13 +6,14 @@ mmengine only.
 
 from typing import Any
 
-from . import moved, requirements
+from . import mmpretrain_hub, moved, requirements
 from .version import __version__
 
 __all__ = ['__version__', 'get_model', 'list_models']
 
 moved.install()
 if requirements.met():
+    mmpretrain_hub.install()
     from . import backbones, checkpoints, datasets, engine, generation, losses, model_zoo, necks, pretraining  # noqa: F401
 
 

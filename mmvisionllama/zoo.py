@@ -1,7 +1,7 @@
 """Models by name: every config that the package carries, built in one line, also from a wheel.
 
 ``import mmvisionllama`` offers :func:`list_models` and :func:`get_model` without importing this module before they are
-used. mmpretrain's own hub learns the names by :func:`register_in_mmpretrain`.
+used. mmpretrain's own hub learns the names as well, see :mod:`.mmpretrain_hub`.
 """
 
 import difflib
@@ -142,7 +142,7 @@ def _weights_of(name: str, config: str) -> Dict[str, Tensor]:
 def register_in_mmpretrain() -> None:
     """Tells mmpretrain's hub the names, for ``mmpretrain.list_models``, ``get_model`` and ``inference_model``.
 
-    Imports mmpretrain, which is why ``import mmvisionllama`` does not call it. Calling it again does nothing.
+    Called when the hub is asked for the first time, see :mod:`.mmpretrain_hub`. Calling it again does nothing.
 
     Raises:
         MissingExtraError: mmpretrain is not installed.

@@ -23,6 +23,17 @@ config = get_config('mmvisionllama::' + name)
 print(config.filename)
 print(config.model.backbone.type)
 """
+# every model of the zoo without its numbers, and one with its weights
+EVERY_NAME = """
+import torch
+import mmvisionllama
+names = mmvisionllama.list_models()
+for name in names:
+    with torch.device('meta'):
+        assert sum(1 for _ in mmvisionllama.get_model(name).parameters())
+mmvisionllama.get_model('vision_llama_digits', pretrained=True)
+print(mmvisionllama.__file__, len(names), len(mmvisionllama.list_models('*visionllama*')))
+"""
 
 
 @pytest.fixture(scope='module')
@@ -79,6 +90,19 @@ class TestWheel:
         )
         file, kind = out.stdout.split()[-2:]
         assert Path(file).is_relative_to(tmp_path / 'site') and kind == 'VisionLLaMA'
+
+    @pytest.mark.nightly  # a minute
+    def test_every_name_builds_from_it(self, wheel, tmp_path):
+        """Without the repository; the weights of one of them load, too."""
+        for library in ('mmpretrain', 'mmseg', 'mmdet', 'torchao'):
+            pytest.importorskip(library)
+        wheel.extractall(tmp_path / 'site')
+        environment = {**os.environ, 'PYTHONPATH': str(tmp_path / 'site')}
+        command = [sys.executable, '-c', EVERY_NAME]
+        out = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment)
+        assert out.returncode == 0, out.stderr[-2000:]
+        folder, all_names, named = out.stdout.split()[-3:]
+        assert Path(folder).is_relative_to(tmp_path) and int(all_names) > 100 and int(named) >= 60
 
     def test_its_version_is_the_package_s(self, metadata):
         from mmvisionllama import __version__

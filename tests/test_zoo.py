@@ -218,6 +218,29 @@ def test_models_without_a_backbone_say_so():
         mmvisionllama.get_model('sit-s-2_8xb32-400k_imagenet-256', backbone_only=True)
 
 
+@pytest.mark.parametrize('imports', ['mmpretrain, mmvisionllama', 'mmvisionllama, mmpretrain'])
+def test_mmpretrain_knows_the_names_by_itself(imports):
+    """Whichever is imported first; the zoo is read when the hub is asked, not before."""
+    pytest.importorskip('mmpretrain')
+    code = (
+        f'import {imports}, sys\n'
+        "assert 'mmvisionllama.zoo' not in sys.modules\n"
+        "names = mmpretrain.list_models('*vision*llama*')\n"
+        "assert mmpretrain.list_models('resnet18*')\n"
+        "model = mmpretrain.get_model('vision_llama_digits', pretrained=True)\n"
+        'print(len(names), type(model.backbone).__name__)\n'
+    )
+    out = subprocess.run([sys.executable, '-c', code], check=True, capture_output=True, text=True).stdout
+    number, kind = out.split()[-2:]
+    assert int(number) >= 56 and kind == 'VisionLLaMA'
+
+
+def test_mmpretrain_is_not_imported_for_its_hub():
+    code = "import sys, mmvisionllama; print([name for name in sys.modules if name.startswith('mmpretrain')])"
+    out = subprocess.run([sys.executable, '-c', code], check=True, capture_output=True, text=True).stdout
+    assert out.split('\n')[-2] == '[]'
+
+
 def test_mmpretrain_knows_the_names(monkeypatch):
     mmpretrain = pytest.importorskip('mmpretrain')
     hub = mmpretrain.apis.ModelHub
