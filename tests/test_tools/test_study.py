@@ -41,6 +41,23 @@ def test_intervals_are_students(study):
     assert str(study['page'].Difference(-3.0, 1.0, 3)) == '**-3.0 ± 1.0**'
 
 
+def test_speed_is_read_off_mean_curves(study):
+    page, plan = study['page'], study['plan']
+    slow = [
+        [(epoch, 2.0 * epoch) for epoch in range(2, 14, 2)],
+        [(epoch, 2.0 * epoch + 2) for epoch in range(2, 14, 2)],
+    ]
+    quick = [[(epoch, 4.0 * epoch) for epoch in range(2, 14, 2)]]
+    assert page.reached(quick, 24.0) == 6 and page.reached(slow, 25.0) == 12 and page.reached(slow, 26.0) is None
+    results = page.Results({}, {}, {}, {}, {}, {'vit': slow, 'visionllama': quick}, 0)
+    assert page.convergence(plan.PARTS['cifar10'], results) == [
+        'visionllama is at the final mean of vit after epoch 8 (of 12).',
+        'vit is at the final mean of visionllama not (of 12).',
+    ]
+    few = {arm: [points[:3] for points in runs] for arm, runs in results.curves.items()}
+    assert page.convergence(plan.PARTS['cifar10'], results._replace(curves=few)) == []
+
+
 def test_jobs_come_in_an_order_that_can_be_cut_short(study):
     jobs = list(study['plan'].jobs(['grocery']))
     names = [job.name for job in jobs]
@@ -66,6 +83,25 @@ def test_arms_differ_in_one_line(study):
     vit = Config.fromfile(study['plan'].CONFIGS / part.arms['vit'].config).to_dict()
     vit['model']['backbone'] = base['model']['backbone']
     assert vit == base
+
+
+def test_data_as_published(study, tmp_path):
+    source = tmp_path / 'dataset'
+    for name in ('train/Fruit/Apple/Granny/Granny_001.jpg', 'val/Fruit/Apple/Granny/Granny_001.jpg'):
+        (source / name).parent.mkdir(parents=True)
+        (source / name).write_text(name)
+    (source / 'test/Vegetables/Leek').mkdir(parents=True)
+    (source / 'test/Vegetables/Leek/Leek_003.jpg').write_text('test')
+    for _ in range(2):
+        assert study['data'].arrange_grocery(source, tmp_path / 'data') == 3
+    root = tmp_path / 'data' / 'grocery_store'
+    assert sorted(path.relative_to(root).as_posix() for path in root.glob('*/*/*')) == [
+        'test/Leek/test_Leek_003.jpg',
+        'train/Apple/train_Granny_Granny_001.jpg',
+        'train/Apple/val_Granny_Granny_001.jpg',
+    ]
+    with pytest.raises(FileNotFoundError, match='expected the folder'):
+        study['data'].arrange_grocery(tmp_path, tmp_path / 'data')
 
 
 def photographs(root):

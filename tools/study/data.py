@@ -1,5 +1,6 @@
 """Files that the study reads, from data sets as their authors publish them."""
 
+import sys
 from pathlib import Path
 
 from mmengine.utils import ProgressBar
@@ -27,3 +28,29 @@ def reduce_grocery(data_root: Path) -> None:
         progress.update()
     progress.file.write('\n')
     done.touch()
+
+
+def arrange_grocery(source: Path, data_root: Path) -> int:
+    """Links the Grocery Store Dataset's ``dataset`` folder, as published, into class folders; returns their number.
+
+    Published: ``{train,val,test}/KIND/COARSE[/FINE]/*.jpg``. Here: ``grocery_store/{train,test}/COARSE/SPLIT_*.jpg``.
+    """
+    count = 0
+    for split in ('train', 'val', 'test'):
+        for file in sorted((source / split).glob('*/*/**/*.jpg')):
+            _, coarse, *rest = file.relative_to(source / split).parts
+            folder = data_root / 'grocery_store' / ('test' if split == 'test' else 'train') / coarse
+            folder.mkdir(parents=True, exist_ok=True)
+            target = folder / '_'.join([split, *rest])
+            if not target.exists():
+                target.symlink_to(file.resolve())
+            count += 1
+    if not count:
+        raise FileNotFoundError(f'{source}: expected the folder with train, val and test of the published data set')
+    return count
+
+
+if __name__ == '__main__':
+    if len(sys.argv) != 3:
+        sys.exit('usage: python tools/study/data.py GroceryStoreDataset/dataset data')
+    print(f'{arrange_grocery(Path(sys.argv[1]), Path(sys.argv[2])):,} photographs')

@@ -72,14 +72,16 @@ def config_of(job: Job, rate: float, data_root: Path, options: Dict[str, object]
     for split in ('train', 'val', 'test'):
         dataset = cfg[f'{split}_dataloader'].dataset
         dataset.data_root = str(data_root / Path(dataset.data_root).name)
+    train, val = cfg.train_dataloader.dataset, cfg.val_dataloader.dataset
+    used = list(range(0, len(folder_images(train)), plan.train_every))
     if job.rate is not None:
-        images = sum(1 for _ in folder_images(cfg.train_dataloader.dataset))
-        held_out = list(range(0, images, HELD_OUT))
-        cfg.val_dataloader.dataset.update(data_prefix=cfg.train_dataloader.dataset.data_prefix, indices=held_out)
-        cfg.train_dataloader.dataset.indices = sorted(set(range(images)) - set(held_out))
+        held_out = used[::HELD_OUT]
+        val.update(data_prefix=train.data_prefix, indices=held_out)
+        train.indices = sorted(set(used) - set(held_out))
     else:
-        images = sum(1 for _ in folder_images(cfg.val_dataloader.dataset))
-        cfg.val_dataloader.dataset.indices = list(range(0, images, plan.test_every))
+        val.indices = list(range(0, len(folder_images(val)), plan.test_every))
+        if plan.train_every > 1:
+            train.indices = used
     return cfg
 
 

@@ -17,6 +17,8 @@ from plan import LOGS, PARTS, ROOT, Arm, Job, Part
 PAGE = ROOT / 'docs' / 'study.md'
 BEGIN, END = '<!-- results of {}: written by tools/study/page.py -->', '<!-- end of results -->'
 CONFIDENCE = 0.95
+#: points of a curve from which it says something of speed
+MANY = 6
 
 #: (arm, variant) -> seed -> value
 Values = Dict[Tuple[str, str], Dict[int, float]]
@@ -103,6 +105,29 @@ def mean(values: Dict[int, float]) -> float:
     return sum(values.values()) / len(values)
 
 
+def reached(runs: List[List[Tuple[int, float]]], target: float) -> Optional[int]:
+    """The first epoch at which the mean of the runs is at the target or above."""
+    for points in zip(*runs):
+        if sum(value for _, value in points) / len(points) >= target:
+            return points[0][0]
+    return None
+
+
+def convergence(part: Part, results: Results) -> List[str]:
+    """Sentences on the epochs that arms need for each other's final accuracy, where it was measured often enough."""
+    lines = []
+    for arm, runs in results.curves.items():
+        other = results.curves.get(part.reference)
+        if arm == part.reference or not other or min(map(len, [*runs, *other])) < MANY:
+            continue
+        for first, second in ((arm, part.reference), (part.reference, arm)):
+            ends = [points[-1][1] for points in results.curves[second]]
+            epoch = reached(results.curves[first], sum(ends) / len(ends))
+            when = f'after epoch {epoch}' if epoch else 'not'
+            lines.append(f'{first} is at the final mean of {second} {when} (of {runs[0][-1][0]}).')
+    return lines
+
+
 def row(*cells: object) -> str:
     return '| ' + ' | '.join(map(str, cells)) + ' |'
 
@@ -154,7 +179,7 @@ def tables(name: str) -> str:
     shown = lines_of(part, results)
     for arm, variant, label in shown:
         lines.append(row(label, *(f'{mean(results.sizes[size][arm, variant]):.1f}' for size in sizes)))
-    head = f'{reference}, {base.variants[0]}'
+    head = reference if len(base.variants) == 1 else f'{reference}, {base.variants[0]}'
     lines += ['', f'Paired differences against {head}, with 95 % intervals:', '']
     lines += [row('positions', *sizes), row(*['---'] * (1 + len(sizes)))]
     for arm, variant, label in shown:
@@ -165,6 +190,8 @@ def tables(name: str) -> str:
             for size in sizes
         ]
         lines.append(row(label, *cells))
+    if convergence(part, results):
+        lines += ['', ' '.join(convergence(part, results))]
     rates = '; '.join(
         f'{arm} ' + ', '.join(f'{value:.1f} at {rate:g}' for rate, value in found.items())
         for arm, found in results.rates.items()

@@ -22,8 +22,9 @@ class Arm:
 class Part:
     """A data set, and what is trained on it.
 
-    ``options`` go to every run's config, ``tuning`` to those that choose the learning rate as well. ``prepare`` names
-    the function of data.py that makes the files which trainings read.
+    ``options`` go to every run's config, ``tuning`` to those that choose the learning rate as well. Every
+    ``train_every``-th image is trained on; every ``test_every``-th serves during training and at other sizes.
+    ``prepare`` names the function of data.py that makes the files which trainings read.
     """
 
     arms: Dict[str, Arm]
@@ -34,6 +35,7 @@ class Part:
     classes: int
     options: Dict[str, object] = field(default_factory=dict)
     tuning: Dict[str, object] = field(default_factory=dict)
+    train_every: int = 1
     test_every: int = 1
     prepare: Optional[str] = None
 
@@ -84,6 +86,21 @@ PARTS = {
         tuning=epochs(8, 1, 8),
         test_every=4,
         prepare='reduce_grocery',
+    ),
+    'cifar10': Part(
+        arms={
+            'visionllama': Arm('visionllama-micro_cifar10.py', ('as2d', '2d'), "VisionLLaMA, the paper's AS2DRoPE"),
+            'vit': Arm('vit-micro_cifar10.py', ('config',), 'ViT, learned positions, GELU (mmpretrain)'),
+        },
+        reference='vit',
+        seeds=(0, 1, 2),
+        rates=(1e-3, 3e-3, 6e-3),
+        sizes=(24, 32, 48, 64),
+        classes=10,
+        options={**SERIAL, **epochs(20, 2, 2), 'default_hooks.checkpoint.interval': 4},
+        tuning=epochs(6, 1, 6),
+        train_every=10,
+        test_every=5,
     ),
 }
 

@@ -1,0 +1,16 @@
+"""ViT micro on CIFAR-10: the study's baseline, mmpretrain's own, of the same size as visionllama-micro_cifar10.py."""
+
+_base_ = ['visionllama-micro_cifar10.py']
+
+model = dict(
+    backbone=dict(
+        _delete_=True,
+        type='VisionTransformer',
+        arch=dict(embed_dims=96, num_layers=6, num_heads=3, feedforward_channels=384),
+        img_size=32,
+        patch_size=4,
+        with_cls_token=False,
+        out_type='avg_featmap',
+        drop_path_rate=0.05,
+    ),
+)
