@@ -13,7 +13,11 @@ LINE   ?= onedl
 VENV   ?= $(if $(filter onedl,$(LINE)),.venv,.venv-$(LINE))
 WHEELS ?= $(if $(XDG_CACHE_HOME),$(XDG_CACHE_HOME),$(HOME)/.cache)/mmvisionllama/wheels
 WORK   ?= work_dirs/demo
-TESTS  ?= tests
+TESTS  ?= $(if $(filter latest,$(LINE)),$(CANARY),tests)
+# what needs neither compiled operators nor mmdet
+CANARY = tests/test_backbones tests/test_layers tests/test_checkpoints tests/test_generation tests/test_packaging.py \
+	tests/test_configs/test_all_configs.py tests/test_configs/test_segmentation.py tests/test_deploy/test_export.py \
+	tests/test_zoo.py
 # small environments that need no torch
 DOCS_VENV ?= .venv-docs
 LINT_VENV ?= .venv-lint

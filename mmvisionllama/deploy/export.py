@@ -50,9 +50,11 @@ def check_target(target: str) -> None:
 def export_program(network: Network) -> ExportedProgram:
     """``torch.export`` of a network, with the axes dynamic that it names."""
     shapes = tuple(dict.fromkeys(axes, Dim.DYNAMIC) for axes in network.input_axes)
+    # the cache of fake results costs a pyramid a third of its tracing, for hardly two of its shapes are equal
+    uncached = torch._dynamo.config.patch(fake_tensor_cache_enabled=False)
     # sizes of 0 and 1 are no special cases: one program serves a batch of one image and grids of one row
     oblivious = torch.fx.experimental._config.patch(backed_size_oblivious=True)
-    with torch.no_grad(), oblivious:
+    with torch.no_grad(), oblivious, uncached:
         return torch.export.export(network, network.example(), dynamic_shapes=shapes, strict=False)
 
 
@@ -73,15 +75,16 @@ def _write_onnx(program: ExportedProgram, network: Network, metadata: dict, path
     import onnx
 
     # the runtimes optimise by themselves; the exporter's rewriting takes as long as all the rest and gains nothing
-    onnx_program = torch.onnx.export(
-        program,
-        input_names=list(network.input_names),
-        output_names=list(network.output_names),
-        opset_version=opset,
-        dynamo=True,
-        optimize=False,
-        verbose=False,
-    )
+    with torch._dynamo.config.patch(fake_tensor_cache_enabled=False):
+        onnx_program = torch.onnx.export(
+            program,
+            input_names=list(network.input_names),
+            output_names=list(network.output_names),
+            opset_version=opset,
+            dynamo=True,
+            optimize=False,
+            verbose=False,
+        )
     _tidy(onnx_program.model)
     proto = onnx_program.model_proto
     _name_axes(proto.graph, network)
