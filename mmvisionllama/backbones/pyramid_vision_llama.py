@@ -66,8 +66,8 @@ class PyramidVisionLLaMA(BaseBackbone):
         anchor: Resolution that the weights were trained at, pixels or (height, width); each stage's grid follows.
         rope_cfg: Options of :class:`~mmvisionllama.layers.GSAPositionCalibration` and its ``AS2DRoPE`` (``kind``,
             ``base``, ``ratio``, ``share_heads``, ``ntk_alpha``, ``ntk_keys``, ``scale``, ``directions`` other than
-            ``'mixed'``, ``freq_range``), and ``anchor_grid``, a token grid (H0, W0) for every stage in the place of
-            those that follow from ``anchor`` (the release has 14 x 14). Positions inside windows
+            ``'mixed'``, ``freq_range``, ``num_directions``), and ``anchor_grid``, a token grid (H0, W0) for every stage
+            in the place of those that follow from ``anchor`` (the release has 14 x 14). Positions inside windows
             are never scaled: a window has one size at every resolution.
         key_position: ``'mean'`` of the cell, or ``'flat_index'`` as the released code has it.
         mask_padding: True hides the padding of partial windows; False attends to it, as the released code does.
@@ -103,7 +103,7 @@ class PyramidVisionLLaMA(BaseBackbone):
     OUT_TYPES = ('featmap', 'avg_featmap', 'raw')
     GAP_NORMS = ('once', 'twice')
     #: options of ``rope_cfg`` that hold inside windows too
-    WINDOW_OPTIONS = ('kind', 'base', 'ratio', 'share_heads', 'directions', 'freq_range')
+    WINDOW_OPTIONS = ('kind', 'base', 'ratio', 'share_heads', 'directions', 'freq_range', 'num_directions')
     #: tokens that are no patches, as mmpretrain's backbones say it
     num_extra_tokens = 0
 

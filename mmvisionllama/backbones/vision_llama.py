@@ -69,8 +69,8 @@ class VisionLLaMA(PlainBackbone):
             exactly 2D RoPE at this size and interpolated at any other.
         rope_cfg: Options of :class:`~mmvisionllama.layers.AS2DRoPE`: ``kind``, ``base`` (Table 7d), ``ratio`` (7c),
             ``share_heads`` (7e), ``ntk_alpha``, ``scale`` (``'per_axis'``, ``'height'``, ``'none'``), ``directions``
-            (``'axial'``, ``'golden'``, ``'mixed'``, which every block learns for itself), ``freq_range`` and
-            ``yarn_range``.
+            (``'axial'``, ``'golden'``, ``'spiral'``, ``'mixed'``, which every block learns for itself), ``freq_range``,
+            ``num_directions`` and ``yarn_range``.
         ffn_cfg: ``dict(type='swiglu' | 'gelu', bias=...)`` (Table 7a).
         window_size: Side of the windows of ``window_block_indexes``, tokens.
         window_block_indexes: Blocks that attend inside windows with window-local positions (ViTDet).

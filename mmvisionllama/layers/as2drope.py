@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import OptionError
-from .directions import DIRECTIONS, GOLDEN_RANGE, axial_vectors, golden_vectors, random_rotations
+from .directions import DIRECTIONS, GOLDEN_RANGE, axial_vectors, golden_vectors, random_rotations, spiral_vectors
 from .options import at_least_fp32, check_flags, checked_choice, checked_positive, checked_whole, side_ratio
 from .rotary import RotaryTable
 from .valid_grid import ValidGrid, own_sides
@@ -112,10 +112,13 @@ class AS2DRoPE(nn.Module):
         ntk_alpha: NTK-aware variant (Table 12): the base becomes ``base * ntk_alpha``.
         scale: See :func:`axis_scales`. ``None`` takes ``'per_axis'`` for AS2DRoPE and ``'none'`` for the 1D and
             NTK-aware variants, which the paper compares without position scaling.
-        directions: ``'axial'`` is the paper's. The others give each plane of each head a direction of its own and need
+        directions: ``'axial'`` is the paper's. The others give planes and heads directions of their own and need
             ``num_heads`` and 2D positions: ``'golden'`` spreads them by the golden ratio
-            (:func:`~.directions.golden_vectors`), ``'mixed'`` learns them from axial ones that each head turns at
-            random (:func:`~.directions.random_rotations`), as the parameter ``vectors`` (h, P, 2).
+            (:func:`~.directions.golden_vectors`), ``'spiral'`` turns the axes by ``num_directions`` angles, the same
+            in all heads (:func:`~.directions.spiral_vectors`), ``'mixed'`` learns them from axial ones that each head
+            turns at random (:func:`~.directions.random_rotations`), as the parameter ``vectors`` (h, P, 2).
+        num_directions: Of ``'spiral'``: angles within a right one; a divisor of a quarter of the rotated channels, and
+            as many times fewer magnitudes.
         freq_range: Of ``'golden'``: smallest and largest magnitude, radians per step of the anchor grid.
         yarn_range: Of axial directions: (low, high) in radians per token. On grids other than the anchor, planes of
             theta up to low turn by scaled positions as always, those from high on by unscaled ones, and between them by
@@ -149,6 +152,7 @@ class AS2DRoPE(nn.Module):
         directions: str = 'axial',
         freq_range: Optional[Sequence[float]] = None,
         yarn_range: Optional[Sequence[float]] = None,
+        num_directions: int = 4,
     ) -> None:
         super().__init__()
         kind = checked_choice('rotary kind', kind, KINDS)
@@ -193,6 +197,11 @@ class AS2DRoPE(nn.Module):
                 )
             if directions == 'golden' and (base != 10000 or ntk_alpha != 1):
                 raise OptionError("directions='golden' take freq_range in the place of base and ntk_alpha")
+        self.num_directions = checked_whole('num_directions', num_directions)
+        if directions == 'spiral' and self.rotary_dim // 4 % num_directions:
+            raise OptionError(
+                f'num_directions={num_directions} must divide {self.rotary_dim // 4}, a quarter of the rotated channels'
+            )
         self.vectors = nn.Parameter(random_rotations(self.frequencies(), num_heads)) if self.is_learned else None
 
     @property
@@ -204,7 +213,7 @@ class AS2DRoPE(nn.Module):
     def options(self) -> tuple:
         """All that a table depends on besides the positions and learned directions."""
         heads = None if self.share_heads and self.directions == 'axial' else self.num_heads
-        frequencies = self.base, self.ntk_alpha, self.directions, self.freq_range, self.yarn_range
+        frequencies = self.base, self.ntk_alpha, self.directions, self.freq_range, self.yarn_range, self.num_directions
         return self.head_dim, self.rotary_dim, heads, self.kind, *frequencies, self.scale
 
     def positions(
@@ -262,6 +271,8 @@ class AS2DRoPE(nn.Module):
             return axial_vectors(self.frequencies(device, dtype))
         if self.directions == 'golden':
             return golden_vectors(self.num_heads, self.rotary_dim // 2, self.freq_range, device).to(dtype)
+        if self.directions == 'spiral':
+            return spiral_vectors(self.frequencies(device, dtype)[:, :: self.num_directions], self.num_directions)
         if self.vectors is None:
             raise OptionError('learned directions belong to the layers: this embedding places tokens for all of them')
         return self.vectors.to(device, dtype)

@@ -14,12 +14,32 @@ from torch import Tensor
 
 #: what :func:`golden_vectors` takes: 0.2 ... 20 for coordinates in -1 ... 1 (the published range) on a grid of 14 x 14
 GOLDEN_RANGE = (0.2 * 2 / 14, 20 * 2 / 14)
-DIRECTIONS = ('axial', 'golden', 'mixed')
+DIRECTIONS = ('axial', 'golden', 'mixed', 'spiral')
 
 
 def axial_vectors(magnitudes: Tensor) -> Tensor:
     """Each magnitude along x, then along y: ``(1 | h, K)`` to ``(1 | h, P, 2)`` (section 3.3, eq. 3)."""
     return torch.diag_embed(magnitudes[..., None].expand(*magnitudes.shape, 2)).flatten(-3, -2)
+
+
+def spiral_vectors(magnitudes: Tensor, num_directions: int) -> Tensor:
+    """Each magnitude along the two axes, turned by each of the angles k * 90 / ``num_directions`` degrees.
+
+    Source: Liu et al., "Spiral RoPE", 2026 (arXiv 2602.03227): groups of channels whose directions are spread
+    uniformly, each with magnitudes of its own. In which order channels belong to directions is free, as projections
+    are learned; here a magnitude's directions follow each other.
+
+    Args:
+        magnitudes: ``(1, M)``.
+        num_directions: Angles k.
+
+    Returns:
+        Tensor: ``(1, M * num_directions * 2, 2)``.
+    """
+    angle = torch.arange(num_directions, device=magnitudes.device, dtype=magnitudes.dtype)
+    angle = angle * (math.pi / 2 / num_directions)
+    axes = torch.stack((angle.cos(), angle.sin(), -angle.sin(), angle.cos()), dim=-1).view(-1, 2)  # [2k, 2]
+    return (magnitudes[..., None, None] * axes).flatten(1, 2)
 
 
 def golden_vectors(

@@ -59,6 +59,24 @@ class TestFormula:
         low, high = GOLDEN_RANGE  # coordinates in -1 ... 1 on 14 tokens: a token is 1 / 7
         assert low * 7 == pytest.approx(0.2) and high * 7 == pytest.approx(20)
 
+    @pytest.mark.parametrize('num_directions, ratio', [(4, 1.0), (2, 1.0), (1, 1.0), (2, 0.5)])
+    def test_spiral(self, num_directions, ratio):
+        """Groups of channels, each with magnitudes of its own, along directions that divide a right angle."""
+        x = torch.randn(2, 12, 3, 16, dtype=torch.float64)
+        rotary = AS2DRoPE(16, 3, directions='spiral', num_directions=num_directions, ratio=ratio, base=100)
+        positions = rotary.positions((3, 4), anchor=(5, 6), dtype=torch.float64)
+        count, vectors = int(4 * ratio) // num_directions, []
+        for j in range(count):
+            for k in range(num_directions):
+                theta, phi = 100 ** (-j / count), k * math.pi / 2 / num_directions
+                vectors.append((theta * math.cos(phi), theta * math.sin(phi)))
+                vectors.append((-theta * math.sin(phi), theta * math.cos(phi)))
+        expected = rotated_by_vectors(x, positions, [vectors])
+        torch.testing.assert_close(apply_rotary(x, rotary(positions)), expected, atol=1e-12, rtol=0)
+        if num_directions == 1:
+            axial = AS2DRoPE(16, base=100)
+            torch.testing.assert_close(rotary.angles(positions), axial.angles(positions), atol=1e-12, rtol=0)
+
     def test_mixed_begins_as_axial_ones_that_each_head_turns(self):
         torch.manual_seed(3)
         rotary = AS2DRoPE(16, 3, directions='mixed', base=100)
@@ -89,7 +107,7 @@ class TestFormula:
         general = (positions[:, None, None] * rotary.frequency_vectors()).sum(-1)
         assert torch.equal(rotary.angles(positions), general)
 
-    @pytest.mark.parametrize('directions', ['golden', 'mixed'])
+    @pytest.mark.parametrize('directions', ['golden', 'mixed', 'spiral'])
     def test_scores_depend_on_relative_positions_only(self, directions):
         rotary = AS2DRoPE(16, 2, directions=directions).double()
         q, k = torch.randn(2, 1, 10, 2, 16, dtype=torch.float64)
@@ -98,7 +116,7 @@ class TestFormula:
         scores = [(apply_rotary(q, rotary(at_q + s)) * apply_rotary(k, rotary(at_k + s))).sum(-1) for s in (0, shift)]
         torch.testing.assert_close(*scores, atol=1e-10, rtol=0)
 
-    @pytest.mark.parametrize('directions', ['axial', 'golden', 'mixed'])
+    @pytest.mark.parametrize('directions', ['axial', 'golden', 'mixed', 'spiral'])
     def test_each_axis_has_its_own_anchor(self, directions):
         rotary = AS2DRoPE(16, 2, directions=directions)
         wide = rotary(rotary.positions((7, 28), (14, 14)))
@@ -153,7 +171,7 @@ class TestInBackbones:
             assert not torch.allclose(before, after)
             assert torch.equal(after, fresh(x)[0])
 
-    @pytest.mark.parametrize('directions', ['golden', 'mixed'])
+    @pytest.mark.parametrize('directions', ['golden', 'mixed', 'spiral'])
     def test_images_of_a_batch_are_as_alone(self, directions):
         model = backbone(directions, with_cls_token=False, out_type='avg_featmap').eval()
         sizes = [(24, 40), (32, 20), (24, 40)]
@@ -166,7 +184,7 @@ class TestInBackbones:
             torch.testing.assert_close(model(batch, valid_sizes=sizes)[0], alone, atol=1e-5, rtol=0)
             torch.testing.assert_close(model(images)[0], alone, atol=1e-5, rtol=0)
 
-    @pytest.mark.parametrize('directions', ['golden', 'mixed'])
+    @pytest.mark.parametrize('directions', ['golden', 'mixed', 'spiral'])
     def test_mae_keeps_the_places_of_visible_patches(self, directions):
         encoder = backbone(directions, MAEVisionLLaMA).eval()
         images = [torch.rand(3, 24, 40), torch.rand(3, 32, 20)]
@@ -181,7 +199,7 @@ class TestInBackbones:
             everything = whole(images[0][None], noise=torch.arange(60.0)[None])[0][:, 1:]
             torch.testing.assert_close(everything, encoder(images[0][None], False)[0], atol=1e-5, rtol=0)
 
-    @pytest.mark.parametrize('directions', ['golden', 'mixed'])
+    @pytest.mark.parametrize('directions', ['golden', 'mixed', 'spiral'])
     def test_weights_go_to_another_resolution(self, directions):
         model = backbone(directions).eval()
         other = backbone(directions, anchor=48, img_size=48)
@@ -193,7 +211,7 @@ class TestInBackbones:
             assert torch.equal(model(x)[0], same.eval()(x)[0])
             assert not torch.allclose(model(x)[0], other.eval()(x)[0])
 
-    @pytest.mark.parametrize('directions', ['golden', 'mixed'])
+    @pytest.mark.parametrize('directions', ['golden', 'mixed', 'spiral'])
     def test_half_precision_and_checkpointed_activations(self, directions):
         model, x = backbone(directions), torch.rand(2, 3, 24, 40)
         with torch.autocast('cpu', torch.bfloat16):
@@ -238,6 +256,8 @@ class TestNonsense:
             (dict(directions='golden', freq_range=(2, 1)), 'must ascend'),
             (dict(directions='golden', freq_range=(0, 1)), 'positive and finite'),
             (dict(directions='golden', freq_range=1.0), 'must be'),
+            (dict(directions='spiral', num_directions=3), 'must divide 4'),
+            (dict(directions='spiral', num_directions=0), 'positive whole number'),
             (dict(freq_range=(1, 2)), "option of directions='golden'"),
         ],
     )

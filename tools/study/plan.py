@@ -87,6 +87,26 @@ PARTS = {
         test_every=4,
         prepare='reduce_grocery',
     ),
+    'digits': Part(
+        arms={
+            'axial': Arm(
+                '../quickstart/vision_llama_digits.py',
+                ('as2d', '2d', 'as2d+log_n', 'as2d+inverse_log_n'),
+                "VisionLLaMA, the paper's AS2DRoPE",
+            ),
+            'vit': Arm('vit_digits.py', ('config',), 'ViT, learned positions, GELU (mmpretrain)'),
+            'golden': Arm('vision_llama_digits_golden.py', ('as2d',), 'golden directions'),
+            'mixed': Arm('vision_llama_digits_mixed.py', ('as2d',), 'learned directions'),
+            'augmented': Arm('vision_llama_digits_augmented.py', ('as2d',), 'rescaled positions in training'),
+        },
+        reference='axial',
+        seeds=(0, 1, 2),
+        rates=(1e-3, 2e-3, 4e-3),
+        sizes=(16, 24, 32, 48, 64, 96, 144, (32, 64), (64, 32)),
+        classes=10,
+        options={**SERIAL, 'train_cfg.max_epochs': 18, 'train_cfg.val_interval': 3},
+        tuning=epochs(9, 2, 9),
+    ),
     'cifar10': Part(
         arms={
             'visionllama': Arm('visionllama-micro_cifar10.py', ('as2d', '2d'), "VisionLLaMA, the paper's AS2DRoPE"),
