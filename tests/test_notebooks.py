@@ -24,6 +24,7 @@ def table_of(text):
     return {name: [float(value) for value in values] for name, *values in rows}
 
 
+@pytest.mark.nightly  # a training
 def test_the_notebook_runs_and_scaling_pays(monkeypatch, capsys):
     """A shorter training than the one kept in the file."""
     plt = pytest.importorskip('matplotlib.pyplot')

@@ -94,7 +94,9 @@ def nightly(*values):
     return pytest.param(*values, marks=pytest.mark.nightly)
 
 
-@pytest.mark.parametrize('target, mode', [('onnx', 'slide'), nightly('onnx', 'whole'), nightly('openvino', 'slide')])
+@pytest.mark.parametrize(
+    'target, mode', [nightly('onnx', 'slide'), nightly('onnx', 'whole'), nightly('openvino', 'slide')]
+)
 def test_segmentation_is_the_same_from_a_checkpoint_and_from_an_exported_file(target, mode, tmp_path, pictures):
     cfg = segmentation_config(mode)
     checkpoint = trained(cfg, tmp_path / 'model.pth', ['ground', *map(str, range(10))])

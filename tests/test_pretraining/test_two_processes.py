@@ -52,6 +52,7 @@ def train(config, work_dir, *options):
     return read_checkpoint(work_dir / 'epoch_2.pth'), done.stdout + done.stderr
 
 
+@pytest.mark.nightly  # three starts of two processes
 def test_resumes_exactly(tmp_path):
     pytest.importorskip('mmpretrain')
     from PIL import Image

@@ -33,16 +33,20 @@ def load_cases():
     return module.CASES
 
 
-def test_the_fast_subset_trains_and_predicts(libraries, tmp_path):
+@pytest.mark.parametrize(
+    'library', ['mmseg', *(pytest.param(x, marks=pytest.mark.nightly) for x in ('mmpretrain', 'mmdet'))]
+)
+def test_the_fast_subset_trains_and_predicts(libraries, tmp_path, library):
     """RetinaNet and PSPNet leave outputs out, which only two processes notice; DPT takes the class token."""
     out = tmp_path / 'table.md'
-    done = try_configs('--fast', '--processes', 2, '--out', out)
+    done = try_configs('--fast', '--library', library, '--processes', 2, '--out', out)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     rows = [line for line in out.read_text().splitlines() if line.startswith('| ') and '.py |' in line]
-    assert len(rows) == sum(case.fast for case in load_cases())
+    assert len(rows) == sum(case.fast and case.library == library for case in load_cases()) > 0
     assert all('| works |' in row for row in rows), rows
 
 
+@pytest.mark.nightly
 def test_a_config_that_fails_is_a_failure(libraries, tmp_path):
     """A RetinaNet whose backbone has other widths than its neck expects."""
     broken = tmp_path / 'dev'
