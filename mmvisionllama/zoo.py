@@ -8,6 +8,9 @@ import difflib
 import fnmatch
 import functools
 import hashlib
+import importlib
+import importlib.util
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any, Dict, List, Union
@@ -116,13 +119,13 @@ def _build(config: Config, name: str) -> nn.Module:
 
 
 def _require(library: str, name: str) -> None:
-    """Imports the library of a head."""
+    """Imports the models of a library."""
     try:
-        __import__(library)
+        importlib.import_module(f'{library}.models')
     except ImportError as error:
-        raise MissingExtraError(
-            f"{name} needs {library} ({error}): pip install 'mmvisionllama[onedl]', or backbone_only=True"
-        ) from error
+        is_there = sys.modules.get(library) or importlib.util.find_spec(library)  # without mmcv's operators, say
+        advice = "'python -m mmvisionllama.doctor' says how" if is_there else "pip install 'mmvisionllama[onedl]'"
+        raise MissingExtraError(f'{name} needs {library} ({error}): {advice}, or backbone_only=True') from error
 
 
 def _weights_of(name: str, config: str) -> Dict[str, Tensor]:

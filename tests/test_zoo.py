@@ -83,6 +83,18 @@ def test_the_backbone_needs_no_other_library():
     assert issubclass(MissingExtraError, ImportError)
 
 
+def test_mmdet_without_operators_is_one_sentence():
+    code = (
+        'import sys, types, mmvisionllama\n'
+        "mmdet = sys.modules['mmdet'] = types.ModuleType('mmdet')\n"
+        'mmdet.__path__ = []\n'
+        "try: mmvisionllama.get_model('pyramid_vision_llama_digit_scenes_mmdet')\n"
+        'except mmvisionllama.errors.MissingExtraError as error: print(error)\n'
+    )
+    said = subprocess.run([sys.executable, '-c', code], check=True, capture_output=True, text=True).stdout
+    assert "mmdet (No module named 'mmdet.models'): 'python -m mmvisionllama.doctor' says how" in said
+
+
 def test_values_of_the_config_are_overridden():
     pytest.importorskip('mmpretrain')
     with torch.device('meta'):
