@@ -35,6 +35,7 @@ def test_intervals_are_students(study):
     assert found.pairs == 3
     assert (found.mean - found.half, found.mean + found.half) == pytest.approx((expected.low, expected.high))
     assert found.is_significant == (expected.low > 0)
+    assert found.p == pytest.approx(ttest_rel([60.1, 61.0, 59.2], [58.9, 58.3, 58.0]).pvalue)
     assert study['page'].paired({0: 1.0}, {1: 1.0}) is None
     alone = study['page'].paired({0: 2.0}, {0: 1.0})
     assert alone.mean == 1.0 and math.isnan(alone.half) and not alone.is_significant and str(alone) == '+1.0'

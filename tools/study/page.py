@@ -30,6 +30,7 @@ class Difference(NamedTuple):
     mean: float
     half: float
     pairs: int
+    p: float = math.nan
 
     @property
     def is_significant(self) -> bool:
@@ -51,7 +52,9 @@ def paired(values: Dict[int, float], reference: Dict[int, float]) -> Optional[Di
     if count == 1:
         return Difference(mean, math.nan, 1)
     spread = math.sqrt(sum((value - mean) ** 2 for value in found) / (count - 1))
-    return Difference(mean, float(t.ppf((1 + CONFIDENCE) / 2, count - 1)) * spread / math.sqrt(count), count)
+    error = spread / math.sqrt(count)
+    p = 2 * float(t.sf(abs(mean) / error, count - 1)) if error else math.nan
+    return Difference(mean, float(t.ppf((1 + CONFIDENCE) / 2, count - 1)) * error, count, p)
 
 
 def read(job: Job) -> Optional[List[dict]]:
@@ -182,6 +185,7 @@ def tables(name: str) -> str:
     head = reference if len(base.variants) == 1 else f'{reference}, {base.variants[0]}'
     lines += ['', f'Paired differences against {head}, with 95 % intervals:', '']
     lines += [row('positions', *sizes), row(*['---'] * (1 + len(sizes)))]
+    tested = []
     for arm, variant, label in shown:
         if (arm, variant) == (reference, base.variants[0]):
             continue
@@ -190,6 +194,15 @@ def tables(name: str) -> str:
             for size in sizes
         ]
         lines.append(row(label, *cells))
+        found = [(cell.p, f'{label} at {size}') for cell, size in zip(cells, sizes) if cell and not math.isnan(cell.p)]
+        tested += found
+    if tested:
+        p, where = min(tested)
+        lines += [
+            '',
+            f'The smallest p of these {len(tested)} differences is {p:.4f} ({where}); times their number that is '
+            f'{min(p * len(tested), 1):.2f}.',
+        ]
     if convergence(part, results):
         lines += ['', ' '.join(convergence(part, results))]
     rates = '; '.join(
