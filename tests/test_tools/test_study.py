@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 ROOT = Path(__file__).parents[2]
-NAMES = ('plan', 'job', 'page', 'run', 'data')
+NAMES = ('plan', 'job', 'page', 'run', 'files')
 
 
 @pytest.fixture
@@ -94,7 +94,7 @@ def test_data_as_published(study, tmp_path):
     (source / 'test/Vegetables/Leek').mkdir(parents=True)
     (source / 'test/Vegetables/Leek/Leek_003.jpg').write_text('test')
     for _ in range(2):
-        assert study['data'].arrange_grocery(source, tmp_path / 'data') == 3
+        assert study['files'].arrange_grocery(source, tmp_path / 'data') == 3
     root = tmp_path / 'data' / 'grocery_store'
     assert sorted(path.relative_to(root).as_posix() for path in root.glob('*/*/*')) == [
         'test/Leek/test_Leek_003.jpg',
@@ -102,7 +102,7 @@ def test_data_as_published(study, tmp_path):
         'train/Apple/val_Granny_Granny_001.jpg',
     ]
     with pytest.raises(FileNotFoundError, match='expected the folder'):
-        study['data'].arrange_grocery(tmp_path, tmp_path / 'data')
+        study['files'].arrange_grocery(tmp_path, tmp_path / 'data')
 
 
 def photographs(root):
@@ -122,8 +122,8 @@ def photographs(root):
 def test_a_job_from_training_to_the_page(study, tmp_path, monkeypatch):
     job, page, plan = study['job'], study['page'], study['plan']
     photographs(tmp_path / 'data')
-    study['data'].reduce_grocery(tmp_path / 'data')
-    study['data'].reduce_grocery(tmp_path / 'data')  # is done already
+    study['files'].reduce_grocery(tmp_path / 'data')
+    study['files'].reduce_grocery(tmp_path / 'data')  # is done already
     monkeypatch.setattr(job, 'commit', lambda: 'abc')
     common = ['--data-root', str(tmp_path / 'data'), '--work-dir', str(tmp_path / 'work'), '--cfg-options']
     small = ['train_cfg.max_epochs=1', 'train_cfg.val_interval=1', 'train_dataloader.batch_size=16']

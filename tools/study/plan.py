@@ -24,7 +24,7 @@ class Part:
 
     ``options`` go to every run's config, ``tuning`` to those that choose the learning rate as well. Every
     ``train_every``-th image is trained on; every ``test_every``-th serves during training and at other sizes.
-    ``prepare`` names the function of data.py that makes the files which trainings read.
+    ``prepare`` names the function of files.py that makes the files which trainings read.
     """
 
     arms: Dict[str, Arm]

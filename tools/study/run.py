@@ -12,9 +12,9 @@ import time
 from pathlib import Path
 from typing import Dict, List, Optional
 
+import files
 from plan import PARTS, Job, jobs
 
-import data
 from mmvisionllama import launch
 
 
@@ -68,7 +68,7 @@ def main(argv: Optional[List[str]] = None) -> None:
         return
     for part in dict.fromkeys(job.part for job in waiting):
         if PARTS[part].prepare:
-            getattr(data, PARTS[part].prepare)(args.data_root)
+            getattr(files, PARTS[part].prepare)(args.data_root)
     begun, spent, total = time.time(), 0.0, sum(job.cost for job in waiting)
     running: Dict[Job, subprocess.Popen] = {}
     try:

@@ -52,5 +52,5 @@ def arrange_grocery(source: Path, data_root: Path) -> int:
 
 if __name__ == '__main__':
     if len(sys.argv) != 3:
-        sys.exit('usage: python tools/study/data.py GroceryStoreDataset/dataset data')
+        sys.exit('usage: python tools/study/files.py GroceryStoreDataset/dataset data')
     print(f'{arrange_grocery(Path(sys.argv[1]), Path(sys.argv[2])):,} photographs')
