@@ -19,7 +19,7 @@ FLOORS = (
     {'analysis'},
     {'visualization'},
     {'deploy', 'engine', 'zoo'},
-    {'hub', 'launch'},
+    {'hub', 'launch', 'mmpretrain_hub'},
 )
 FLOOR_OF = {room: number for number, floor in enumerate(FLOORS) for room in floor}
 

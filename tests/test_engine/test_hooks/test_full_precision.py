@@ -41,6 +41,7 @@ def test_unknown_module():
         FullPrecisionOutputHook(['rpn_head']).before_train(SimpleNamespace(model=nn.ModuleDict()))
 
 
+@pytest.mark.nightly
 def test_amp_of_a_detector():
     """What tools/train.py --amp does on the CPU: the whole of Mask R-CNN with an FPN trains in bf16."""
     pytest.importorskip('mmdet.models', exc_type=ImportError)
