@@ -50,6 +50,16 @@ class SmallModel(BaseModel):
 
 
 @MODELS.register_module()
+class SmallCompiled(SmallModel):
+    """Every block compiled in its place."""
+
+    def __init__(self):
+        super().__init__()
+        for layer in self.backbone.layers:
+            layer.compile(backend='aot_eager')
+
+
+@MODELS.register_module()
 class SmallMAE(BaseModel):
     """Masks that are the samples' own, not those that each process draws."""
 
@@ -118,7 +128,7 @@ class Losses(Hook):
             file.write(str(sum(p.numel() for p in local)))
 
 
-MODEL_NAMES = {'': 'SmallModel', 'mae': 'SmallMAE', 'dit': 'SmallDiT'}
+MODEL_NAMES = {'': 'SmallModel', 'mae': 'SmallMAE', 'dit': 'SmallDiT', 'compiled': 'SmallCompiled'}
 
 
 def config(folder, wrapper, processes, epochs):
@@ -159,7 +169,7 @@ def config(folder, wrapper, processes, epochs):
             env_cfg=dict(dist_cfg=dict(backend='gloo')),
         )
     )
-    if model:  # neither has depths for layer decay
+    if model in ('mae', 'dit'):  # neither has depths for layer decay
         del cfg.optim_wrapper['constructor'], cfg.optim_wrapper['paramwise_cfg']
     if wrapper == 'fsdp':
         cfg.model_wrapper_cfg = dict(type='FullyShardedModel')

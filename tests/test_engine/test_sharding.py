@@ -115,6 +115,14 @@ def test_other_models_sharded_as_copied_as_whole(tmp_path, model):
         assert_same(losses(tmp_path / name), expected, 1e-5)
 
 
+@pytest.mark.nightly
+@needs_fsdp2
+@pytest.mark.skipif(not hasattr(os, 'fork'), reason='the processes are forked')
+def test_compiled_blocks_are_units_too(tmp_path):
+    run(tmp_path, 'one:none:1:4', 'sharded:fsdp+compiled:2:4')
+    assert_same(losses(tmp_path / 'sharded'), losses(tmp_path / 'one'), 1e-5)
+
+
 @needs_fsdp2
 def test_kinds_of_checkpoints():
     with pytest.raises(OptionError, match='whole.*parts'):
