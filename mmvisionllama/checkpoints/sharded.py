@@ -6,6 +6,8 @@ nothing but its own data classes.
 """
 
 import contextlib
+import copy
+import math
 import os
 import pickle
 import shutil
@@ -88,8 +90,9 @@ class _ListUnpickler(pickle.Unpickler):
     """Knows the data classes of a list of tensors and nothing else."""
 
     def find_class(self, module: str, name: str) -> Any:
-        if module == metadata.__name__ and isinstance(getattr(metadata, name, None), type):
-            return getattr(metadata, name)
+        found = getattr(metadata, name, None) if module == metadata.__name__ else None
+        if isinstance(found, type) and found.__module__ == module:  # not what the module imports itself
+            return found
         if (module, name) == (filesystem.__name__, '_StorageInfo'):
             return filesystem._StorageInfo
         if (module, name) == ('torch', 'Size'):
@@ -107,22 +110,28 @@ def read_list(path: Union[str, Path]) -> Any:
     """torch's ``Metadata`` of a folder, after a check that every tensor's bytes are there.
 
     Raises:
-        CheckpointError: If it is damaged, names code or files elsewhere, or parts are missing or too short.
+        CheckpointError: If it is damaged, names code or files elsewhere, claims tensors of more bytes than its parts
+            have, or parts are missing or too short.
     """
     try:
         with open(os.path.join(path, LIST), 'rb') as file:
             found = _ListUnpickler(file).load()
         if not isinstance(found, metadata.Metadata) or not isinstance(found.storage_data, dict):
             raise pickle.UnpicklingError('it is no list of tensors')
+        claimed = 0
         for tensor in found.state_dict_metadata.values():
             if not isinstance(tensor, metadata.TensorStorageMetadata):
                 raise pickle.UnpicklingError('it lists more than tensors')
+            claimed += math.prod(tensor.size) * tensor.properties.dtype.itemsize
         for info in found.storage_data.values():
             name = info.relative_path
             if os.path.basename(name) != name or name in ('', '.', '..'):
                 raise pickle.UnpicklingError(f'it names the file {name!r}')
             if os.path.getsize(os.path.join(path, name)) < info.offset + info.length:
                 raise OSError(f'{name} is too short')
+        names = {info.relative_path for info in found.storage_data.values()}
+        if claimed > sum(os.path.getsize(os.path.join(path, name)) for name in names):
+            raise OSError(f'its tensors claim {claimed} bytes, more than its parts have')
     except Exception as error:  # whatever a damaged file leads to
         raise CheckpointError(f'checkpoint {str(path)!r} is damaged ({error}): take another one') from error
     return found
@@ -206,7 +215,12 @@ def take_out(checkpoint: Dict[str, Any], is_part: Callable[[Any], bool]) -> Dict
 
 
 def _copied(entry: Any) -> Any:
-    return {key: _copied(value) for key, value in entry.items()} if isinstance(entry, dict) else entry
+    if not isinstance(entry, dict):
+        return entry
+    copied = copy.copy(entry)  # with the versions of the layers, an attribute
+    for key, value in entry.items():
+        copied[key] = _copied(value)
+    return copied
 
 
 def begin(folder: Path, is_first: bool) -> Path:

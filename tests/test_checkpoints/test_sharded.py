@@ -77,6 +77,13 @@ def test_taking_out_leaves_the_checkpoint_of_the_model_alone():
     assert checkpoint['state_dict']['a.weight'] is None
 
 
+def test_versions_of_the_layers_stay():
+    checkpoint = dict(state_dict=torch.nn.BatchNorm2d(3).state_dict())
+    expected = checkpoint['state_dict']._metadata
+    sharded.take_out(checkpoint, lambda value: value.ndim == 1)
+    assert checkpoint['state_dict']._metadata == expected and expected['']['version'] == 2
+
+
 def test_written_twice(folder):
     write(folder)
     assert_equal(read_checkpoint(str(folder)), content())
@@ -115,6 +122,22 @@ def test_lists_that_name_code(folder, monkeypatch, read):
     with pytest.raises(CheckpointError, match=r'it names (posix|nt)\.system'):
         read(str(folder))
     assert not Path('harm').exists()
+
+
+def test_lists_may_not_name_what_torch_s_module_imports(folder):
+    """``Enum`` is in the module of the data classes, but is none of them."""
+    text = pickle.dumps(sharded.read_list(folder), protocol=2)
+    (folder / '.metadata').write_bytes(text.replace(b'metadata\nMetadata\n', b'metadata\nEnum\n'))
+    with pytest.raises(CheckpointError, match='it names torch.distributed.checkpoint.metadata.Enum'):
+        read_checkpoint(str(folder))
+
+
+def test_tensors_that_claim_more_than_the_parts_hold(folder):
+    found = sharded.read_list(folder)
+    found.state_dict_metadata['state_dict/a.weight'].size = torch.Size([1 << 20, 1 << 20])
+    (folder / '.metadata').write_bytes(pickle.dumps(found))
+    with pytest.raises(CheckpointError, match='claim .* bytes, more than'):
+        read_checkpoint(str(folder))
 
 
 def test_parts_that_name_code(folder, monkeypatch):

@@ -65,6 +65,18 @@ def test_answers(tools):
     assert client.get('/predict').status_code == 405
 
 
+def test_other_models_are_refused(tools):
+    with pytest.raises(LaunchError, match='serves classifiers.*mmseg'):
+        tools[0].make_app(SimpleNamespace(scope='mmseg'))
+
+
+def test_a_load_of_nothing_is_refused(tools, tmp_path):
+    (tmp_path / 'a.png').write_bytes(png(10))
+    args = tools[1].parse_args(['http://127.0.0.1:1', str(tmp_path), '--requests=0'])
+    with pytest.raises(LaunchError, match='no picture was sent'):
+        tools[1].anyio.run(tools[1].send, args)
+
+
 def test_a_real_model(tools):
     """The shipped digits classifier, from its config and weights."""
     pytest.importorskip('mmpretrain')

@@ -14,11 +14,14 @@ import time
 from pathlib import Path
 from typing import List, Optional
 
-import anyio
-import httpx
-
 from mmvisionllama import launch
 from mmvisionllama.deploy.predictor import list_pictures
+
+try:
+    import anyio
+    import httpx
+except ImportError as error:
+    sys.exit(f"error: {error.name} is not installed: pip install 'mmvisionllama[serve]'")
 
 BROKEN_EVERY = 10
 
@@ -62,6 +65,8 @@ async def send(args: argparse.Namespace) -> dict:
         for _ in range(args.clients):
             group.start_soon(client)
     seconds = time.perf_counter() - begun
+    if not times:
+        raise launch.LaunchError('no picture was sent: give at least one request, and some seconds')
     times.sort()
     latencies = {f'p{q}_ms': round(times[min(len(times) * q // 100, len(times) - 1)], 1) for q in (50, 95, 99)}
     rate = round(len(times) / seconds, 1)

@@ -9,20 +9,26 @@ Starlette and uvicorn do the serving. A picture that cannot be used is answered 
 """
 
 import argparse
+import sys
 import tempfile
 
-import anyio
-from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import JSONResponse
-from starlette.routing import Route
-
 from mmvisionllama import deploy, launch
-from mmvisionllama.errors import DataError
+from mmvisionllama.errors import DataError, LaunchError
+
+try:
+    import anyio
+    from starlette.applications import Starlette
+    from starlette.requests import Request
+    from starlette.responses import JSONResponse
+    from starlette.routing import Route
+except ImportError as error:
+    sys.exit(f"error: {error.name} is not installed: pip install 'mmvisionllama[serve]'")
 
 
 def make_app(predictor: deploy.Predictor, max_bytes: int = 20_000_000, at_once: int = 1) -> Starlette:
     """The application; ``at_once`` pictures are computed side by side, the others wait."""
+    if getattr(predictor, 'scope', None) not in (None, 'mmpretrain'):
+        raise LaunchError(f'this example serves classifiers, and the model is one of {predictor.scope}')
     limiter = None
 
     def predict(data: bytes) -> dict:

@@ -15,7 +15,6 @@ class Arm:
 
     config: str
     variants: Tuple[str, ...]
-    text: str
 
 
 @dataclass(frozen=True)
@@ -32,7 +31,6 @@ class Part:
     seeds: Tuple[int, ...]
     rates: Tuple[float, ...]
     sizes: Tuple[object, ...]
-    classes: int
     options: Dict[str, object] = field(default_factory=dict)
     tuning: Dict[str, object] = field(default_factory=dict)
     train_every: int = 1
@@ -65,18 +63,16 @@ PARTS = {
             'axial': Arm(
                 'visionllama-micro_grocery.py',
                 ('as2d', '2d', 'as2d+log_n', 'as2d+inverse_log_n'),
-                "VisionLLaMA, the paper's AS2DRoPE",
             ),
-            'vit': Arm('vit-micro_grocery.py', ('config',), 'ViT, learned positions, GELU (mmpretrain)'),
-            'golden': Arm('visionllama-micro-golden_grocery.py', ('as2d',), 'golden directions'),
-            'mixed': Arm('visionllama-micro-mixed_grocery.py', ('as2d',), 'learned directions'),
-            'augmented': Arm('visionllama-micro-augmented_grocery.py', ('as2d',), 'rescaled positions in training'),
+            'vit': Arm('vit-micro_grocery.py', ('config',)),
+            'golden': Arm('visionllama-micro-golden_grocery.py', ('as2d',)),
+            'mixed': Arm('visionllama-micro-mixed_grocery.py', ('as2d',)),
+            'augmented': Arm('visionllama-micro-augmented_grocery.py', ('as2d',)),
         },
         reference='axial',
         seeds=(0, 1, 2),
         rates=(1e-3, 3e-3),
         sizes=(36, 72, 108, 144, 216, 348, (72, 144), (144, 72)),
-        classes=43,
         options={
             **SERIAL,
             **epochs(24, 2, 8),
@@ -92,31 +88,28 @@ PARTS = {
             'axial': Arm(
                 '../quickstart/vision_llama_digits.py',
                 ('as2d', '2d', 'as2d+log_n', 'as2d+inverse_log_n'),
-                "VisionLLaMA, the paper's AS2DRoPE",
             ),
-            'vit': Arm('vit_digits.py', ('config',), 'ViT, learned positions, GELU (mmpretrain)'),
-            'golden': Arm('vision_llama_digits_golden.py', ('as2d',), 'golden directions'),
-            'mixed': Arm('vision_llama_digits_mixed.py', ('as2d',), 'learned directions'),
-            'augmented': Arm('vision_llama_digits_augmented.py', ('as2d',), 'rescaled positions in training'),
+            'vit': Arm('vit_digits.py', ('config',)),
+            'golden': Arm('vision_llama_digits_golden.py', ('as2d',)),
+            'mixed': Arm('vision_llama_digits_mixed.py', ('as2d',)),
+            'augmented': Arm('vision_llama_digits_augmented.py', ('as2d',)),
         },
         reference='axial',
         seeds=(0, 1, 2),
         rates=(1e-3, 2e-3, 4e-3),
         sizes=(16, 24, 32, 48, 64, 96, 144, (32, 64), (64, 32)),
-        classes=10,
         options={**SERIAL, 'train_cfg.max_epochs': 18, 'train_cfg.val_interval': 3},
         tuning=epochs(9, 2, 9),
     ),
     'cifar10': Part(
         arms={
-            'visionllama': Arm('visionllama-micro_cifar10.py', ('as2d', '2d'), "VisionLLaMA, the paper's AS2DRoPE"),
-            'vit': Arm('vit-micro_cifar10.py', ('config',), 'ViT, learned positions, GELU (mmpretrain)'),
+            'visionllama': Arm('visionllama-micro_cifar10.py', ('as2d', '2d')),
+            'vit': Arm('vit-micro_cifar10.py', ('config',)),
         },
         reference='vit',
         seeds=(0, 1, 2),
         rates=(1e-3, 3e-3, 6e-3),
         sizes=(24, 32, 48, 64),
-        classes=10,
         options={**SERIAL, **epochs(20, 2, 2), 'default_hooks.checkpoint.interval': 4},
         tuning=epochs(6, 1, 6),
         train_every=10,
