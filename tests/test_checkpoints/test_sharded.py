@@ -189,3 +189,17 @@ def test_tool_writes_one_file(folder, tmp_path, weights_only):
     assert_equal(torch.load(out, weights_only=True), expected)
     with pytest.raises(LaunchError, match='no checkpoint in parts'):
         main([str(tmp_path), str(out)])
+
+
+def test_a_full_disk_leaves_the_checkpoint_before_it(folder, monkeypatch):
+    def full(*args):
+        raise OSError(28, 'No space left on device')
+
+    checkpoint = content()
+    part = sharded.begin(folder, True)
+    tensors = sharded.take_out(checkpoint, lambda value: isinstance(value, torch.Tensor) and value.ndim == 2)
+    monkeypatch.setattr(sharded.dcp.FileSystemWriter, 'write_data', full)
+    with pytest.raises(CheckpointError, match='could not be written.*No space left.*--resume'):
+        sharded.save_parts(part, tensors)
+    assert_equal(read_checkpoint(str(folder)), content())
+    assert newest_checkpoint(str(folder.parent)) == str(folder)
