@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mmvisionllama.errors import DataError
+
 ROOT = Path(__file__).parents[2]
 NAMES = ('plan', 'job', 'page', 'run', 'files')
 
@@ -101,8 +103,10 @@ def test_data_as_published(study, tmp_path):
         'train/Apple/train_Granny_Granny_001.jpg',
         'train/Apple/val_Granny_Granny_001.jpg',
     ]
-    with pytest.raises(FileNotFoundError, match='expected the folder'):
+    with pytest.raises(DataError, match='expected the folder'):
         study['files'].arrange_grocery(tmp_path, tmp_path / 'data')
+    with pytest.raises(DataError, match='are not there'):
+        study['files'].reduce_grocery(tmp_path)
 
 
 def photographs(root):

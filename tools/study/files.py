@@ -5,6 +5,10 @@ from pathlib import Path
 
 from mmengine.utils import ProgressBar
 
+from mmvisionllama.datasets.digits import write_digits
+from mmvisionllama.errors import DataError
+from mmvisionllama.launch import run_cli
+
 
 def reduce_grocery(data_root: Path) -> None:
     """``grocery_store/train_128``: the training photographs with a short side of 128, so that decoding is quick."""
@@ -16,7 +20,7 @@ def reduce_grocery(data_root: Path) -> None:
         return
     files = sorted((root / 'train').glob('*/*.jpg'))
     if not files:
-        raise FileNotFoundError(f'{root}/train/CLASS/*.jpg: docs/study.md says where the photographs come from')
+        raise DataError(f'{root}/train/CLASS/*.jpg are not there: docs/study.md says where the photographs come from')
     progress = ProgressBar(len(files))
     for file in files:
         target = root / 'train_128' / file.relative_to(root / 'train')
@@ -28,6 +32,11 @@ def reduce_grocery(data_root: Path) -> None:
         progress.update()
     progress.file.write('\n')
     done.touch()
+
+
+def make_digits(data_root: Path) -> None:
+    """``digits``: scikit-learn's, as the demo writes them."""
+    write_digits(str(data_root / 'digits'))
 
 
 def arrange_grocery(source: Path, data_root: Path) -> int:
@@ -46,11 +55,15 @@ def arrange_grocery(source: Path, data_root: Path) -> int:
                 target.symlink_to(file.resolve())
             count += 1
     if not count:
-        raise FileNotFoundError(f'{source}: expected the folder with train, val and test of the published data set')
+        raise DataError(f'{source}: expected the folder with train, val and test of the published data set')
     return count
 
 
-if __name__ == '__main__':
+def main() -> None:
     if len(sys.argv) != 3:
         sys.exit('usage: python tools/study/files.py GroceryStoreDataset/dataset data')
     print(f'{arrange_grocery(Path(sys.argv[1]), Path(sys.argv[2])):,} photographs')
+
+
+if __name__ == '__main__':
+    sys.exit(run_cli(main))

@@ -100,6 +100,7 @@ PARTS = {
         sizes=(16, 24, 32, 48, 64, 96, 144, (32, 64), (64, 32)),
         options={**SERIAL, 'train_cfg.max_epochs': 18, 'train_cfg.val_interval': 3},
         tuning=epochs(9, 2, 9),
+        prepare='make_digits',
     ),
     'cifar10': Part(
         arms={
