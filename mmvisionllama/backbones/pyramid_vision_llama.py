@@ -261,18 +261,20 @@ class PyramidVisionLLaMA(BaseBackbone):
                 parts.append(self.pegs[s])
         return [part for part in parts if part is not None]
 
-    def contexts(
+    def context(
         self,
         stage: int,
+        block: int,
         grid: Sequence[int],
         device: Optional[torch.device] = None,
         dtype: torch.dtype = torch.float32,
         valid: Optional[ValidGrid] = None,
-    ) -> Tuple[AttentionContext, AttentionContext]:
-        """What the LSA and the GSA blocks of a stage need on ``grid`` (H, W), made once for all of them."""
+    ) -> AttentionContext:
+        """What a block of a stage needs on ``grid`` (H, W): one context for all with LSA (even), one for GSA (odd)."""
+        if block % 2:
+            return self.calibrations[stage](grid, device, dtype, valid)
         rotary, window_size = self.window_rotaries[stage], self.window_sizes[stage]
-        local = window_context(rotary, grid, window_size, self.mask_padding, device, dtype, valid)
-        return local, self.calibrations[stage](grid, device, dtype, valid)
+        return window_context(rotary, grid, window_size, self.mask_padding, device, dtype, valid)
 
     def forward_stage(
         self, x: Tensor, stage: int, valid: Optional[ValidGrid] = None
@@ -284,7 +286,7 @@ class PyramidVisionLLaMA(BaseBackbone):
         if stage == 0 and self.pos_embed is not None:
             x = x + self.pos_embed_for(grid, valid)
         x = self.drops_after_pos[stage](x)
-        contexts = self.contexts(stage, grid, x.device, x.dtype, valid)
+        contexts = [self.context(stage, kind, grid, x.device, x.dtype, valid) for kind in range(2)]
         for j, block in enumerate(self.stages[stage]):
             x = block(x, contexts[j % 2])
             if j == 0 and self.pegs is not None:

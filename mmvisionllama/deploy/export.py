@@ -1,17 +1,20 @@
 """Exporting: ``torch.export`` with dynamic batch, height and width first, every other format from that program."""
 
+import copy
 import json
 import time
 from pathlib import Path
-from typing import Any, Dict, NamedTuple, Optional
+from typing import Any, Dict, NamedTuple, Optional, Tuple
 
 import torch
+from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from ..errors import OptionError
 from ..version import __version__
 from .extras import extra
 from .networks import Network
+from .shared_blocks import inline, share_blocks
 
 #: target -> (suffix of its file, libraries that write it)
 TARGETS = {
@@ -50,12 +53,18 @@ def check_target(target: str) -> None:
 def export_program(network: Network) -> ExportedProgram:
     """``torch.export`` of a network, with the axes dynamic that it names."""
     shapes = tuple(dict.fromkeys(axes, Dim.DYNAMIC) for axes in network.input_axes)
+    return _trace(network, network.example(), shapes)
+
+
+def _trace(module: nn.Module, example: Tuple[Tensor, ...], shapes: Tuple[dict, ...]) -> ExportedProgram:
     # the cache of fake results costs a pyramid a third of its tracing, for hardly two of its shapes are equal
     uncached = torch._dynamo.config.patch(fake_tensor_cache_enabled=False)
     # sizes of 0 and 1 are no special cases: one program serves a batch of one image and grids of one row
     oblivious = torch.fx.experimental._config.patch(backed_size_oblivious=True)
     with torch.no_grad(), oblivious, uncached:
-        return torch.export.export(network, network.example(), dynamic_shapes=shapes, strict=False)
+        program = torch.export.export(module, example, dynamic_shapes=shapes, strict=False)
+    program.graph.eliminate_dead_code()  # such as the dtypes that were asked for
+    return program
 
 
 def describe(network: Network, info: Optional[dict] = None) -> Dict[str, Any]:
@@ -71,20 +80,25 @@ def describe(network: Network, info: Optional[dict] = None) -> Dict[str, Any]:
     }
 
 
-def _write_onnx(program: ExportedProgram, network: Network, metadata: dict, path: Path, opset: int) -> None:
-    import onnx
-
+def _to_onnx(program: ExportedProgram, opset: int, **names: Any) -> 'torch.onnx.ONNXProgram':
     # the runtimes optimise by themselves; the exporter's rewriting takes as long as all the rest and gains nothing
     with torch._dynamo.config.patch(fake_tensor_cache_enabled=False):
-        onnx_program = torch.onnx.export(
-            program,
-            input_names=list(network.input_names),
-            output_names=list(network.output_names),
-            opset_version=opset,
-            dynamo=True,
-            optimize=False,
-            verbose=False,
-        )
+        return torch.onnx.export(program, opset_version=opset, dynamo=True, optimize=False, verbose=False, **names)
+
+
+def _write_onnx(network: Network, metadata: dict, path: Path, opset: int) -> None:
+    import onnx
+
+    # a copy with the same parameters
+    calling = copy.deepcopy(network, {id(weight): weight for weight in network.parameters()})
+    functions = share_blocks(calling, lambda *args: _to_onnx(_trace(*args), opset).model)
+    onnx_program = _to_onnx(
+        export_program(calling),
+        opset,
+        input_names=list(network.input_names),
+        output_names=list(network.output_names),
+    )
+    inline(onnx_program.model, functions)
     _tidy(onnx_program.model)
     proto = onnx_program.model_proto
     _name_axes(proto.graph, network)
@@ -100,7 +114,6 @@ def _tidy(model: Any) -> None:
     from onnx_ir.passes import common
 
     for step in (
-        common.InlinePass(),
         common.IdentityEliminationPass(),
         common.CommonSubexpressionEliminationPass(),
         common.RemoveUnusedNodesPass(),
@@ -168,21 +181,20 @@ def export(
     path.parent.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
     metadata = describe(network, info)
-    program = export_program(network)
     if target == 'torch':
-        torch.export.save(program, path, extra_files={f'{METADATA_KEY}.json': json.dumps(metadata)})
+        torch.export.save(export_program(network), path, extra_files={f'{METADATA_KEY}.json': json.dumps(metadata)})
     elif target == 'aoti':
         torch._inductor.aoti_compile_and_package(
-            program,
+            export_program(network),
             package_path=str(path),
             inductor_configs={'aot_inductor.metadata': {METADATA_KEY: json.dumps(metadata)}},
         )
     elif target == 'onnx':
-        _write_onnx(program, network, metadata, path, opset)
+        _write_onnx(network, metadata, path, opset)
     else:
         between = path.with_suffix('.onnx.tmp')
         try:
-            _write_onnx(program, network, metadata, between, opset)
+            _write_onnx(network, metadata, between, opset)
             _write_openvino(between, metadata, path)
         finally:
             between.unlink(missing_ok=True)

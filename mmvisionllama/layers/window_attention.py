@@ -97,6 +97,8 @@ def merge_windows(x: Tensor, grid: Sequence[int], window_size: int) -> Tensor:
     rows, cols = ceil_div(height, window_size), ceil_div(width, window_size)
     x = x.view(-1, rows, cols, window_size, window_size, x.shape[-1]).transpose(2, 3)
     x = x.reshape(-1, rows * window_size, cols * window_size, x.shape[-1])
+    if exporting():  # the tracer cannot tell that a slice has these sides
+        return F.pad(x, (0, 0, 0, width - cols * window_size, 0, height - rows * window_size))
     return x[:, :height, :width]
 
 

@@ -97,8 +97,8 @@ def test_rope_variants_share_the_weights(rope_cfg):
 
 def test_ntk_leaves_windows_alone():
     model = tiny(rope_cfg=dict(ntk_alpha=5, base=100))
-    local, _ = model.contexts(0, (14, 14))
-    expected, _ = tiny(rope_cfg=dict(base=100)).contexts(0, (28, 28))
+    local = model.context(0, 0, (14, 14))
+    expected = tiny(rope_cfg=dict(base=100)).context(0, 0, (28, 28))
     assert torch.equal(local.rope.cos, expected.rope.cos)
 
 

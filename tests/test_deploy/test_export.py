@@ -32,7 +32,8 @@ MODELS = {
     'position embedding': lambda: VisionLLaMA(
         TINY, out_type='avg_featmap', abs_pos_embed=True, peg=True, layer_scale_init_value=0
     ),
-    'pyramid': lambda: PyramidVisionLLaMA(PYRAMID, out_indices=(0, 1), layer_scale_init_value=0),
+    # a stage of one block, and one with two of a kind
+    'pyramid': lambda: PyramidVisionLLaMA(dict(PYRAMID, depths=(1, 3)), out_indices=(0, 1), layer_scale_init_value=0),
     'pyramid of the release': lambda: PyramidVisionLLaMA(
         PYRAMID,
         out_indices=(1,),
