@@ -66,6 +66,7 @@ def trained():
     return model, images, labels, test_images, test_labels
 
 
+@pytest.mark.nightly
 def test_after_training_accuracy_stays_within_two_points_at_a_quarter_of_the_size(trained):
     model, _, _, images, labels = trained
     quantised = q8.quantise(copy.deepcopy(model))
@@ -75,6 +76,7 @@ def test_after_training_accuracy_stays_within_two_points_at_a_quarter_of_the_siz
     assert q8.size_on_disk(model) > sum(4 * p.numel() for p in model.parameters())
 
 
+@pytest.mark.nightly
 def test_in_training_accuracy_stays_within_two_points(trained):
     model, images, labels, test_images, test_labels = trained
     simulated = q8.simulate_int8(copy.deepcopy(model))

@@ -230,7 +230,9 @@ def test_models_without_a_backbone_say_so():
         mmvisionllama.get_model('sit-s-2_8xb32-400k_imagenet-256', backbone_only=True)
 
 
-@pytest.mark.parametrize('imports', ['mmpretrain, mmvisionllama', 'mmvisionllama, mmpretrain'])
+@pytest.mark.parametrize(
+    'imports', ['mmpretrain, mmvisionllama', pytest.param('mmvisionllama, mmpretrain', marks=pytest.mark.nightly)]
+)
 def test_mmpretrain_knows_the_names_by_itself(imports):
     """Whichever is imported first; the zoo is read when the hub is asked, not before."""
     pytest.importorskip('mmpretrain')

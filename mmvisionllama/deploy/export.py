@@ -144,7 +144,8 @@ def _check_graph(graph: Any) -> None:
         raise OptionError(f'the exported graph has {", ".join(sorted(found))} nodes: this model is not supported')
 
 
-def _write_openvino(onnx_path: Path, metadata: dict, path: Path) -> None:
+def write_openvino(onnx_path: Path, metadata: dict, path: Path) -> None:
+    """An ONNX file as OpenVINO's pair of files."""
     import openvino
 
     model = openvino.convert_model(str(onnx_path))
@@ -195,7 +196,7 @@ def export(
         between = path.with_suffix('.onnx.tmp')
         try:
             _write_onnx(network, metadata, between, opset)
-            _write_openvino(between, metadata, path)
+            write_openvino(between, metadata, path)
         finally:
             between.unlink(missing_ok=True)
     return Export(path, time.perf_counter() - start)

@@ -114,6 +114,7 @@ class TestEveryArchitecture:
 
 
 class TestCompiled:
+    @pytest.mark.nightly
     def test_inductor(self, counters):
         model = tiny(arch=dict(TINY, num_layers=1)).eval()
         compiled = torch.compile(model, fullgraph=True)
@@ -126,7 +127,7 @@ class TestCompiled:
     @pytest.mark.parametrize(
         'kwargs',
         [
-            dict(),
+            pytest.param(dict(), marks=pytest.mark.nightly),
             dict(with_cp=True),
             dict(out_type='featmap', with_cls_token=False, window_size=3, window_block_indexes=(0,)),
             dict(

@@ -59,7 +59,11 @@ def exported(cfg, checkpoint, folder, target):
     return deploy.export(deploy.export_network(model), folder / 'model', target, info=file_info(cfg, model)).path
 
 
-@pytest.mark.parametrize('target', ['torch', 'onnx', 'openvino'])
+def nightly(*values):
+    return pytest.param(*values, marks=pytest.mark.nightly)
+
+
+@pytest.mark.parametrize('target', [nightly('torch'), 'onnx', nightly('openvino')])
 def test_classification_is_the_same_from_a_checkpoint_and_from_an_exported_file(target, tmp_path, pictures):
     cfg = classification_config()
     classes = [str(i) for i in range(10)]
@@ -88,10 +92,6 @@ def test_a_checkpoint_predicts_as_the_librarys_own_inferencer(tmp_path, pictures
     for picture in sorted(pictures.iterdir()):
         ours = deploy.Predictor(cfg, checkpoint)(picture)[0].pred_score.numpy()
         np.testing.assert_allclose(ours, inferencer(str(picture))[0]['pred_scores'], rtol=1e-5)
-
-
-def nightly(*values):
-    return pytest.param(*values, marks=pytest.mark.nightly)
 
 
 @pytest.mark.parametrize(

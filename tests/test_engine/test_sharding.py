@@ -43,6 +43,7 @@ def assert_same(actual, expected, tolerance):
     assert actual and max(abs(actual[i] - expected[i]) for i in actual) <= tolerance
 
 
+@pytest.mark.nightly  # checkpoints in parts train the same way
 @needs_fsdp2
 @pytest.mark.skipif(not hasattr(os, 'fork'), reason='the processes are forked')
 def test_sharded_as_whole(tmp_path):

@@ -106,7 +106,8 @@ def test_frozen_norms_and_evaluation_are_left_alone():
     assert keep_in_graph(x, norm.requires_grad_(False)) is x
 
 
-@pytest.mark.parametrize('fullgraph', [True, pytest.param(False, marks=pytest.mark.nightly)])
+@pytest.mark.nightly  # half a minute each
+@pytest.mark.parametrize('fullgraph', [True, False])
 def test_compiled_training_keeps_every_gradient(fullgraph):
     x = torch.rand(2, 3, 64, 64)
     eager = build()

@@ -13,6 +13,7 @@ pytest.importorskip('mmpretrain')
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.nightly  # a minute
 def test_every_case_has_rows(tmp_path):
     auto = tmp_path / 'auto.csv'
     auto.write_text(

@@ -33,6 +33,10 @@ KINDS = {
         sr_ratios=(4, 2, 1),
     ),
 }
+EVERY_KIND = [
+    'vision_llama_digits',
+    *(pytest.param(k, marks=pytest.mark.nightly) for k in ('mae_digits_scratch', 'pyramid_vision_llama_digits')),
+]
 
 
 @pytest.fixture
@@ -155,7 +159,7 @@ def test_quantize(classifier, tmp_path, monkeypatch, mode):
     assert classification.predict(model, dataloader).accuracy == pytest.approx(float(int8['top1']), abs=1e-3)
 
 
-@pytest.mark.parametrize('kind', [kind for kind in KINDS if kind != 'illama_digits'])
+@pytest.mark.parametrize('kind', EVERY_KIND)
 def test_every_kind_of_classifier(make, kind, monkeypatch, tmp_path):
     """Class token and mean of the patches, plain and pyramid, by epoch and by iteration."""
     files = make(kind)

@@ -113,6 +113,7 @@ def test_resume_is_exact(tmp_path, by_epoch, workers, seed):
     assert all(torch.equal(weights[key], weights_again[key]) for key in weights)
 
 
+@pytest.mark.nightly
 def test_mmengine_alone_is_not_exact(tmp_path):
     """What the hook is for; if this fails, mmengine has learnt it and the hook can go."""
     (losses, _), (again, _) = interrupted(tmp_path, True, workers=0, seed=3, hook=False)
