@@ -13,7 +13,7 @@ import importlib.util
 import sys
 from collections import Counter
 from pathlib import Path
-from typing import Any, Dict, List, Union
+from typing import Any, Dict, List, Tuple, Union
 
 import yaml
 from mmengine.config import Config
@@ -136,10 +136,28 @@ def _weights_of(name: str, config: str) -> Dict[str, Tensor]:
         raise CheckpointError(f'{name} has no weights here. Models with weights: {known}')
     if 'Weights' not in entry:
         return convert_released(find_state_dict(read_checkpoint(entry['Converted From']['Weights']))).state_dict
+    return find_state_dict(read_checkpoint(str(_checked_file(entry))))
+
+
+def _checked_file(entry: dict) -> Path:
+    """Weights of the package, which have not changed."""
     file = FOLDER / entry['Weights']
     if hashlib.sha256(file.read_bytes()).hexdigest() != entry['SHA256']:
         raise CheckpointError(f'{file} is not the file that was published: install mmvisionllama again')
-    return find_state_dict(read_checkpoint(str(file)))
+    return file
+
+
+def config_and_weights(name: str) -> Tuple[Config, str]:
+    """Config and file of weights that come with the package.
+
+    Raises:
+        CheckpointError: There are none of this name.
+    """
+    entry = _sources().get(_configs().get(name))
+    if entry is None or 'Weights' not in entry:
+        shipped = [known for known, config in _configs().items() if 'Weights' in _sources().get(config, {})]
+        raise CheckpointError(f'no weights of {name!r} come with the package; those of {", ".join(sorted(shipped))} do')
+    return Config.fromfile(config_path(_configs()[name])), str(_checked_file(entry))
 
 
 def register_in_mmpretrain() -> None:

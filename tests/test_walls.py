@@ -16,9 +16,9 @@ FLOORS = (
     {'checkpoints'},
     {'backbones', 'datasets', 'losses', 'quantization'},
     {'generation', 'necks', 'pretraining'},
-    {'analysis'},
+    {'analysis', 'zoo'},
     {'visualization'},
-    {'deploy', 'engine', 'zoo'},
+    {'deploy', 'engine'},
     {'hub', 'launch', 'mmpretrain_hub'},
 )
 FLOOR_OF = {room: number for number, floor in enumerate(FLOORS) for room in floor}

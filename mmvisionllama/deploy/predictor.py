@@ -9,8 +9,10 @@ from mmengine.config import Config
 from mmengine.dataset import Compose, pseudo_collate
 from mmengine.registry import DefaultScope, init_default_scope
 
+from ..analysis.resolution_transfer import Size, scale_pipeline
 from ..datasets.pictures import read
 from ..errors import DataError, OptionError
+from ..zoo import config_and_weights, list_models
 from .models import image_pipeline, load_model, session_model
 from .runtimes import is_exported, load_exported
 
@@ -58,8 +60,11 @@ class Predictor:
     resizing and the result types are the library's in both cases.
 
     Args:
-        file_or_config: File of :func:`~mmvisionllama.deploy.export`, or a config (its path or a ``Config``).
+        file_or_config: File of :func:`~mmvisionllama.deploy.export`, a config (path or ``Config``), or the name of a
+            model whose weights come with the package.
         checkpoint: Weights of the config.
+        size: Pixels of the prepared picture, a side or (height, width), in the place of those of the test pipeline,
+            which keeps its proportions (:func:`~mmvisionllama.analysis.resolution_transfer.scale_pipeline`).
         device: Of a checkpoint's model.
         threads: As in :func:`~mmvisionllama.deploy.load_exported`, as is ``precision``.
 
@@ -69,7 +74,7 @@ class Predictor:
 
     Examples::
 
-        predictor = Predictor('model.onnx')
+        predictor = Predictor('model.onnx')  # or Predictor('vision_llama_digits', size=64)
         predictor(['cat.jpg', 'folder'])[0].pred_label
     """
 
@@ -78,6 +83,7 @@ class Predictor:
         file_or_config: Any,
         checkpoint: Optional[str] = None,
         *,
+        size: Optional[Size] = None,
         device: str = 'cpu',
         threads: int = 0,
         precision: str = 'f32',
@@ -91,15 +97,21 @@ class Predictor:
             pipeline = session.metadata.get('pipeline') or []
         else:
             cfg = file_or_config
+            if isinstance(cfg, str) and checkpoint is None and cfg in list_models():
+                cfg, checkpoint = config_and_weights(cfg)
             if not isinstance(cfg, Config):
                 if not Path(cfg).is_file():
-                    raise OptionError(f'{str(cfg)!r} does not exist: give an exported file or a config')
+                    raise OptionError(
+                        f'{str(cfg)!r} does not exist: give an exported file, a config or one of list_models()'
+                    )
                 cfg = Config.fromfile(cfg)
             if checkpoint is None:
                 raise OptionError('a config needs a checkpoint: Predictor(config, checkpoint)')
             self.scope = cfg.get('default_scope')
             self.model = load_model(cfg, checkpoint).to(device)
             pipeline = image_pipeline(cfg)
+        if size is not None:
+            pipeline = scale_pipeline(pipeline, size)
         self._enter_scope()
         is_load = [str(step['type']).split('.')[-1].startswith('LoadImage') for step in pipeline]
         if not any(is_load):

@@ -8,7 +8,8 @@ import torch
 from mmengine.registry import MODELS, init_default_scope
 from PIL import Image
 
-from mmvisionllama import deploy, launch
+import mmvisionllama
+from mmvisionllama import deploy, launch, zoo
 from mmvisionllama.deploy.models import file_info, load_model, model_config
 from mmvisionllama.errors import CheckpointError, DataError, OptionError
 
@@ -57,6 +58,27 @@ def pictures(tmp_path):
 def exported(cfg, checkpoint, folder, target):
     model = load_model(cfg, checkpoint)
     return deploy.export(deploy.export_network(model), folder / 'model', target, info=file_info(cfg, model)).path
+
+
+def test_weights_of_the_package_by_name_and_another_size(tmp_path, pictures):
+    pytest.importorskip('mmpretrain')
+    predictor = deploy.Predictor('vision_llama_digits', size=(48, 64))
+    assert predictor.prepare(str(pictures / '0.png'))['inputs'].shape[1:] == (48, 64)
+    (sample,) = predictor(pictures / '0.png')
+    model = mmvisionllama.get_model('vision_llama_digits', pretrained=True)
+    inputs = predictor.prepare(str(pictures / '0.png'))['inputs'][None]
+    logits = model(model.data_preprocessor(dict(inputs=inputs))['inputs'])
+    torch.testing.assert_close(sample.pred_score, logits.softmax(dim=1)[0], rtol=1e-5, atol=1e-6)
+    assert deploy.Predictor('vision_llama_digits').prepare(str(pictures / '0.png'))['inputs'].shape[1:] == (32, 32)
+
+    cfg, _ = zoo.config_and_weights('vision_llama_digits')
+    network = deploy.export_network(predictor.model)
+    path = deploy.export(network, tmp_path / 'model', 'torch', info=file_info(cfg, predictor.model)).path
+    assert deploy.Predictor(path, size=40).prepare(str(pictures / '0.png'))['inputs'].shape[1:] == (40, 40)
+    with pytest.raises(CheckpointError, match="no weights of 'illama-.*' come with the package; those of .*illama_d"):
+        deploy.Predictor('illama-base-p16_8xb128-accum4-300e_in1k')
+    with pytest.raises(OptionError, match=r'give an exported file, a config or one of list_models\(\)'):
+        deploy.Predictor('vision_llama_digit')
 
 
 def nightly(*values):
