@@ -17,7 +17,7 @@ from mmvisionllama import deploy
 from mmvisionllama.backbones import PyramidVisionLLaMA, VisionLLaMA
 from mmvisionllama.deploy.export import describe, write_openvino
 from mmvisionllama.deploy.int8 import quantize_onnx
-from mmvisionllama.deploy.networks import Network
+from mmvisionllama.deploy.networks import Network, without_obstacles
 
 PACKAGES = ('onnxruntime', 'openvino', 'timm')
 MODELS = {
@@ -100,7 +100,7 @@ def main() -> None:
             torch.manual_seed(0)
             images = torch.randn(batch, 3, pixels, pixels)
             with tempfile.TemporaryDirectory() as folder:
-                ours = runtimes(Classifier(Ours(build()).eval()).eval(), images, Path(folder), int8=True)
+                ours = runtimes(Classifier(without_obstacles(Ours(build()))).eval(), images, Path(folder), int8=True)
                 found = compare(case, ours, rounds=args.rounds, packages=PACKAGES)
                 if theirs:
                     import timm

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ..errors import OptionError
 from ..generation.dit_llama import guide
+from .rewriting import fold_layer_scales, pairs_to_halves
 
 #: images that the tracer sees; no two sides and no side and the batch are related
 EXAMPLE_SIZE = (2, 157, 219)
@@ -171,13 +172,15 @@ def input_channels(model: nn.Module) -> int:
 
 
 def without_obstacles(model: nn.Module) -> nn.Module:
-    """A copy in evaluation mode on the CPU, in which what no runtime has is replaced by what they all have."""
+    """A copy in evaluation mode on the CPU: what no runtime has is replaced, and what runtimes do slowly rewritten."""
     model = revert_sync_batchnorm(copy.deepcopy(model).cpu().eval())
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, nn.AdaptiveAvgPool2d):
                 size = child.output_size
                 setattr(parent, name, AdaptiveAveragePool((size, size) if isinstance(size, int) else tuple(size)))
+    fold_layer_scales(model)
+    pairs_to_halves(model)
     return model.requires_grad_(False)
 
 

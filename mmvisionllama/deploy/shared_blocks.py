@@ -29,18 +29,22 @@ class BlockCall(nn.Module):
         return torch.onnx.ops.symbolic(name, inputs, dtype=x.dtype, shape=maps.shape, version=1).flatten(1, 2)
 
 
-class LoneBlock(nn.Module):
-    """A block that makes its context: maps ``(B, H, W, C)`` and a tensor of shape ``(H, W)`` to ``(B, H, W, C)``."""
+class LoneBlocks(nn.Module):
+    """A block of each kind of a stage, side by side, which make their contexts.
 
-    def __init__(self, backbone: PyramidVisionLLaMA, stage: int, index: int) -> None:
+    Maps ``(B, H, W, C)`` and a tensor of shape ``(H, W)`` to the output ``(B, H, W, C)`` of each.
+    """
+
+    def __init__(self, backbone: PyramidVisionLLaMA, stage: int) -> None:
         super().__init__()
-        self.block = backbone.stages[stage][index]
-        self._context = lambda *args: backbone.context(stage, index, *args)
+        self.blocks = nn.ModuleList(backbone.stages[stage][:2])
+        self._context = lambda *args: backbone.context(stage, *args)
 
-    def forward(self, maps: Tensor, sizes: Tensor) -> Tensor:
+    def forward(self, maps: Tensor, sizes: Tensor) -> Tuple[Tensor, ...]:
         torch._check(maps.shape[1] == sizes.shape[0] and maps.shape[2] == sizes.shape[1])
-        context = self._context(sizes.shape, maps.device, maps.dtype)
-        return self.block(maps.flatten(1, 2), context).unflatten(1, sizes.shape)
+        contexts = [self._context(kind, sizes.shape, maps.device, maps.dtype) for kind in range(len(self.blocks))]
+        outputs = (block(maps.flatten(1, 2), context) for block, context in zip(self.blocks, contexts))
+        return tuple(x.unflatten(1, sizes.shape) for x in outputs)
 
 
 def _weights(block: nn.Module) -> List[Tuple[str, Tensor]]:
@@ -55,30 +59,34 @@ def share_blocks(network: nn.Module, to_onnx: Callable[..., Any]) -> List[Any]:
         to_onnx: ``to_onnx(module, example, dynamic_shapes)`` makes an ``onnx_ir.Model`` of a module.
 
     Returns:
-        list: The functions that are called (``onnx_ir.Function``), for :func:`inline`.
+        list: The functions that are called (``onnx_ir.Function``) and those that they call, for :func:`inline`.
     """
     functions = []
     for backbone in [module for module in network.modules() if isinstance(module, PyramidVisionLLaMA)]:
         for stage, blocks in enumerate(backbone.stages):
-            for kind in range(min(2, len(blocks))):
-                lone, name = LoneBlock(backbone, stage, kind), f'block_{len(functions)}'
-                functions.append(_as_function(lone, name, backbone.embed_dims[stage], to_onnx))
+            lone, example = LoneBlocks(backbone, stage), torch.randn(2, 23, 31, backbone.embed_dims[stage])
+            # no two of batch, rows and columns are related
+            axes = dict.fromkeys(range(3), Dim.DYNAMIC), dict.fromkeys(range(2), Dim.DYNAMIC)
+            model = to_onnx(lone.eval(), (example, example[0, ..., 0]), axes)
+            functions += model.functions.values()
+            for kind, block in enumerate(lone.blocks):
+                functions.append(_as_function(model, kind, block, f'block_{len(functions)}'))
                 for index in range(kind, len(blocks), 2):
-                    blocks[index] = BlockCall(blocks[index], name)
+                    blocks[index] = BlockCall(blocks[index], functions[-1].name)
         # the same node for all blocks of a stage: what the functions make from its shape is merged afterwards
         backbone.context = lambda stage, block, grid, *args: torch.zeros(()).expand(grid)
     return functions
 
 
-def _as_function(lone: LoneBlock, name: str, channels: int, to_onnx: Callable[..., Any]) -> Any:
-    """A traced block with its weights as inputs, in the order of its calls."""
+def _as_function(model: Any, kind: int, block: nn.Module, name: str) -> Any:
+    """One of the blocks of a graph, with its weights as inputs in the order of its calls."""
     import onnx_ir
+    from onnx_ir.passes import common
 
-    example = torch.randn(2, 23, 31, channels)  # no two of batch, rows and columns are related
-    axes = dict.fromkeys(range(3), Dim.DYNAMIC), dict.fromkeys(range(2), Dim.DYNAMIC)
-    model = to_onnx(lone, (example, example[0, ..., 0]), axes)
-    graph, weights = model.graph, [f'block.{key}' for key, _ in _weights(lone.block)]
-    values = dict(graph.initializers)
+    graph = model.graph.clone()
+    graph.outputs[:] = [graph.outputs[kind]]
+    common.RemoveUnusedNodesPass()(onnx_ir.Model(graph, ir_version=model.ir_version))
+    values, weights = dict(graph.initializers), [f'blocks.{kind}.{key}' for key, _ in _weights(block)]
     for key, value in values.items():
         del graph.initializers[key]
         if key not in weights:  # functions have no initializers
@@ -88,7 +96,6 @@ def _as_function(lone: LoneBlock, name: str, channels: int, to_onnx: Callable[..
     graph.inputs.extend(values.get(key, onnx_ir.Value(name=key)) for key in weights)
     function = onnx_ir.Function(DOMAIN, name, graph=graph, attributes=[])
     function.opset_imports.update(model.opset_imports)
-    function.functions = model.functions  # what it calls itself
     return function
 
 
@@ -96,8 +103,7 @@ def inline(model: Any, functions: List[Any]) -> None:
     """Puts the functions of :func:`share_blocks` where an ``onnx_ir.Model`` calls them."""
     from onnx_ir.passes import common
 
-    for function in functions:
-        model.functions.update({function.identifier(): function, **function.functions})
+    model.functions.update({function.identifier(): function for function in functions})
     model.opset_imports[DOMAIN] = 1
     common.InlinePass()(model)
     del model.opset_imports[DOMAIN]

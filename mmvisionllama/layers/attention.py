@@ -200,6 +200,9 @@ class RotaryAttention(nn.Module):
         ValueError: If ``num_heads`` does not divide ``embed_dims``, or for an unknown backend.
     """
 
+    #: how the channels of q and k are paired, see :func:`apply_rotary`; exporters set it
+    pairs_in_halves = False
+
     def __init__(
         self,
         embed_dims: int,
@@ -235,10 +238,12 @@ class RotaryAttention(nn.Module):
         if self.q_norm is not None:
             q, k, v = qkv.unbind(2)
             q, k = self.q_norm(q).to(v.dtype), self.k_norm(k).to(v.dtype)  # autocast's norms answer in fp32
-            return (q, k, v) if rope is None else (apply_rotary(q, rope), apply_rotary(k, rope), v)
+            if rope is None:
+                return q, k, v
+            return *(apply_rotary(x, rope, self.pairs_in_halves) for x in (q, k)), v
         if rope is None:
             return qkv.unbind(2)
-        return rotate_qkv(qkv, rope, in_place=kernels.may_overwrite(self.qkv, projected))
+        return rotate_qkv(qkv, rope, kernels.may_overwrite(self.qkv, projected), self.pairs_in_halves)
 
     def attend(self, x: Tensor, context: AttentionContext) -> Tensor:
         """Attention without the output projection: ``(B, N, C)`` to ``(B, N, C)``."""

@@ -6,6 +6,7 @@ Legend: B batch, N tokens, h heads, d head dim, P rotation planes (= rotated cha
 from typing import NamedTuple, Tuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..moved import moved
@@ -65,6 +66,15 @@ def rotate_pairs(x: Tensor, table: RotaryTable) -> Tensor:
     return turned if rotated == x.shape[-1] else torch.cat((turned, x[..., rotated:]), dim=-1)
 
 
+def rotate_halves(x: Tensor, table: RotaryTable) -> Tensor:
+    """:func:`rotate` of heads whose pairs are the channels (m, m + d / 2)."""
+    x, dtype = x.to(torch.promote_types(x.dtype, table.cos.dtype)), x.dtype
+    first, second = x.unflatten(-1, (2, -1)).unbind(-2)  # [B, N, h, d / 2] each; runtimes cut the last axis slowly
+    rest = first.shape[-1] - table.cos.shape[-1]
+    cos, sin = (F.pad(part, (0, rest), value=value) if rest else part for part, value in zip(table, (1.0, 0.0)))
+    return torch.cat((first * cos - second * sin, first * sin + second * cos), dim=-1).to(dtype)
+
+
 def check_table(table: RotaryTable) -> None:
     """Raises a TypeError for angles in half precision, which cannot tell neighbouring positions apart."""
     if table.cos.dtype in (torch.float16, torch.bfloat16):
@@ -73,12 +83,13 @@ def check_table(table: RotaryTable) -> None:
         )
 
 
-def apply_rotary(x: Tensor, table: RotaryTable) -> Tensor:
+def apply_rotary(x: Tensor, table: RotaryTable, halves: bool = False) -> Tensor:
     """Rotates the channel pairs (2m, 2m+1) of ``x`` by the angles: (a, b) to (a cos - b sin, a sin + b cos).
 
     Args:
         x: Queries or keys, ``(B, N, h, d)``.
         table: Table of the same N tokens; channels past its 2P are left as they are.
+        halves: The pairs are (m, m + d / 2); for exporters, which reorder the weights.
 
     Returns:
         Tensor: Shape and dtype of ``x``. The rotation itself runs in fp32, in fp64 for ``x`` in fp64.
@@ -87,18 +98,23 @@ def apply_rotary(x: Tensor, table: RotaryTable) -> Tensor:
         TypeError: For a table in half precision.
     """
     check_table(table)
+    if halves:
+        return rotate_halves(x, table)
     if kernels.can_rotate(x, table.cos):
         return kernels.rotate(x, *table)
     return rotate_pairs(x, table) if exporting() else rotate(x, table)
 
 
-def rotate_qkv(qkv: Tensor, table: RotaryTable, in_place: bool = False) -> Tuple[Tensor, Tensor, Tensor]:
+def rotate_qkv(
+    qkv: Tensor, table: RotaryTable, in_place: bool = False, halves: bool = False
+) -> Tuple[Tensor, Tensor, Tensor]:
     """Rotates q and k of a packed projection.
 
     Args:
         qkv: ``(B, N, 3, h, d)``.
         table: Table of the N tokens.
         in_place: The result may lie where ``qkv`` lies, which nobody else needs then.
+        halves: As in :func:`apply_rotary`.
 
     Returns:
         tuple: q, k, v, each ``(B, N, h, d)`` in qkv's dtype.
@@ -107,11 +123,14 @@ def rotate_qkv(qkv: Tensor, table: RotaryTable, in_place: bool = False) -> Tuple
         TypeError: For a table in half precision.
     """
     check_table(table)
-    if kernels.can_rotate(qkv, table.cos):
-        return kernels.rotate_qkv(qkv, *table, in_place)
+    if halves:
+        q, k, v = qkv.unbind(2)
+        return rotate_halves(q, table), rotate_halves(k, table), v
     if exporting():
         table = RotaryTable(table.cos.unsqueeze(-3), table.sin.unsqueeze(-3))
         return *rotate_pairs(qkv[:, :, :2], table).unbind(2), qkv[:, :, 2]
+    if kernels.can_rotate(qkv, table.cos):
+        return kernels.rotate_qkv(qkv, *table, in_place)
     q, k, v = qkv.unbind(2)
     return rotate(q, table), rotate(k, table), v
 

@@ -38,6 +38,9 @@ class GlobalSubsampledAttention(nn.Module):
         ValueError: If ``num_heads`` does not divide ``embed_dims``, or for an unknown backend.
     """
 
+    #: as :class:`RotaryAttention` has it
+    pairs_in_halves = False
+
     def __init__(
         self,
         embed_dims: int,
@@ -79,12 +82,14 @@ class GlobalSubsampledAttention(nn.Module):
         mask = None
         if context.valid is not None:
             mask = context.valid.coarser((self.sr_ratio, self.sr_ratio)).key_mask()
-        q = apply_rotary(self.q(x).unflatten(-1, (self.num_heads, -1)), context.query)  # [B, N, h, d]
+        q = self.q(x).unflatten(-1, (self.num_heads, -1))  # [B, N, h, d]
         if context.valid is not None and self.sr is not None:
             x = context.valid.hide(x)  # adds nothing to the convolution's sums
         kv = self.kv(self.subsample(x, context.grid))
         k, v = kv.unflatten(-1, (2, self.num_heads, -1)).unbind(2)  # [B, M, h, d] each
-        q, k, v = (t.transpose(1, 2) for t in (q, apply_rotary(k, context.key), v))
+        q = apply_rotary(q, context.query, self.pairs_in_halves)
+        k = apply_rotary(k, context.key, self.pairs_in_halves)
+        q, k, v = (t.transpose(1, 2) for t in (q, k, v))
         dropout = self.attn_drop if self.training else 0.0
         x = attend(q, k, v, mask=mask, dropout=dropout, backend=self.backend)  # [B, h, N, d]
         return self.proj_drop(self.proj(x.transpose(1, 2).flatten(2)))

@@ -12,8 +12,10 @@ from mmvisionllama import deploy
 from mmvisionllama.backbones import PyramidVisionLLaMA, VisionLLaMA, iLLaMA
 from mmvisionllama.deploy.export import describe, write_openvino
 from mmvisionllama.deploy.networks import AdaptiveAveragePool
+from mmvisionllama.deploy.rewriting import fold_layer_scales
 from mmvisionllama.errors import CheckpointError, MissingExtraError, OptionError
 from mmvisionllama.generation import DiTLLaMA
+from mmvisionllama.layers import LayerScale, RotaryAttention, SwiGLU, TransformerBlock
 
 SIZES = [(160, 352), (100, 130), (33, 47), (224, 224), (96, 64), (17, 16), (250, 97), (129, 512)]
 LARGE = (1024, 1024)
@@ -221,3 +223,34 @@ def test_a_diffusion_network_is_exported_with_its_guidance(target, tmp_path):
     session = deploy.load_exported(deploy.export(network, tmp_path / 'model', target).path, threads=1)
     assert session.metadata['inputs'] == ['latents', 'times', 'labels', 'guidance']
     assert deploy.largest_difference(network, session, [(32, 32), (8, 44), (2, 2), (64, 20)], batches=(1, 3)) <= 1e-5
+
+
+@pytest.mark.parametrize('name', MODELS)
+def test_the_exported_copy_computes_what_the_model_does(name):
+    """LayerScale in the weights, and rotated pairs as halves."""
+    torch.manual_seed(0)
+    model = MODELS[name]()
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.2)
+    model.eval()
+    network = deploy.export_network(model)
+    assert not any(isinstance(module, LayerScale) for module in network.modules())
+    assert sum(getattr(module, 'pairs_in_halves', False) for module in network.modules()) >= 2
+    images = torch.randn(2, 3, 100, 130)
+    with torch.no_grad():
+        for ours, theirs in zip(network(images), model(images), strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5 * float(theirs.abs().max()))
+
+
+def test_scales_with_and_without_biases_are_folded():
+    attn = RotaryAttention(16, 2, proj_bias=False)
+    block = TransformerBlock(
+        attn, SwiGLU(16, 24), nn.LayerNorm(16), nn.LayerNorm(16), embed_dims=16, layer_scale_init_value=1
+    ).eval()
+    for parameter in block.parameters():
+        nn.init.normal_(parameter, std=0.5)
+    x = torch.randn(2, 9, 16)
+    expected = block(x)
+    fold_layer_scales(block)
+    assert isinstance(block.ls1, nn.Identity) and isinstance(block.ls2, nn.Identity)
+    torch.testing.assert_close(block(x), expected, rtol=1e-4, atol=1e-5)

@@ -42,7 +42,7 @@ def test_every_linear_layer_is_in_8_bits_and_close(exported, tmp_path):
     assert kinds.count(onnx.TensorProto.INT8) == len(linear_layers(network)) == 10
     session = deploy.load_exported(out, threads=1)
     assert session.metadata['int8'] == dict(kept=[]) and session.metadata['task'] == 'features'
-    assert 1e-5 < deploy.largest_difference(network, session, [(64, 48), (33, 70)], (1, 3)) < 0.2
+    assert 1e-5 < deploy.largest_difference(network, session, [(64, 48), (33, 70)], (1, 3)) < 0.3
 
 
 def test_kept_layers_stay(exported, tmp_path):
