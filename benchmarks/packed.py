@@ -1,4 +1,4 @@
-"""Packed images against batches padded to their largest image, sorted into buckets of like aspect ratios first.
+"""Packed images against batches padded to their largest image, in buckets of like aspect ratios.
 
 Both sides run the same model on the same images at their native sizes. The padded side knows the images' sizes
 (``valid_sizes``), so both give the same outputs; ``--ignore-padding`` lets it compute with the padding instead, which
@@ -47,10 +47,18 @@ def scaled(sizes: Sequence[Size], factor: float) -> List[Size]:
     return [tuple(max(1, round(side * factor)) for side in size) for size in sizes]
 
 
-def buckets(images: Sequence[torch.Tensor], batch_size: int) -> List[List[torch.Tensor]]:
-    """Batches of images of like aspect ratios."""
-    order = sorted(images, key=lambda image: (image.shape[1] / image.shape[2], image.shape[1]))
-    return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+def buckets(images: Sequence[torch.Tensor], batch_size: int, kind: str) -> List[List[torch.Tensor]]:
+    """Batches of images of like aspect ratios: ``'sorted'``, or ``'two'`` groups in the order of a shuffle.
+
+    Two groups, lying and upright, are what mmdetection's ``AspectRatioBatchSampler`` makes. Sorting all images gives
+    the least padding that batches can have, and the same batches in every epoch.
+    """
+    if kind == 'sorted':
+        groups = [sorted(images, key=lambda image: (image.shape[1] / image.shape[2], image.shape[1]))]
+    else:
+        shuffled = random.Random(0).sample(images, len(images))
+        groups = [[x for x in shuffled if (x.shape[1] < x.shape[2]) == lying] for lying in (True, False)]
+    return [group[start : start + batch_size] for group in groups for start in range(0, len(group), batch_size)]
 
 
 def padded(images: Sequence[torch.Tensor]) -> Tuple[torch.Tensor, List[Size]]:
@@ -69,6 +77,7 @@ def main() -> None:
     parser.add_argument('--images', type=int, default=64, help='number of images (default: 64)')
     parser.add_argument('--scale', type=float, default=0.35, help='factor of the sizes (default: 0.35)')
     parser.add_argument('--batch-size', type=int, default=8, help='images in a batch (default: 8)')
+    parser.add_argument('--buckets', choices=('sorted', 'two'), default='sorted', help='how the padded side batches')
     parser.add_argument('--rounds', type=int, default=5, help='timed passes of each side in turn (default: 5)')
     parser.add_argument('--train', action='store_true', help='forward and backward pass')
     parser.add_argument('--ignore-padding', action='store_true', help='the padded side computes with its padding')
@@ -93,7 +102,7 @@ def main() -> None:
         x, own = padded(batch)
         run(lambda: model(x) if args.ignore_padding else model(x, valid_sizes=own))
 
-    batches = buckets(images, args.batch_size)
+    batches = buckets(images, args.batch_size, args.buckets)
     shuffled = random.Random(0).sample(images, len(images))
     packs = [shuffled[start : start + args.batch_size] for start in range(0, len(images), args.batch_size)]
     sides = {
@@ -109,6 +118,7 @@ def main() -> None:
     print(f'tokens: {tokens} of {with_padding} with padding')
     case = f'{args.arch}, {"training" if args.train else "inference"}, batches of {args.batch_size}'
     case += ', padding not masked' if args.ignore_padding else ''
+    case += ', lying and upright apart' if args.buckets == 'two' else ''
     dtype = 'bfloat16' if device.type == 'cuda' else 'float32'
     rows = compare(case, sides, rounds=args.rounds, device=device, dtype=dtype)
     for row in rows:

@@ -67,8 +67,10 @@ def flags() -> str:
     return ' '.join(flag for flag in FLAGS if flag in words)
 
 
-def runtimes(network: nn.Module, images: torch.Tensor, folder: Path, int8: bool) -> Dict[str, Callable[[], object]]:
-    """Runtime -> a forward pass of ``images``."""
+def runtimes(
+    model: nn.Module, network: Network, images: torch.Tensor, folder: Path, int8: bool
+) -> Dict[str, Callable[[], object]]:
+    """Runtime -> a forward pass of ``images``: the model in PyTorch, the network in the others."""
     threads = torch.get_num_threads()
     onnx_path = deploy.export(network, folder / 'model', 'onnx').path
     write_openvino(onnx_path, describe(network), onnx_path.with_suffix('.xml'))
@@ -78,7 +80,7 @@ def runtimes(network: nn.Module, images: torch.Tensor, folder: Path, int8: bool)
     if int8:
         path = quantize_onnx(onnx_path, folder / 'int8.onnx', [images[:1]])
         files['ONNX Runtime, 8 bits'] = (path, {})
-    calls = {'eager': forward_of(network, images), 'compiled': forward_of(torch.compile(network), images)}
+    calls = {'eager': forward_of(model, images), 'compiled': forward_of(torch.compile(model), images)}
     for name, (path, options) in files.items():
         session = deploy.load_exported(path, threads=threads, **options)
         calls[name] = lambda session=session: session(images)
@@ -100,15 +102,18 @@ def main() -> None:
             torch.manual_seed(0)
             images = torch.randn(batch, 3, pixels, pixels)
             with tempfile.TemporaryDirectory() as folder:
-                ours = runtimes(Classifier(without_obstacles(Ours(build()))).eval(), images, Path(folder), int8=True)
+                model = Ours(build()).eval()
+                network = Classifier(without_obstacles(model)).eval()
+                ours = runtimes(model, network, images, Path(folder), int8=True)
                 found = compare(case, ours, rounds=args.rounds, packages=PACKAGES)
                 if theirs:
                     import timm
 
-                    model = FixedSize(timm.create_model(theirs, img_size=pixels).eval()).eval()
-                    model.size = (2, pixels, pixels)
+                    model = timm.create_model(theirs, img_size=pixels).eval()
+                    network = FixedSize(model).eval()
+                    network.size = (2, pixels, pixels)
                     Path(folder, 'timm').mkdir()
-                    other = runtimes(model, images, Path(folder, 'timm'), int8=False)
+                    other = runtimes(model, network, images, Path(folder, 'timm'), int8=False)
                     for runtime, call in other.items():
                         pair = {f'timm, {runtime}': call, runtime: ours[runtime]}
                         found += compare(f'{case}, {runtime}', pair, rounds=args.rounds, packages=PACKAGES)

@@ -63,7 +63,7 @@ def share_blocks(network: nn.Module, to_onnx: Callable[..., Any]) -> List[Any]:
     """
     functions = []
     for backbone in [module for module in network.modules() if isinstance(module, PyramidVisionLLaMA)]:
-        for stage, blocks in enumerate(backbone.stages):
+        for stage, blocks in enumerate(backbone.stages[: max(backbone.out_indices) + 1]):
             lone, example = LoneBlocks(backbone, stage), torch.randn(2, 23, 31, backbone.embed_dims[stage])
             # no two of batch, rows and columns are related
             axes = dict.fromkeys(range(3), Dim.DYNAMIC), dict.fromkeys(range(2), Dim.DYNAMIC)

@@ -54,8 +54,8 @@ def test_speed_is_read_off_mean_curves(study):
     assert page.reached(quick, 24.0) == 6 and page.reached(slow, 25.0) == 12 and page.reached(slow, 26.0) is None
     results = page.Results({}, {}, {}, {}, {}, {'vit': slow, 'visionllama': quick}, 0)
     assert page.convergence(plan.PARTS['cifar10'], results) == [
-        'visionllama is at the final mean of vit after epoch 8 (of 12).',
-        'vit is at the final mean of visionllama not (of 12).',
+        'visionllama is at the final mean of vit after epoch 8 of 12.',
+        'vit is at the final mean of visionllama in none of 12 epochs.',
     ]
     few = {arm: [points[:3] for points in runs] for arm, runs in results.curves.items()}
     assert page.convergence(plan.PARTS['cifar10'], results._replace(curves=few)) == []

@@ -126,8 +126,9 @@ def convergence(part: Part, results: Results) -> List[str]:
         for first, second in ((arm, part.reference), (part.reference, arm)):
             ends = [points[-1][1] for points in results.curves[second]]
             epoch = reached(results.curves[first], sum(ends) / len(ends))
-            when = f'after epoch {epoch}' if epoch else 'not'
-            lines.append(f'{first} is at the final mean of {second} {when} (of {runs[0][-1][0]}).')
+            last = runs[0][-1][0]
+            when = f'after epoch {epoch} of {last}' if epoch else f'in none of {last} epochs'
+            lines.append(f'{first} is at the final mean of {second} {when}.')
     return lines
 
 
