@@ -225,11 +225,18 @@ def test_a_diffusion_network_is_exported_with_its_guidance(target, tmp_path):
     assert deploy.largest_difference(network, session, [(32, 32), (8, 44), (2, 2), (64, 20)], batches=(1, 3)) <= 1e-5
 
 
-@pytest.mark.parametrize('name', MODELS)
+#: rotations that no exported model above has: a part of the channels, frequencies of each head, learned ones
+ROTATIONS = {
+    'part of the channels': dict(ratio=0.5, share_heads=False),
+    'learned': dict(directions='mixed'),
+}
+
+
+@pytest.mark.parametrize('name', [*MODELS, *ROTATIONS])
 def test_the_exported_copy_computes_what_the_model_does(name):
     """LayerScale in the weights, and rotated pairs as halves."""
     torch.manual_seed(0)
-    model = MODELS[name]()
+    model = MODELS[name]() if name in MODELS else VisionLLaMA(TINY, rope_cfg=ROTATIONS[name])
     for parameter in model.parameters():
         nn.init.normal_(parameter, std=0.2)
     model.eval()
