@@ -64,6 +64,7 @@ def compare(
     gmacs: Optional[Dict[str, float]] = None,
     peak_mib: Optional[Dict[str, float]] = None,
     packages: tuple = (),
+    pause: float = 0.0,
 ) -> List[dict]:
     """Times the contenders in alternation; the first is the reference of the ratios.
 
@@ -77,6 +78,7 @@ def compare(
         gmacs: GMACs of one unit of work, for the ratio per MAC.
         peak_mib: Peak memory of each contender if it was measured.
         packages: Distributions whose versions belong to the result.
+        pause: Seconds of rest before each call: idle threads of one runtime spin for a while and slow down the next.
 
     Returns:
         list: One row (dict of ``COLUMNS``) per contender.
@@ -87,6 +89,7 @@ def compare(
     for i in range(warmup + rounds):
         turned = names[i % len(names) :] + names[: i % len(names)]
         for name in turned:
+            time.sleep(pause)
             elapsed = seconds(contenders[name], device)
             if i >= warmup:
                 times[name].append(elapsed)

@@ -7,7 +7,7 @@ timm's model is exported at one size, ours at any. 8 bits: random weights and ra
 
 import tempfile
 from pathlib import Path
-from typing import Callable, Dict
+from typing import Callable, Dict, Tuple
 
 import torch
 from harness import arguments, compare, forward_of, wanted, write_csv
@@ -27,6 +27,8 @@ MODELS = {
     'plain tiny': (lambda: VisionLLaMA(dict(embed_dims=64, num_layers=2, num_heads=2)), 'vit_tiny_patch16_224'),
 }
 SIZES = [(224, 1), (224, 8), (512, 1), (512, 8)]
+#: ONNX Runtime's threads spin for a while after a call, on cores that the next contender needs
+PAUSE = 0.1
 #: what decides the speed of 8 bits and of bf16
 FLAGS = ('avx2', 'avx512f', 'avx512_vnni', 'avx_vnni', 'avx512_bf16', 'amx_bf16', 'amx_int8')
 
@@ -69,8 +71,8 @@ def flags() -> str:
 
 def runtimes(
     model: nn.Module, network: Network, images: torch.Tensor, folder: Path, int8: bool
-) -> Dict[str, Callable[[], object]]:
-    """Runtime -> a forward pass of ``images``: the model in PyTorch, the network in the others."""
+) -> Tuple[Dict[str, Callable[[], object]], Dict[str, str]]:
+    """A forward pass of ``images`` in each runtime, the model in PyTorch, the network in the others; MiB of the files."""
     threads = torch.get_num_threads()
     onnx_path = deploy.export(network, folder / 'model', 'onnx').path
     write_openvino(onnx_path, describe(network), onnx_path.with_suffix('.xml'))
@@ -80,11 +82,14 @@ def runtimes(
     if int8:
         path = quantize_onnx(onnx_path, folder / 'int8.onnx', [images[:1]])
         files['ONNX Runtime, 8 bits'] = (path, {})
+        write_openvino(path, describe(network), path.with_suffix('.xml'))
+        files['OpenVINO, 8 bits'] = (path.with_suffix('.xml'), {})
     calls = {'eager': forward_of(model, images), 'compiled': forward_of(torch.compile(model), images)}
     for name, (path, options) in files.items():
         session = deploy.load_exported(path, threads=threads, **options)
         calls[name] = lambda session=session: session(images)
-    return calls
+    weights = {name: path.with_suffix('.bin') if path.suffix == '.xml' else path for name, (path, _) in files.items()}
+    return calls, {name: f'{path.stat().st_size / 2**20:.1f}' for name, path in weights.items()}
 
 
 def main() -> None:
@@ -104,8 +109,8 @@ def main() -> None:
             with tempfile.TemporaryDirectory() as folder:
                 model = Ours(build()).eval()
                 network = Classifier(without_obstacles(model)).eval()
-                ours = runtimes(model, network, images, Path(folder), int8=True)
-                found = compare(case, ours, rounds=args.rounds, packages=PACKAGES)
+                ours, mib = runtimes(model, network, images, Path(folder), int8=True)
+                found = compare(case, ours, rounds=args.rounds, packages=PACKAGES, pause=PAUSE)
                 if theirs:
                     import timm
 
@@ -113,13 +118,14 @@ def main() -> None:
                     network = FixedSize(model).eval()
                     network.size = (2, pixels, pixels)
                     Path(folder, 'timm').mkdir()
-                    other = runtimes(model, network, images, Path(folder, 'timm'), int8=False)
+                    other, _ = runtimes(model, network, images, Path(folder, 'timm'), int8=False)
                     for runtime, call in other.items():
                         pair = {f'timm, {runtime}': call, runtime: ours[runtime]}
-                        found += compare(f'{case}, {runtime}', pair, rounds=args.rounds, packages=PACKAGES)
+                        found += compare(f'{case}, {runtime}', pair, rounds=args.rounds, packages=PACKAGES, pause=PAUSE)
             rows += found
             # written after each case: a stop loses one
-            write_csv(args.out, [dict(row, flags=flags()) for row in found], args.append or rows != found, ('flags',))
+            more = [dict(row, flags=flags(), mib=mib.get(row['contender'], '')) for row in found]
+            write_csv(args.out, more, args.append or rows != found, ('flags', 'mib'))
 
 
 if __name__ == '__main__':
