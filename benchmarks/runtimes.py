@@ -72,7 +72,7 @@ def flags() -> str:
 def runtimes(
     model: nn.Module, network: Network, images: torch.Tensor, folder: Path, int8: bool
 ) -> Tuple[Dict[str, Callable[[], object]], Dict[str, str]]:
-    """A forward pass of ``images`` in each runtime, the model in PyTorch, the network in the others; MiB of the files."""
+    """A forward pass of ``images`` in each runtime (PyTorch runs the model itself), and MiB of the files."""
     threads = torch.get_num_threads()
     onnx_path = deploy.export(network, folder / 'model', 'onnx').path
     write_openvino(onnx_path, describe(network), onnx_path.with_suffix('.xml'))

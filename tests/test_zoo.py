@@ -3,15 +3,20 @@
 import argparse
 import importlib
 import json
+import runpy
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import released_names
 import torch
+import yaml
 from mmengine.config import Config
 from mmengine.runner import Runner
+from PIL import Image
 
 import mmvisionllama
 from mmvisionllama import zoo
@@ -184,6 +189,35 @@ class TestWeights:
         entry, metrics = self.SHIPPED[name], runner.test()
         (stated,) = entry['Results'][0]['Metrics'].values()
         assert entry['Metric']['Factor'] * metrics[entry['Metric']['Name']] == pytest.approx(stated, abs=0.3)
+
+    @pytest.mark.parametrize('name', [name for name, entry in SHIPPED.items() if 'Thumbnails' in entry])
+    def test_the_thumbnails_are_recognised(self, name, tmp_path, monkeypatch):
+        """Test pictures that lie beside the weights, cut out of their sheet, give the number of the index."""
+        pytest.importorskip('mmpretrain')
+        stated = self.SHIPPED[name]['Thumbnails']
+        sheet = np.asarray(Image.open(zoo.FOLDER / stated['File']))
+        config = Config.fromfile(config_path(zoo._configs()[name]))
+        classes = config.test_dataloader.dataset.metainfo['classes']
+        side = sheet.shape[1] // len(classes)
+        rows = sheet.shape[0] // side
+        assert rows * len(classes) == stated['Pictures']
+        for column, label in enumerate(classes):
+            folder = tmp_path / 'data' / 'test' / label
+            folder.mkdir(parents=True)
+            for row in range(rows):
+                tile = sheet[row * side : (row + 1) * side, column * side : (column + 1) * side]
+                Image.fromarray(tile).save(folder / f'{row}.png')
+        (tmp_path / 'weights' / name).mkdir(parents=True)
+        shutil.copy(zoo.FOLDER / 'weights' / 'metafile.yml', tmp_path / 'weights')
+        folder = Path(__file__).parents[1] / 'tools' / 'model_zoo'
+        monkeypatch.syspath_prepend(str(folder))
+        tool = runpy.run_path(str(folder / 'thumbnails.py'))
+        tool['main']([name, '--data-root', str(tmp_path / 'data'), '--root', str(tmp_path), '--per-class', str(rows)])
+        again = np.asarray(Image.open(tmp_path / stated['File']))
+        assert np.array_equal(sheet, again)
+        index = yaml.safe_load((tmp_path / 'weights' / 'metafile.yml').read_text())['Models']
+        (found,) = (entry['Thumbnails'] for entry in index if entry['Name'] == name)
+        assert found['Correct'] == pytest.approx(stated['Correct'], abs=1)
 
 
 class TestHub:

@@ -3,6 +3,15 @@
 dataset_type = 'CustomDataset'
 data_root = 'data/grocery_store'
 image_size = 72
+# fmt: off
+classes = [
+    'Apple', 'Asparagus', 'Aubergine', 'Avocado', 'Banana', 'Cabbage', 'Carrots', 'Cucumber', 'Garlic', 'Ginger', 'Juice',
+    'Kiwi', 'Leek', 'Lemon', 'Lime', 'Mango', 'Melon', 'Milk', 'Mushroom', 'Nectarine', 'Oat-Milk', 'Oatghurt', 'Onion',
+    'Orange', 'Papaya', 'Passion-Fruit', 'Peach', 'Pear', 'Pepper', 'Pineapple', 'Plum', 'Pomegranate', 'Potato', 'Red-Beet',
+    'Red-Grapefruit', 'Satsumas', 'Sour-Cream', 'Sour-Milk', 'Soy-Milk', 'Soyghurt', 'Tomato', 'Yoghurt', 'Zucchini',
+]
+# fmt: on
+metainfo = dict(classes=classes)
 data_preprocessor = dict(num_classes=43, mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], to_rgb=True)
 
 train_pipeline = [
@@ -24,7 +33,9 @@ train_dataloader = dict(
     num_workers=1,
     persistent_workers=True,
     sampler=dict(type='DefaultSampler', shuffle=True),
-    dataset=dict(type=dataset_type, data_root=data_root, data_prefix='train', pipeline=train_pipeline),
+    dataset=dict(
+        type=dataset_type, data_root=data_root, data_prefix='train', metainfo=metainfo, pipeline=train_pipeline
+    ),
     drop_last=True,
 )
 val_dataloader = dict(
@@ -32,7 +43,7 @@ val_dataloader = dict(
     num_workers=1,
     persistent_workers=True,
     sampler=dict(type='DefaultSampler', shuffle=False),
-    dataset=dict(type=dataset_type, data_root=data_root, data_prefix='test', pipeline=test_pipeline),
+    dataset=dict(type=dataset_type, data_root=data_root, data_prefix='test', metainfo=metainfo, pipeline=test_pipeline),
 )
 test_dataloader = val_dataloader
 # classes are uneven, so recall (the mean over classes) stands beside top-1
