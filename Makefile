@@ -61,7 +61,7 @@ study: env-test
 
 test: env-test
 	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/codespell
-	@$(PY) -m pytest -n 2 --dist loadfile $(TESTS)
+	@$(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(TESTS)
 
 # where a GPU is: what only it can show, and the released code's numbers on it
 gpu-test: env-test

@@ -13,6 +13,21 @@ def pytest_addoption(parser):
     parser.addoption('--device', default='cpu', help='device on which tests make tensors without naming one')
 
 
+#: files of a minute or more in few tests: started last, one of them would run alone for long
+FIRST = (
+    'test_launchers.py',
+    'test_export.py',
+    'test_sharding.py',
+    'test_study.py',
+    'test_kill.py',
+    'test_documents.py',
+)
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: item.path.name not in FIRST)
+
+
 @pytest.fixture(autouse=True)
 def seeded():
     """Same random numbers in every run."""

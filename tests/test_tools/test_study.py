@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
 
 from mmvisionllama.errors import DataError
 
@@ -157,6 +159,44 @@ def test_a_job_from_training_to_the_page(study, tmp_path, monkeypatch):
     assert '| axial, as2d | ' + ' | '.join(f'{value:.1f}' for value in shown) + ' |' in text
     page.draw('grocery', tmp_path / 'picture.png')
     assert (tmp_path / 'picture.png').stat().st_size > 10_000
+
+
+@HOOKS.register_module()
+class BatchRecorder(Hook):
+    """Keeps the labels and pixel sums of every training batch."""
+
+    seen = []
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        labels = [int(sample.gt_label) for sample in data_batch['data_samples']]
+        self.seen.append((labels, [int(image.long().sum()) for image in data_batch['inputs']]))
+
+
+@pytest.mark.nightly
+def test_a_seed_gives_all_arms_the_same_batches(study, tmp_path):
+    """Order, crops, flips and colours, in a second epoch and with arms that draw numbers of their own as well."""
+    job, plan = study['job'], study['plan']
+    photographs(tmp_path / 'data')
+    study['files'].reduce_grocery(tmp_path / 'data')
+    streams = {}
+    for arm, seed in (('axial', 0), ('vit', 0), ('mixed', 0), ('augmented', 0), ('axial', 1)):
+        options = {
+            'train_cfg.max_epochs': 2,
+            'train_dataloader.batch_size': 16,
+            'model.backbone.drop_path_rate': 0.5,
+            'custom_hooks': [dict(type='BatchRecorder')],
+        }
+        if arm != 'vit':
+            options['model.backbone.arch.num_layers'] = 1
+        cfg = job.config_of(plan.Job('grocery', arm, seed), 1e-3, tmp_path / 'data', options)
+        cfg.work_dir = str(tmp_path / f'{arm}{seed}')
+        BatchRecorder.seen.clear()
+        job.launch.train(job.launch.prepare_train(cfg))
+        streams[arm, seed] = list(BatchRecorder.seen)
+    first = streams['axial', 0]
+    assert len(first) == 10 and first[0] != first[5]
+    for (arm, seed), stream in streams.items():
+        assert (stream == first) == (seed == 0), arm
 
 
 def test_page_has_what_the_logs_say():
