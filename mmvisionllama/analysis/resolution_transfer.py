@@ -155,7 +155,8 @@ def build_variants(
     for variant in variants:
         config = copy.deepcopy(cfg.model)
         if cfg.get('data_preprocessor'):
-            config.setdefault('data_preprocessor', cfg.data_preprocessor)
+            # a copy: mmpretrain adds to the probabilities of batch augmentations that it is given
+            config.setdefault('data_preprocessor', copy.deepcopy(cfg.data_preprocessor))
         config.backbone = rotary_variant(config.backbone, variant)
         config.backbone.pop('init_cfg', None)
         model = MODELS.build(config).to(device).eval()

@@ -1,5 +1,6 @@
 """From a config and a checkpoint to a model, and what of the config an exported file has to carry."""
 
+import copy
 import json
 from typing import Any, Dict, List
 
@@ -17,9 +18,9 @@ LABEL_STEPS = ('LoadAnnotations', 'LoadPanopticAnnotations', 'LoadProposals', 'C
 
 def model_config(cfg: Config) -> dict:
     """The config's model with its data preprocessor, without weights to start from."""
-    model = dict(cfg.model)
+    model = dict(copy.deepcopy(cfg.model))  # mmpretrain adds to the lists of batch augmentations that it is given
     if cfg.get('data_preprocessor') and 'data_preprocessor' not in model:
-        model['data_preprocessor'] = cfg.data_preprocessor
+        model['data_preprocessor'] = copy.deepcopy(cfg.data_preprocessor)
     for part in ('backbone', 'neck', 'decode_head'):
         if isinstance(model.get(part), dict):
             model[part] = {key: value for key, value in model[part].items() if key != 'init_cfg'}

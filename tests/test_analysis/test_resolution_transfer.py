@@ -239,3 +239,18 @@ def test_errors(experiment, tmp_path):
         study.evaluate(cfg, checkpoint, [16])
     with pytest.raises(OptionError, match='classification configs'):
         study.evaluate(Config(dict(default_scope='mmseg', model=dict(backbone=dict()))), checkpoint, [16])
+
+
+def test_models_are_built_twice_with_batch_augmentations(tmp_path):
+    """mmpretrain appends to ``probs``, so that lists of one config may not be shared."""
+    pytest.importorskip('mmpretrain')
+    cfg = launch.load_config(str(ROOT / 'configs' / 'mmpretrain' / 'quickstart' / 'vision_llama_digits.py'))
+    cfg.model.train_cfg = dict(augments=[dict(type='Mixup', alpha=0.8)], probs=[0.5])
+    from mmvisionllama.deploy.models import load_model, model_config
+
+    study.init_default_scope('mmpretrain')
+    torch.save(MODELS.build(model_config(cfg)).state_dict(), tmp_path / 'model.pth')
+    models = study.build_variants(cfg, str(tmp_path / 'model.pth'), ['as2d', '2d'], torch.device('cpu'))
+    models.update({number: load_model(cfg, str(tmp_path / 'model.pth')) for number in range(2)})
+    assert all(model.data_preprocessor.batch_augments.probs == [0.5, 0.5] for model in models.values())
+    assert cfg.model.train_cfg.probs == [0.5]
