@@ -69,6 +69,7 @@ def test_python_of_the_pages_runs(source, tmp_path, monkeypatch):
         compile(source, 'block', 'exec')
         return
     monkeypatch.chdir(tmp_path)
+    (tmp_path / 'docs').symlink_to(ROOT / 'docs')  # the README's pictures
     if is_config(source):
         check_config(source, tmp_path)
     else:

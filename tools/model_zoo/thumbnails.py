@@ -4,7 +4,7 @@
     python tools/model_zoo/thumbnails.py NAME [--per-class 2] [--data-root FOLDER]
 
 Writes weights/NAME/thumbnails.png: a column for each class, in it the first test pictures of the class as the test
-pipeline prepares them. The index gets the part of them that the model, loaded from the package, gets right.
+pipeline prepares them. The card and the index say how many of them the model, loaded from the package, gets right.
 """
 
 import argparse
@@ -54,6 +54,11 @@ def main(argv: Optional[List[str]] = None) -> None:
     (entry,) = (model for model in index['Models'] if model['Name'] == args.name)
     entry['Thumbnails'] = {'File': f'weights/{args.name}/{file.name}', 'Pictures': len(tiles), 'Correct': correct}
     (args.root / WEIGHTS).write_text(yaml.safe_dump(index, sort_keys=False, width=1000))
+    card = file.with_name('README.md')
+    if card.exists():
+        text = card.read_text().split('\n![Thumbnails]')[0].rstrip()
+        text += f'\n\n![Thumbnails](thumbnails.png)\n\nThe first {args.per_class} test pictures of each class: '
+        card.write_text(f'{text}{correct} of {len(tiles)} are classified correctly.\n')
     print(f'{file}: {correct} of {len(tiles)} correct')
 
 
