@@ -84,6 +84,9 @@ def test_options_and_the_comparison(model, main, tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(main.__globals__, 'extra', lambda name: StandIn(float('nan')))
     with pytest.raises(LaunchError, match='differs by inf'):
         main([model, *SHAPES])
+    monkeypatch.setitem(main.__globals__, 'extra', lambda name: StandIn(1.0001))
+    with pytest.raises(LaunchError, match='more than 0$'):
+        main([model, *SHAPES, '--tolerance', '0'])
 
 
 def test_mistakes_end_in_one_line(model, main, capsys):

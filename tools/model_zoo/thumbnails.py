@@ -38,8 +38,10 @@ def main(argv: Optional[List[str]] = None) -> None:
     dataset = zoo.config_and_weights(args.name)[0].test_dataloader.dataset
     folder = (args.data_root or Path(dataset.data_root)) / dataset.data_prefix
     columns = []
+    if not predictor.classes:
+        raise LaunchError(f'the config of {args.name} has no metainfo.classes, which name the folders of test pictures')
     for name in predictor.classes:
-        files = sorted((folder / name).iterdir())[: args.per_class]
+        files = sorted((folder / name).glob('*'))[: args.per_class]
         if len(files) < args.per_class:
             raise LaunchError(f'{folder / name} has fewer than {args.per_class} pictures')
         columns.append([predictor.prepare(str(file))['inputs'].permute(1, 2, 0).numpy()[..., ::-1] for file in files])
