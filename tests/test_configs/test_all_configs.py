@@ -37,7 +37,18 @@ DIM = 32
 PLAIN = dict(embed_dims=DIM, num_layers=2, num_heads=2)
 PYRAMID = dict(embed_dims=(8, 8, 16, DIM), depths=(1, 2, 1, 1), num_heads=(2, 2, 2, 2))
 BACKBONES = {'VisionLLaMA': PLAIN, 'MAEVisionLLaMA': PLAIN, 'iLLaMA': PLAIN, 'PyramidVisionLLaMA': PYRAMID}
-BACKBONES['VisionTransformer'] = dict(PLAIN, feedforward_channels=2 * DIM)  # mmpretrain's, the study's baseline
+# mmpretrain's, the study's baselines
+BACKBONES['VisionTransformer'] = dict(PLAIN, feedforward_channels=2 * DIM)
+BACKBONES['SVT'] = dict(
+    embed_dims=[8, 16, DIM],
+    depths=[1, 2, 1],
+    num_heads=[2, 2, 2],
+    patch_sizes=[4, 2, 2],
+    strides=[4, 2, 2],
+    mlp_ratios=[2, 2, 2],
+    sr_ratios=[4, 2, 1],
+    window_sizes=[6, 6, 6],
+)
 #: height and width of the pictures of a segmentation
 SIZES = ((64, 100), (90, 64))
 #: neck or head -> settings that go with the tiny backbone
@@ -46,6 +57,7 @@ PARTS = {
     'FCNHead': dict(in_channels=DIM, channels=8),
     'FPN': dict(in_channels=[*PYRAMID['embed_dims']], out_channels=8),
     'Feature2Pyramid': dict(embed_dim=DIM),
+    'GlobalAveragePooling': dict(),
     'LinearClsHead': dict(in_channels=DIM),
     'MAEPretrainDecoder': dict(embed_dim=DIM, decoder_embed_dim=DIM, decoder_depth=1, decoder_num_heads=2),
     'MAEPretrainHead': dict(),

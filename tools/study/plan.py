@@ -102,6 +102,26 @@ PARTS = {
         tuning=epochs(9, 2, 9),
         prepare='make_digits',
     ),
+    'pyramid': Part(
+        arms={
+            'calibrated': Arm('pyramid-visionllama-micro_grocery.py', ('as2d', '2d')),
+            'flat_index': Arm('pyramid-visionllama-micro-flat-index_grocery.py', ('as2d', '2d')),
+            'twins': Arm('twins-micro_grocery.py', ('config',)),
+        },
+        reference='calibrated',
+        seeds=(0, 1, 2),
+        rates=(1e-3, 3e-3, 6e-3),
+        sizes=(36, 72, 108, 144, 216, 348, (72, 144), (144, 72)),
+        options={
+            **SERIAL,
+            **epochs(24, 2, 4),
+            'train_dataloader.dataset.data_prefix': 'train_128',
+            'default_hooks.checkpoint.interval': 4,
+        },
+        tuning=epochs(8, 1, 8),
+        test_every=4,
+        prepare='reduce_grocery',
+    ),
     'cifar10': Part(
         arms={
             'visionllama': Arm('visionllama-micro_cifar10.py', ('as2d', '2d')),
