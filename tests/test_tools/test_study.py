@@ -1,5 +1,6 @@
 """The study: its statistics, its page, and one job from training to log on noise."""
 
+import dataclasses
 import importlib
 import json
 import math
@@ -14,7 +15,17 @@ from mmengine.registry import HOOKS
 from mmvisionllama.errors import DataError
 
 ROOT = Path(__file__).parents[2]
-NAMES = ('plan', 'job', 'page', 'run', 'files')
+NAMES = (
+    'plan',
+    'job',
+    'page',
+    'run',
+    'files',
+    'classification',
+    'comparison',
+    'generation',
+    'generation_page',
+)
 
 
 @pytest.fixture
@@ -43,7 +54,7 @@ def test_intervals_are_students(study):
     assert study['page'].paired({0: 1.0}, {1: 1.0}) is None
     alone = study['page'].paired({0: 2.0}, {0: 1.0})
     assert alone.mean == 1.0 and math.isnan(alone.half) and not alone.is_significant and str(alone) == '+1.0'
-    assert str(study['page'].Difference(-3.0, 1.0, 3)) == '**-3.0 ± 1.0**'
+    assert str(study['comparison'].Difference(-3.0, 1.0, 3)) == '**-3.0 ± 1.0**'
 
 
 def test_speed_is_read_off_mean_curves(study):
@@ -166,6 +177,74 @@ def test_a_job_from_training_to_the_page(study, tmp_path, monkeypatch):
     assert (tmp_path / 'picture.png').stat().st_size > 10_000
 
 
+@pytest.mark.parametrize('part', ['dit', 'sit'])
+def test_generators_from_training_to_the_page(study, tmp_path, monkeypatch, part):
+    from PIL import Image
+
+    job, plan, generation, page = (study[name] for name in ('job', 'plan', 'generation', 'page'))
+    rng = np.random.default_rng(0)
+    for split, count in (('train', 5), ('test', 2)):
+        for label in range(10):
+            folder = tmp_path / 'data' / 'cifar10' / split / str(label)
+            folder.mkdir(parents=True)
+            for i in range(count):
+                Image.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(folder / f'{i}.png')
+    for _ in range(2):
+        study['files'].split_cifar10(tmp_path / 'data')
+    monkeypatch.setattr(job, 'commit', lambda: 'abc')
+    monkeypatch.setattr(generation, 'SAMPLES', 40)
+    monkeypatch.setattr(generation, 'EXTRACTOR', 'vision_llama_digits')
+    monkeypatch.setitem(plan.PARTS, part, dataclasses.replace(plan.PARTS[part], rates=(1e-3,), seeds=(0,)))
+    assert page.tables(part) == 'No run is finished.'
+    options = ['train_cfg.max_iters=2', 'default_hooks.checkpoint.interval=1', 'train_dataloader.batch_size=4']
+    options += ['default_hooks.logger.interval=1', 'model.network.arch.num_layers=1', 'model.sampler.num_steps=2']
+    common = ['--data-root', str(tmp_path / 'data'), '--work-dir', str(tmp_path / 'work'), '--cfg-options', *options]
+    finals = {}
+    for arm in plan.PARTS[part].arms:
+        job.main([part, arm, '--seed=100', '--rate=1e-3', *common])
+        job.main([part, arm, '--seed=0', *common])
+        tuned = job.read(plan.Job(part, arm, 100, 1e-3).log)
+        records = job.read(plan.Job(part, arm, 0).log)
+        assert [log[0]['images'] for log in (tuned, records)] == [40, 50]
+        assert [(r['iter'], r['images']) for r in records if r['kind'] == 'held_out'] == [(1, 4), (2, 4)]
+        finals[arm] = job.last(records, 'final')
+        assert (finals[arm]['samples'], finals[arm]['reals']) == (40, 20) and finals[arm]['fid'] > 0
+        assert not [record for record in tuned if record['kind'] == 'final']
+        assert job.score(tuned) == -job.last(tuned, 'held_out')['loss'] < 0
+        assert (plan.LOGS / part / f'{arm}.png').stat().st_size > 1000
+    base, ours = plan.PARTS[part].arms
+    difference = 1000 * (finals[ours]['loss'] - finals[base]['loss'])
+    text = page.tables(part)
+    assert f'| {difference:+.2f} |' in text and f'{ours} is at the final mean loss of {base} ' in text
+    study['generation_page'].draw(part, tmp_path / 'picture.png')
+    assert (tmp_path / 'picture.png').stat().st_size > 10_000
+
+
+def test_held_out_loss_is_that_of_the_same_noise(study, monkeypatch):
+    """Of a network that says 0: the mean square of the noise, the same whenever it is asked."""
+    import torch
+
+    generation = study['generation']
+
+    class Zero(torch.nn.Module):
+        def network(self, x, t, labels):
+            return torch.zeros_like(x)
+
+        def __init__(self):
+            super().__init__()
+            from mmvisionllama.generation import LinearInterpolant
+
+            self.objective = LinearInterpolant()
+
+    images = torch.zeros(8, 3, 16, 16)
+    loader = [dict(inputs=images, labels=torch.zeros(8, dtype=torch.int64))]
+    torch.manual_seed(5)
+    found = [generation.held_out_loss(Zero(), loader) for _ in range(2)]
+    torch.manual_seed(5)
+    assert found[0] == found[1] == pytest.approx(1, abs=0.05)  # the velocity to a black picture is the noise
+    assert generation.held_out_loss(Zero(), loader, seed=1) != found[0]
+
+
 @HOOKS.register_module()
 class BatchRecorder(Hook):
     """Keeps the labels and pixel sums of every training batch."""
@@ -193,7 +272,7 @@ def test_a_seed_gives_all_arms_the_same_batches(study, tmp_path):
         }
         if arm != 'vit':
             options['model.backbone.arch.num_layers'] = 1
-        cfg = job.config_of(plan.Job('grocery', arm, seed), 1e-3, tmp_path / 'data', options)
+        cfg = study['classification'].config_of(plan.Job('grocery', arm, seed), 1e-3, tmp_path / 'data', options)
         cfg.work_dir = str(tmp_path / f'{arm}{seed}')
         BatchRecorder.seen.clear()
         job.launch.train(job.launch.prepare_train(cfg))
@@ -226,4 +305,5 @@ def test_logs_are_of_the_plan(study):
         run = json.loads(path.read_text().splitlines()[0])
         assert (run['part'], run['arm'], run['seed'], run['threads']) == (job.part, job.arm, job.seed, 1)
         options = plan.PARTS[job.part].options if job.rate is None else plan.PARTS[job.part].tuning
-        assert run['epochs'] == options['train_cfg.max_epochs']
+        length = 'epochs' if plan.PARTS[job.part].kind == 'classification' else 'iterations'
+        assert run[length] == options[f'train_cfg.max_{"epochs" if length == "epochs" else "iters"}']

@@ -34,6 +34,19 @@ def reduce_grocery(data_root: Path) -> None:
     done.touch()
 
 
+def split_cifar10(data_root: Path) -> None:
+    """``cifar10/{fit,held}``: links to four fifths and to the rest of the training pictures, to choose rates with."""
+    root = data_root / 'cifar10'
+    files = sorted((root / 'train').glob('*/*'))
+    if not files:
+        raise DataError(f'{root}/train/CLASS/* are not there: docs/study.md says where the pictures come from')
+    for index, file in enumerate(files):
+        target = root / ('fit' if index % 5 else 'held') / file.relative_to(root / 'train')
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if not target.exists():
+            target.symlink_to(file.resolve())
+
+
 def make_digits(data_root: Path) -> None:
     """``digits``: scikit-learn's, as the demo writes them."""
     write_digits(str(data_root / 'digits'))

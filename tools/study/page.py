@@ -6,60 +6,22 @@ python tools/study/page.py --check    # says whether the page is stale, exit sta
 """
 
 import argparse
-import json
 import math
 import sys
 from pathlib import Path
 from typing import Dict, List, NamedTuple, Optional, Tuple
 
+import generation_page
+from comparison import mean, paired, reached, read, row
 from plan import LOGS, PARTS, ROOT, Arm, Job, Part
 
 PAGE = ROOT / 'docs' / 'study.md'
 BEGIN, END = '<!-- results of {}: written by tools/study/page.py -->', '<!-- end of results -->'
-CONFIDENCE = 0.95
 #: points of a curve from which it says something of speed
 MANY = 6
 
 #: (arm, variant) -> seed -> value
 Values = Dict[Tuple[str, str], Dict[int, float]]
-
-
-class Difference(NamedTuple):
-    """Mean paired difference and the half-width of its interval; the second is NaN with one pair."""
-
-    mean: float
-    half: float
-    pairs: int
-    p: float = math.nan
-
-    @property
-    def is_significant(self) -> bool:
-        return abs(self.mean) > self.half  # False with NaN
-
-    def __str__(self) -> str:
-        text = f'{self.mean:+.1f}' + ('' if math.isnan(self.half) else f' ± {self.half:.1f}')
-        return f'**{text}**' if self.is_significant else text
-
-
-def paired(values: Dict[int, float], reference: Dict[int, float]) -> Optional[Difference]:
-    """Values minus those of the same seeds, with a t-interval; None without a common seed."""
-    from scipy.stats import t
-
-    found = [values[seed] - reference[seed] for seed in sorted(set(values) & set(reference))]
-    if not found:
-        return None
-    mean, count = sum(found) / len(found), len(found)
-    if count == 1:
-        return Difference(mean, math.nan, 1)
-    spread = math.sqrt(sum((value - mean) ** 2 for value in found) / (count - 1))
-    error = spread / math.sqrt(count)
-    p = 2 * float(t.sf(abs(mean) / error, count - 1)) if error else math.nan
-    return Difference(mean, float(t.ppf((1 + CONFIDENCE) / 2, count - 1)) * error, count, p)
-
-
-def read(job: Job) -> Optional[List[dict]]:
-    """Records of a job's log, None before it ran."""
-    return [json.loads(line) for line in job.log.read_text().splitlines()] if job.log.exists() else None
 
 
 class Results(NamedTuple):
@@ -104,18 +66,6 @@ def collect(name: str) -> Results:
     return results._replace(seconds=seconds)
 
 
-def mean(values: Dict[int, float]) -> float:
-    return sum(values.values()) / len(values)
-
-
-def reached(runs: List[List[Tuple[int, float]]], target: float) -> Optional[int]:
-    """The first epoch at which the mean of the runs is at the target or above."""
-    for points in zip(*runs):
-        if sum(value for _, value in points) / len(points) >= target:
-            return points[0][0]
-    return None
-
-
 def convergence(part: Part, results: Results) -> List[str]:
     """Sentences on the epochs that arms need for each other's final accuracy, where it was measured often enough."""
     lines = []
@@ -132,10 +82,6 @@ def convergence(part: Part, results: Results) -> List[str]:
     return lines
 
 
-def row(*cells: object) -> str:
-    return '| ' + ' | '.join(map(str, cells)) + ' |'
-
-
 def lines_of(part: Part, results: Results) -> List[Tuple[str, str, str]]:
     """(arm, variant, label) of every line of the tables over sizes, the reference first."""
     found = []
@@ -149,6 +95,8 @@ def lines_of(part: Part, results: Results) -> List[Tuple[str, str, str]]:
 
 def tables(name: str) -> str:
     """The text between a part's marks."""
+    if PARTS[name].kind == 'generation':
+        return generation_page.tables(name)
     part, results = PARTS[name], collect(name)
     if not results.final:
         return 'No run is finished.'
@@ -276,8 +224,10 @@ def main(argv: Optional[List[str]] = None) -> int:
             print(f'{PAGE} is stale: run python tools/study/page.py', file=sys.stderr)
         return int(new != old)
     PAGE.write_text(new)
-    for name in PARTS:
-        if collect(name).sizes:
+    for name, part in PARTS.items():
+        if part.kind == 'generation':
+            generation_page.draw(name, LOGS / f'{name}.png')
+        elif collect(name).sizes:
             draw(name, LOGS / f'{name}.png')
     return 0
 

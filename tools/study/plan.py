@@ -36,6 +36,7 @@ class Part:
     train_every: int = 1
     test_every: int = 1
     prepare: Optional[str] = None
+    kind: str = 'classification'  # or 'generation'
 
 
 #: one thread and no workers: the same machine gives the same numbers, and random streams do not depend on the arm
@@ -56,6 +57,23 @@ def epochs(number: int, warmup: int, val_interval: int) -> Dict[str, object]:
         'param_scheduler.1.end': number,
     }
 
+
+#: what the two parts on generation share
+GENERATION = dict(
+    kind='generation',
+    seeds=(0, 1, 2),
+    rates=(5e-4, 1e-3, 2e-3),
+    sizes=(),
+    options={
+        'train_dataloader.num_workers': 0,
+        'train_dataloader.persistent_workers': False,
+        'train_cfg.max_iters': 2000,
+        'default_hooks.checkpoint.interval': 250,
+    },
+    tuning={'train_cfg.max_iters': 500, 'default_hooks.checkpoint.interval': 500},
+    test_every=5,
+    prepare='split_cifar10',
+)
 
 PARTS = {
     'grocery': Part(
@@ -135,6 +153,22 @@ PARTS = {
         tuning=epochs(6, 1, 6),
         train_every=10,
         test_every=5,
+    ),
+    'dit': Part(
+        arms={
+            'dit': Arm('../../generation/study/dit-micro_cifar10.py', ()),
+            'dit_llama': Arm('../../generation/study/dit-llama-micro_cifar10.py', ()),
+        },
+        reference='dit',
+        **GENERATION,
+    ),
+    'sit': Part(
+        arms={
+            'sit': Arm('../../generation/study/sit-micro_cifar10.py', ()),
+            'sit_llama': Arm('../../generation/study/sit-llama-micro_cifar10.py', ()),
+        },
+        reference='sit',
+        **GENERATION,
     ),
 }
 
