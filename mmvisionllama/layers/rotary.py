@@ -67,12 +67,17 @@ def rotate_pairs(x: Tensor, table: RotaryTable) -> Tensor:
 
 
 def rotate_halves(x: Tensor, table: RotaryTable) -> Tensor:
-    """:func:`rotate` of heads whose pairs are the channels (m, m + d / 2)."""
+    """:func:`rotate` of heads whose pairs are the channels (m, m + d / 2).
+
+    Written as runtimes know it: OpenVINO makes one operation of it, if tables have four axes and the cut names its own.
+    """
     x, dtype = x.to(torch.promote_types(x.dtype, table.cos.dtype)), x.dtype
-    first, second = x.unflatten(-1, (2, -1)).unbind(-2)  # [B, N, h, d / 2] each; runtimes cut the last axis slowly
+    first, second = x.chunk(2, dim=x.ndim - 1)  # [B, N, h, d / 2] each
     rest = first.shape[-1] - table.cos.shape[-1]
     cos, sin = (F.pad(part, (0, rest), value=value) if rest else part for part, value in zip(table, (1.0, 0.0)))
-    return torch.cat((first * cos - second * sin, first * sin + second * cos), dim=-1).to(dtype)
+    cos, sin = (torch.cat((part, part), dim=-1) for part in (cos, sin))
+    cos, sin = (part if part.ndim == x.ndim else part[None] for part in (cos, sin))  # [1, N, 1 | h, d]
+    return (x * cos + torch.cat((second * -1.0, first), dim=-1) * sin).to(dtype)
 
 
 def check_table(table: RotaryTable) -> None:

@@ -15,7 +15,7 @@ from mmvisionllama.deploy.networks import AdaptiveAveragePool
 from mmvisionllama.deploy.rewriting import fold_layer_scales
 from mmvisionllama.errors import CheckpointError, MissingExtraError, OptionError
 from mmvisionllama.generation import DiTLLaMA
-from mmvisionllama.layers import LayerScale, RotaryAttention, SwiGLU, TransformerBlock
+from mmvisionllama.layers import GlobalSubsampledAttention, LayerScale, RotaryAttention, SwiGLU, TransformerBlock
 
 SIZES = [(160, 352), (100, 130), (33, 47), (224, 224), (96, 64), (17, 16), (250, 97), (129, 512)]
 LARGE = (1024, 1024)
@@ -93,6 +93,17 @@ def test_one_openvino_file_equals_eager_at_every_size_and_batch(exported):
     session = deploy.load_exported(path, threads=1)
     assert deploy.largest_difference(network, session, SIZES, batches=(1, 3)) <= 1e-5
     assert deploy.largest_difference(network, session, [LARGE]) <= 1e-5
+
+
+def test_openvino_rotates_in_one_operation(exported):
+    """Its own fusion finds every rotation of queries and of keys, whatever the windows and the sub-sampling."""
+    import openvino
+
+    network, _, path = exported
+    compiled = openvino.Core().compile_model(path, 'CPU', {'INFERENCE_PRECISION_HINT': 'f32'})
+    kinds = [node.get_rt_info()['layerType'].value for node in compiled.get_runtime_model().get_ops()]
+    rotating = sum(isinstance(m, (RotaryAttention, GlobalSubsampledAttention)) for m in network.modules())
+    assert rotating and kinds.count('RoPE') == 2 * rotating
 
 
 def test_the_graph_has_no_branch_no_loop_and_no_complex_number(exported):
