@@ -78,6 +78,7 @@ def main(argv: Optional[List[str]] = None) -> None:
     kind = KINDS[PARTS[job.part].kind]
     cfg = kind.config_of(job, rate, args.data_root, args.cfg_options)
     cfg.work_dir = str(work_dir)
+    cfg.experiment_name = job.name.replace('/', '_')  # loggers are kept by name and second
     text = cfg.pretty_text
     launch.train(launch.prepare_train(cfg, resume='auto'))
     checkpoint = (work_dir / 'last_checkpoint').read_text().strip()

@@ -48,4 +48,7 @@ default_hooks = dict(
     rolling_checkpoint=dict(interval=1000),
 )
 # a short training: the average spans some 200 iterations
-custom_hooks = [dict(type='EMAHook', ema_type='ExponentialMovingAverage', momentum=5e-3)]
+custom_hooks = [
+    dict(type='EMAHook', ema_type='ExponentialMovingAverage', momentum=5e-3),
+    dict(type='SampleHook', interval=2000, classes=tuple(range(10)), cfg_scale=1.0),
+]
