@@ -69,7 +69,8 @@ def rotate_pairs(x: Tensor, table: RotaryTable) -> Tensor:
 def rotate_halves(x: Tensor, table: RotaryTable) -> Tensor:
     """:func:`rotate` of heads whose pairs are the channels (m, m + d / 2).
 
-    Written as runtimes know it: OpenVINO makes one operation of it, if tables have four axes and the cut names its own.
+    Written as OpenVINO knows it, which makes one operation of it, but only if the tables have four axes and the axis of
+    the split is not counted from the end.
     """
     x, dtype = x.to(torch.promote_types(x.dtype, table.cos.dtype)), x.dtype
     first, second = x.chunk(2, dim=x.ndim - 1)  # [B, N, h, d / 2] each
