@@ -199,19 +199,33 @@ def test_generators_from_training_to_the_page(study, tmp_path, monkeypatch, part
     options = ['train_cfg.max_iters=2', 'default_hooks.checkpoint.interval=1', 'train_dataloader.batch_size=4']
     options += ['default_hooks.logger.interval=1', 'model.network.arch.num_layers=1', 'model.sampler.num_steps=2']
     common = ['--data-root', str(tmp_path / 'data'), '--work-dir', str(tmp_path / 'work'), '--cfg-options', *options]
-    finals = {}
+    from mmvisionllama.generation import GaussianDiffusion, LinearInterpolant
+
+    owner, name = dict(dit=(GaussianDiffusion, 'add_noise'), sit=(LinearInterpolant, 'interpolate'))[part]
+    noised, mixed = [], getattr(owner, name)
+
+    def recorded(self, *args):
+        noised.append([float(x.double().sum()) for x in args])
+        return mixed(self, *args)
+
+    monkeypatch.setattr(owner, name, recorded)
+    finals, streams = {}, []
     for arm in plan.PARTS[part].arms:
+        noised.clear()
         job.main([part, arm, '--seed=100', '--rate=1e-3', *common])
         job.main([part, arm, '--seed=0', *common])
+        streams.append(list(noised))
         tuned = job.read(plan.Job(part, arm, 100, 1e-3).log)
         records = job.read(plan.Job(part, arm, 0).log)
         assert [log[0]['images'] for log in (tuned, records)] == [40, 50]
         assert [(r['iter'], r['images']) for r in records if r['kind'] == 'held_out'] == [(1, 4), (2, 4)]
         finals[arm] = job.last(records, 'final')
-        assert (finals[arm]['samples'], finals[arm]['reals']) == (40, 20) and finals[arm]['fid'] > 0
+        assert (finals[arm]['samples'], finals[arm]['reals']) == (40, 20) and finals[arm]['distance'] > 0
         assert not [record for record in tuned if record['kind'] == 'final']
         assert job.score(tuned) == -job.last(tuned, 'held_out')['loss'] < 0
         assert (plan.LOGS / part / f'{arm}.png').stat().st_size > 1000
+    # pictures, times and noises are the same for both arms, in training and in the tests, and no two batches are
+    assert streams[0] == streams[1] and streams[0][0] != streams[0][1]
     base, ours = plan.PARTS[part].arms
     difference = 1000 * (finals[ours]['loss'] - finals[base]['loss'])
     text = page.tables(part)

@@ -105,5 +105,7 @@ def results(job: Job, cfg: 'launch.config.Config', work_dir: Path, checkpoint: s
     distance = frechet_distance(statistics(features(drawn)), statistics(features(real)))
     if job.seed == PARTS[job.part].seeds[0]:
         save_picture(str(job.log.with_name(f'{job.arm}.png')), image_grid(drawn[:40], 10))
-    final = dict(kind='final', loss=records[-1]['loss'], fid=round(distance, 3), samples=len(drawn), reals=len(real))
+    final = dict(
+        kind='final', loss=records[-1]['loss'], distance=round(distance, 3), samples=len(drawn), reals=len(real)
+    )
     return [*records, final]

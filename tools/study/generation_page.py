@@ -15,7 +15,7 @@ class Results(NamedTuple):
     rates: Dict[str, Dict[float, float]]  # arm -> rate -> held-out loss
     runs: Dict[str, dict]  # arm -> record of one of its runs
     loss: Dict[str, Dict[int, float]]
-    fid: Dict[str, Dict[int, float]]
+    distance: Dict[str, Dict[int, float]]
     curves: Dict[str, Dict[int, Curve]]  # (iteration, held-out loss)
     seconds: int
 
@@ -37,7 +37,7 @@ def collect(name: str) -> Results:
             results.runs[arm], seconds = records[0], seconds + records[-1]['seconds']
             final = next(record for record in records if record['kind'] == 'final')
             results.loss.setdefault(arm, {})[seed] = final['loss']
-            results.fid.setdefault(arm, {})[seed] = final['fid']
+            results.distance.setdefault(arm, {})[seed] = final['distance']
             points = [(record['iter'], record['loss']) for record in records if record['kind'] == 'held_out']
             results.curves.setdefault(arm, {})[seed] = points
     return results._replace(seconds=seconds)
@@ -62,7 +62,7 @@ def tables(name: str) -> str:
     lines = [row(*head), row(*['---'] * len(head))]
     for arm, run in results.runs.items():
         cells = []
-        for values, scale in ((results.loss, 1000), (results.fid, 1)):
+        for values, scale in ((results.loss, 1000), (results.distance, 1)):
             ours = {seed: scale * value for seed, value in values[arm].items()}
             theirs = {seed: scale * value for seed, value in values.get(base, {}).items()}
             cells.append(f'{mean(ours):.2f} ({min(ours.values()):.2f} to {max(ours.values()):.2f})')

@@ -181,8 +181,9 @@ def draw(name: str, path: Path) -> None:
     sizes = sorted(int(size) for size in results.sizes if size.isdecimal())
     figure, axes = plt.subplots(1, 2, figsize=(11, 4.2), layout='constrained')
     trained = [line for line in lines_of(part, results) if line[1] == part.arms[line[0]].variants[0]]
-    same = [line for line in lines_of(part, results) if line[0] == part.reference]
-    for axis, shown, title in zip(axes, (trained, same), ('trained with', f'{part.reference}: tested with')):
+    varied = max(part.arms, key=lambda arm: len(part.arms[arm].variants))
+    same = [line for line in lines_of(part, results) if line[0] == varied]
+    for axis, shown, title in zip(axes, (trained, same), ('trained with', f'{varied}: tested with')):
         for (arm, variant, label), marker in zip(shown, 'osD^vP*X'):
             seeds = [list(results.sizes[str(size)][arm, variant].values()) for size in sizes]
             means = [sum(values) / len(values) for values in seeds]
