@@ -84,6 +84,8 @@ def runtimes(
         files['ONNX Runtime, 8 bits'] = (path, {})
         write_openvino(path, describe(network), path.with_suffix('.xml'))
         files['OpenVINO, 8 bits'] = (path.with_suffix('.xml'), {})
+        if 'bf16' in flags():
+            files['OpenVINO, 8 bits and bf16'] = (path.with_suffix('.xml'), dict(precision='bf16'))
     calls = {'eager': forward_of(model, images), 'compiled': forward_of(torch.compile(model), images)}
     for name, (path, options) in files.items():
         session = deploy.load_exported(path, threads=threads, **options)

@@ -110,7 +110,8 @@ def _write_onnx(network: Network, metadata: dict, path: Path, opset: int) -> Non
 
 
 def _tidy(model: Any) -> None:
-    """Constants computed once, equal nodes merged, unused ones dropped."""
+    """Constants computed once, equal nodes merged, unused ones dropped, and what each node was in PyTorch: its stack,
+    with the paths of the machine that exported, which takes more room than the graph."""
     from onnx_ir.passes import common
 
     for step in (
@@ -118,6 +119,7 @@ def _tidy(model: Any) -> None:
         common.CommonSubexpressionEliminationPass(),
         common.RemoveUnusedNodesPass(),
         common.RemoveUnusedFunctionsPass(),
+        common.ClearMetadataAndDocStringPass(),
     ):
         step(model)
 

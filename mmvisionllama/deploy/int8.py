@@ -1,6 +1,6 @@
-"""8-bit ONNX files: weights and activations of the linear layers, the layers that need it left in fp32.
+"""8-bit ONNX files: weights and activations of linear layers and patch projections, what needs it left in fp32.
 
-Attention's own products, norms and residual sums keep fp32. ONNX Runtime and OpenVINO run the same file.
+Attention's own products, norms, residual sums and all results keep fp32. ONNX Runtime and OpenVINO run the same file.
 """
 
 import json
@@ -10,6 +10,7 @@ from typing import Any, Dict, Iterable, Iterator, List, Sequence
 import torch
 from torch import Tensor, nn
 
+from ..layers.embed import PatchProjection
 from .export import METADATA_KEY
 from .extras import extra
 
@@ -23,9 +24,10 @@ def _fake(x: Tensor, low: Tensor, high: Tensor, levels: int) -> Tensor:
     return ((x / step).round() * step).clamp(low, high)
 
 
-def linear_layers(network: nn.Module) -> Dict[str, nn.Linear]:
-    """Name of the weight -> layer."""
-    return {f'{name}.weight': layer for name, layer in network.named_modules() if isinstance(layer, nn.Linear)}
+def linear_layers(network: nn.Module) -> Dict[str, nn.Module]:
+    """Name of the weight -> linear layer or patch projection."""
+    kinds = (nn.Linear, PatchProjection)
+    return {f'{name}.weight': layer for name, layer in network.named_modules() if isinstance(layer, kinds)}
 
 
 @torch.no_grad()
@@ -43,7 +45,7 @@ def sensitivity(network: nn.Module, images: Tensor) -> Dict[str, float]:
     found = {}
     for name, layer in linear_layers(network).items():
         weight = layer.weight.data
-        bound = weight.abs().amax(1, keepdim=True)
+        bound = weight.abs().amax(tuple(range(1, weight.ndim)), keepdim=True)
         hook = layer.register_forward_pre_hook(lambda _, args: (_fake(args[0], *args[0].aminmax(), 256), *args[1:]))
         layer.weight.data = _fake(weight, -bound, bound, 127)
         try:
@@ -60,33 +62,42 @@ def _outputs(network: nn.Module, images: Tensor) -> Sequence[Tensor]:
     return (out,) if isinstance(out, Tensor) else out
 
 
-def _fold_transposes(model: Any) -> Dict[str, List[str]]:
-    """Stores transposed weights transposed, which the quantiser takes for constants.
+def _fold_weights(model: Any) -> Dict[str, List[str]]:
+    """Stores weights in the shape in which products read them, which the quantiser takes for constants.
 
     Returns:
         dict: Weight -> names of the products that read it.
     """
     from onnx import numpy_helper
+    from onnx.reference import ReferenceEvaluator
 
     graph = model.graph
-    weights = {weight.name: weight for weight in graph.initializer}
-    folded = {}
-    for node in [node for node in graph.node if node.op_type == 'Transpose' and node.input[0] in weights]:
-        source = weights[node.input[0]]
-        order = next((list(a.ints) for a in node.attribute if a.name == 'perm'), None)
-        array = numpy_helper.to_array(source).transpose(order)
-        graph.initializer.append(numpy_helper.from_array(array.copy(), node.output[0]))
-        folded[node.output[0]] = source.name
-        graph.node.remove(node)
-    still_read = {name for node in graph.node for name in node.input}
-    for name in set(folded.values()) - still_read:
-        graph.initializer.remove(weights[name])
+    values = {weight.name: numpy_helper.to_array(weight) for weight in graph.initializer}
+    source, stored = {name: name for name in values}, {weight.name: weight for weight in graph.initializer}
     products: Dict[str, List[str]] = {}
     for node in graph.node:
+        if node.op_type in ('Constant', 'Concat', 'Reshape', 'Transpose') and all(name in values for name in node.input):
+            (values[node.output[0]],) = ReferenceEvaluator(node).run(None, {name: values[name] for name in node.input})
+            if node.input and node.input[0] in source:
+                source[node.output[0]] = source[node.input[0]]
         for name in node.input:
-            if node.op_type in ('MatMul', 'Gemm') and (name in folded or name in weights):
-                products.setdefault(folded.get(name, name), []).append(node.name)
+            if node.op_type in ('MatMul', 'Gemm') and name in source and values[name].ndim > 1:
+                products.setdefault(source[name], []).append(node.name)
+                stored.setdefault(name, numpy_helper.from_array(values[name].copy(), name))
+    _store(graph, stored)
     return products
+
+
+def _store(graph: Any, weights: Dict[str, Any]) -> None:
+    """Makes these the graph's weights, without the nodes that computed them and without what nothing reads."""
+    nodes, read = [], {value.name for value in graph.output}
+    for node in reversed(list(graph.node)):
+        if weights.keys().isdisjoint(node.output) and not read.isdisjoint(node.output):
+            nodes.append(node)
+            read.update(node.input)
+    del graph.node[:], graph.initializer[:]
+    graph.node.extend(reversed(nodes))
+    graph.initializer.extend(weight for name, weight in weights.items() if name in read)
 
 
 def quantize_onnx(path: Any, out: Any, images: Iterable[Tensor], keep: Iterable[str] = ()) -> Path:
@@ -115,7 +126,7 @@ def quantize_onnx(path: Any, out: Any, images: Iterable[Tensor], keep: Iterable[
             return next(self.batches, None)
 
     model = onnx.load(str(path))
-    products = _fold_transposes(model)
+    products = _fold_weights(model)
     keep = list(keep)
     unknown = [name for name in keep if name not in products]
     if unknown:
@@ -137,7 +148,8 @@ def quantize_onnx(path: Any, out: Any, images: Iterable[Tensor], keep: Iterable[
             activation_type=quantization.QuantType.QUInt8,
             weight_type=quantization.QuantType.QInt8,
             nodes_to_quantize=[node for name, nodes in products.items() if name not in keep for node in nodes],
-            extra_options=dict(MatMulConstBOnly=True),
+            # results in 8 bits would cost accuracy, and time where fp32 goes on: rotations, SwiGLU's product, sums
+            extra_options=dict(MatMulConstBOnly=True, OpTypesToExcludeOutputQuantization=['MatMul', 'Gemm']),
         )
     finally:
         between.unlink(missing_ok=True)

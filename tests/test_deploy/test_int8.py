@@ -1,9 +1,11 @@
 """8-bit ONNX files: close to fp32, the layers that are kept stay, and a model that lost too much is refused."""
 
 import importlib.util
+import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 import torch
@@ -12,6 +14,7 @@ from torch import nn
 from mmvisionllama import deploy, launch
 from mmvisionllama.backbones import VisionLLaMA
 from mmvisionllama.datasets.digits import write_digits
+from mmvisionllama.deploy.export import METADATA_KEY
 from mmvisionllama.deploy.int8 import linear_layers, quantize_onnx, sensitivity
 
 ROOT = Path(__file__).parents[2]
@@ -39,7 +42,7 @@ def test_every_linear_layer_is_in_8_bits_and_close(exported, tmp_path):
     network, path, images = exported
     out = quantize_onnx(path, tmp_path / 'int8.onnx', images)
     kinds = [weight.data_type for weight in onnx.load(out).graph.initializer if len(weight.dims) == 2]
-    assert kinds.count(onnx.TensorProto.INT8) == len(linear_layers(network)) == 10
+    assert kinds.count(onnx.TensorProto.INT8) == len(kinds) == len(linear_layers(network)) == 11
     session = deploy.load_exported(out, threads=1)
     assert session.metadata['int8'] == dict(kept=[]) and session.metadata['task'] == 'features'
     assert 1e-5 < deploy.largest_difference(network, session, [(64, 48), (33, 70)], (1, 3)) < 0.3
@@ -51,7 +54,7 @@ def test_kept_layers_stay(exported, tmp_path):
     out = quantize_onnx(path, tmp_path / 'int8.onnx', images, keep=names[:5])
     assert in_8_bits(out) < in_8_bits(quantize_onnx(path, tmp_path / 'all.onnx', images))
     kinds = [weight.data_type for weight in onnx.load(out).graph.initializer if len(weight.dims) == 2]
-    assert kinds.count(onnx.TensorProto.INT8) == 5
+    assert kinds.count(onnx.TensorProto.INT8) == 6
     session = deploy.load_exported(quantize_onnx(path, tmp_path / 'one.onnx', images, keep=names[1:]), threads=1)
     one = deploy.largest_difference(network, session, [(64, 48)])
     assert 1e-5 < one < deploy.largest_difference(network, deploy.load_exported(tmp_path / 'all.onnx'), [(64, 48)])
@@ -59,6 +62,42 @@ def test_kept_layers_stay(exported, tmp_path):
         quantize_onnx(path, tmp_path / 'int8.onnx', images, keep=names)
     with pytest.raises(ValueError, match='no layer with the weight head.weight'):
         quantize_onnx(path, tmp_path / 'int8.onnx', images, keep=['head.weight'])
+
+
+def test_a_weight_that_is_reshaped_before_its_product_is_in_8_bits(tmp_path):
+    """As in the projections of a pyramid's keys and values: (C, C, k, k) is read as (k * k * C, C)."""
+    rng = np.random.default_rng(0)
+    weight = rng.standard_normal((6, 3, 2, 2), np.float32)
+    make, array = onnx.helper.make_node, onnx.numpy_helper.from_array
+    info = dict(task='features', inputs=['images'], outputs=['out'])
+    nodes = [
+        make('Constant', [], ['six'], 'six', value=array(np.array([6]))),
+        make('Constant', [], ['rest'], 'rest', value=array(np.array([-1]))),
+        make('Concat', ['six', 'rest'], ['shape'], 'shape', axis=0),
+        make('Transpose', ['sr.weight'], ['last'], 'last', perm=[0, 2, 3, 1]),
+        make('Reshape', ['last', 'shape'], ['flat'], 'flat'),
+        make('Transpose', ['flat'], ['matrix'], 'matrix', perm=[1, 0]),
+        make('MatMul', ['images', 'matrix'], ['out'], 'product'),
+    ]
+    value = onnx.helper.make_tensor_value_info
+    graph = onnx.helper.make_graph(
+        nodes,
+        'graph',
+        [value('images', onnx.TensorProto.FLOAT, ['batch', 12])],
+        [value('out', onnx.TensorProto.FLOAT, ['batch', 6])],
+        [array(weight, 'sr.weight')],
+    )
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid('', 20)], ir_version=10)
+    model.metadata_props.add(key=METADATA_KEY, value=json.dumps(info))
+    onnx.save(model, tmp_path / 'model.onnx')
+    images = torch.randn(8, 12)
+    out = quantize_onnx(tmp_path / 'model.onnx', tmp_path / 'int8.onnx', [images])
+    kinds = sorted(node.op_type for node in onnx.load(out).graph.node)
+    assert kinds == ['DequantizeLinear', 'DequantizeLinear', 'MatMul', 'QuantizeLinear']  # the result stays in fp32
+    (found,) = deploy.load_exported(out, threads=1)(images)
+    expected = images @ torch.from_numpy(weight).permute(2, 3, 1, 0).reshape(12, 6)
+    torch.testing.assert_close(found, expected, rtol=0, atol=0.2)
+    assert not torch.equal(found, expected)
 
 
 def test_sensitivity_finds_an_outlier_and_leaves_the_network_alone(exported):
@@ -100,7 +139,7 @@ def run(monkeypatch, capsys, tmp_path):
 @pytest.mark.nightly
 def test_the_digits_lose_nothing(run, tmp_path):
     printed = run('--out', 'int8', '--images', 64)
-    assert 'fp32: top-1 99.44 %' in printed and '21 of 21 layers in 8 bits' in printed
+    assert 'fp32: top-1 99.44 %' in printed and '22 of 22 layers in 8 bits' in printed
     sample = deploy.Predictor(tmp_path / 'int8.onnx')(next((tmp_path / 'data/digits/test/3').iterdir()))[0]
     assert int(sample.pred_label) == 3
 
