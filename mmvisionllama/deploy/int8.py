@@ -76,7 +76,7 @@ def _fold_weights(model: Any) -> Dict[str, List[str]]:
     source, stored = {name: name for name in values}, {weight.name: weight for weight in graph.initializer}
     products: Dict[str, List[str]] = {}
     for node in graph.node:
-        if node.op_type in ('Constant', 'Concat', 'Reshape', 'Transpose') and all(name in values for name in node.input):
+        if node.op_type in ('Constant', 'Concat', 'Reshape', 'Transpose') and values.keys() >= set(node.input):
             (values[node.output[0]],) = ReferenceEvaluator(node).run(None, {name: values[name] for name in node.input})
             if node.input and node.input[0] in source:
                 source[node.output[0]] = source[node.input[0]]

@@ -3,9 +3,10 @@
 import json
 import zipfile
 from pathlib import Path
-from typing import Any, Callable, Dict, List, NamedTuple, Sequence, Tuple
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import CheckpointError
@@ -147,21 +148,30 @@ def _unreadable(path: Path, error: Exception) -> CheckpointError:
 
 
 def largest_difference(
-    network: nn.Module, session: Session, sizes: Sequence[Tuple[int, int]], batches: Sequence[int] = (1,)
+    network: nn.Module,
+    session: Session,
+    sizes: Sequence[Tuple[int, int]],
+    batches: Sequence[int] = (1,),
+    images: Optional[Tensor] = None,
 ) -> float:
     """Largest difference between an exported file and the network, relative to the largest value of each output.
 
     Args:
         network: What was exported.
         session: The file.
-        sizes: (height, width) of random inputs.
+        sizes: (height, width) of the inputs.
         batches: Batch sizes.
+        images: Normalised images ``(B, C, H, W)`` of at least the largest batch, which are resized; random inputs by
+            default. 8-bit files cut off what is beyond the images that they were calibrated with.
     """
     generator = torch.Generator().manual_seed(0)
     largest = 0.0
     for batch in batches:
         for height, width in sizes:
-            inputs = network.example((batch, height, width), generator)
+            if images is None:
+                inputs = network.example((batch, height, width), generator)
+            else:
+                inputs = (F.interpolate(images[:batch], (height, width), mode='bilinear', align_corners=False),)
             with torch.no_grad():
                 expected = _as_list(network(*inputs))
             for ours, theirs in zip(session(*inputs), expected, strict=True):

@@ -77,7 +77,7 @@ def _window_context(
         in_height = (torch.arange(rows * window_size, device=device) < height).view(rows, 1, window_size, 1)
         in_width = (torch.arange(cols * window_size, device=device) < width).view(1, cols, 1, window_size)
         mask = (in_height & in_width).reshape(rows * cols, 1, 1, window_size**2)  # [n, 1, 1, w * w]
-        if exporting():  # ONNX's attention guards each boolean mask against rows without a key, which windows never have
+        if exporting():  # ONNX guards boolean masks against rows without a key, which windows never have
             mask = torch.zeros(mask.shape, device=device, dtype=dtype).masked_fill(~mask, float('-inf'))
     return placed_context(rotary, positions, grid=(height, width), mask=mask, valid=valid)
 
