@@ -151,7 +151,7 @@ def test_a_model_that_loses_too_much_is_not_written(run, tmp_path, capsys):
     captured = capsys.readouterr()
     assert captured.err.count('\n') <= 1 or 'points are lost even with half' in captured.err
     assert 'points are lost even with half' in captured.err and not (tmp_path / 'int8.onnx').exists()
-    assert '19 of 21' in captured.out and '13 of 21' in captured.out
+    assert '20 of 22' in captured.out and '12 of 22' in captured.out
 
 
 def test_a_triton_repository_is_made_from_the_file(exported, tmp_path, monkeypatch, capsys):
