@@ -116,6 +116,26 @@ def test_a_checkpoint_predicts_as_the_librarys_own_inferencer(tmp_path, pictures
         np.testing.assert_allclose(ours, inferencer(str(picture))[0]['pred_scores'], rtol=1e-5)
 
 
+def test_a_detectors_checkpoint_predicts_as_mmdet_does(pictures):
+    pytest.importorskip('mmdet')
+    pytest.importorskip('mmcv.ops')
+    from mmdet.apis import inference_detector
+
+    cfg = launch.load_config(str(CONFIGS / 'mmdet/quickstart/pyramid_vision_llama_digit_scenes.py'))
+    weights = CONFIGS.parent / 'weights/pyramid_vision_llama_digit_scenes_mmdet/model.safetensors'
+    paths = [str(picture) for picture in sorted(pictures.iterdir())[:2]]
+    ours = deploy.Predictor(cfg, str(weights))(paths)
+    model = load_model(cfg, str(weights))
+    model.cfg = cfg
+    for sample, path in zip(ours, paths, strict=True):
+        theirs = inference_detector(model, path).pred_instances
+        assert type(sample).__name__ == 'DetDataSample' and len(sample.pred_instances) == len(theirs)
+        torch.testing.assert_close(sample.pred_instances.bboxes, theirs.bboxes)
+        torch.testing.assert_close(sample.pred_instances.scores, theirs.scores)
+        assert torch.equal(sample.pred_instances.masks, theirs.masks)
+    assert sum(len(sample.pred_instances) for sample in ours) > 0
+
+
 @pytest.mark.parametrize(
     'target, mode', [nightly('onnx', 'slide'), nightly('onnx', 'whole'), nightly('openvino', 'slide')]
 )

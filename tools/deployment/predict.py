@@ -54,7 +54,7 @@ def main() -> None:
             text = f'{name(best)} {float(sample.pred_score[best]):.3f}'
             ImageDraw.Draw(picture).text((2, 2), text, fill='red', stroke_width=1, stroke_fill='white')
         else:
-            raise launch.LaunchError('predictions of this model cannot be painted here: use mmdet (tools/test.py)')
+            raise launch.LaunchError('objects are painted by tools/visualization/detect.py: use that')
         picture.save(args.out / f'{Path(image).stem}_predicted.png')
         print(f'{image}: {text}')
 
