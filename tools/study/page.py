@@ -93,6 +93,20 @@ def lines_of(part: Part, results: Results) -> List[Tuple[str, str, str]]:
     return found
 
 
+def differences(
+    results: Results, lines: List[Tuple[str, str, str, Tuple[str, str]]], tested: List[Tuple[float, str]]
+) -> List[str]:
+    """A table of differences by size, of (arm, variant, label, what to compare with); appends p and place of each."""
+    sizes = list(results.sizes)
+    table = [row('positions', *sizes), row(*['---'] * (1 + len(sizes)))]
+    for arm, variant, label, other in lines:
+        cells = [paired(results.sizes[size][arm, variant], results.sizes[size].get(other, {})) or '' for size in sizes]
+        table.append(row(label, *cells))
+        found = [(cell.p, f'{label} at {size}') for cell, size in zip(cells, sizes) if cell]
+        tested += [(p, where) for p, where in found if not math.isnan(p)]
+    return table
+
+
 def tables(name: str) -> str:
     """The text between a part's marks."""
     if PARTS[name].kind == 'generation':
@@ -132,25 +146,24 @@ def tables(name: str) -> str:
     for arm, variant, label in shown:
         lines.append(row(label, *(f'{mean(results.sizes[size][arm, variant]):.1f}' for size in sizes)))
     head = reference if len(base.variants) == 1 else f'{reference}, {base.variants[0]}'
+    tested: List[Tuple[float, str]] = []
     lines += ['', f'Paired differences against {head}, with 95 % intervals:', '']
-    lines += [row('positions', *sizes), row(*['---'] * (1 + len(sizes)))]
-    tested = []
-    for arm, variant, label in shown:
-        if (arm, variant) == (reference, base.variants[0]):
-            continue
-        cells = [
-            paired(results.sizes[size][arm, variant], results.sizes[size].get((reference, base.variants[0]), {})) or ''
-            for size in sizes
-        ]
-        lines.append(row(label, *cells))
-        found = [(cell.p, f'{label} at {size}') for cell, size in zip(cells, sizes) if cell and not math.isnan(cell.p)]
-        tested += found
+    first = (reference, base.variants[0])
+    lines += differences(results, [(*line, first) for line in shown if line[:2] != first], tested)
+    own = [
+        (arm, variant, label, (arm, part.arms[arm].variants[0]))
+        for arm, variant, label in shown
+        if arm != reference and variant != part.arms[arm].variants[0]
+    ]
+    if own:
+        lines += ['', 'Paired differences against the same weights with the first of their positions:', '']
+        lines += differences(results, own, tested)
     if tested:
         p, where = min(tested)
         lines += [
             '',
             f'The smallest p of these {len(tested)} differences is {p:.4f} ({where}); times their number that is '
-            f'{min(p * len(tested), 1):.2f}.',
+            + ('less than 0.01.' if p * len(tested) < 0.01 else f'{min(p * len(tested), 1):.2f}.'),
         ]
     if convergence(part, results):
         lines += ['', ' '.join(convergence(part, results))]
