@@ -147,7 +147,7 @@ PARTS = {
         },
         reference='vit',
         seeds=(0, 1, 2),
-        rates=(3e-4, 1e-3, 3e-3, 6e-3),
+        rates=(1e-4, 3e-4, 1e-3, 3e-3, 6e-3),
         sizes=(24, 32, 48, 64),
         options={**SERIAL, **epochs(20, 2, 2), 'default_hooks.checkpoint.interval': 4},
         tuning=epochs(6, 1, 6),
