@@ -2,6 +2,7 @@
 
 import json
 import sys
+from pathlib import Path
 
 import onnx
 import pytest
@@ -115,6 +116,13 @@ def test_the_graph_has_no_branch_no_loop_and_no_complex_number(exported):
     types = [value.type.tensor_type.elem_type for value in (*inferred.value_info, *inferred.input, *inferred.output)]
     assert len(types) > len(model.graph.node) / 2
     assert not complex_types & {*types, *(weight.data_type for weight in model.graph.initializer)}
+
+
+def test_the_graph_guards_no_mask_and_says_nothing_of_where_it_was_made(exported):
+    graph = onnx.load(exported[1]).graph
+    assert 'IsNaN' not in {node.op_type for node in graph.node}  # what a boolean mask would bring
+    assert not any(part.doc_string or part.metadata_props for part in (*graph.node, *graph.initializer))
+    assert str(Path(__file__).parents[2]).encode() not in exported[1].read_bytes()
 
 
 def test_inputs_outputs_and_axes_are_named(exported):

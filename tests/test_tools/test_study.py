@@ -309,6 +309,22 @@ def test_page_has_what_the_logs_say():
             sys.modules.pop(name, None)
 
 
+def test_positions_are_compared_with_the_same_weights():
+    """What the page says of unscaled positions on CIFAR-10 at 48 pixels, from the logs without its code."""
+    from scipy.stats import t
+
+    logs = [ROOT / f'docs/results/study/cifar10/visionllama_seed{seed}.jsonl' for seed in range(3)]
+    found = []
+    for log in logs:
+        rows = [json.loads(line) for line in log.read_text().splitlines()]
+        top1 = {r['variant']: r['top1'] for r in rows if r['kind'] == 'test' and str(r['size']) == '48'}
+        found.append(top1['2d'] - top1['as2d'])
+    half = t.ppf(0.975, len(found) - 1) * np.std(found, ddof=1) / len(found) ** 0.5
+    text = (ROOT / 'docs/study.md').read_text().split('<!-- results of cifar10')[1].split('<!-- end')[0]
+    (line,) = [line for line in text.split('same weights')[1].splitlines() if line.startswith('| visionllama, 2d |')]
+    assert line.split('|')[4].strip() == f'**{np.mean(found):+.1f} ± {half:.1f}**'
+
+
 def test_logs_are_of_the_plan(study):
     """No log of a job that the plan does not have, and none of another number of epochs or threads."""
     plan = study['plan']
