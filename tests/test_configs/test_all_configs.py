@@ -39,6 +39,7 @@ PYRAMID = dict(embed_dims=(8, 8, 16, DIM), depths=(1, 2, 1, 1), num_heads=(2, 2,
 BACKBONES = {'VisionLLaMA': PLAIN, 'MAEVisionLLaMA': PLAIN, 'iLLaMA': PLAIN, 'PyramidVisionLLaMA': PYRAMID}
 # mmpretrain's, the study's baselines
 BACKBONES['VisionTransformer'] = dict(PLAIN, feedforward_channels=2 * DIM)
+BACKBONES['MAEViT'] = BACKBONES['VisionTransformer']
 BACKBONES['SVT'] = dict(
     embed_dims=[8, 16, DIM],
     depths=[1, 2, 1],

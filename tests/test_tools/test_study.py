@@ -17,14 +17,17 @@ from mmvisionllama.errors import DataError
 ROOT = Path(__file__).parents[2]
 NAMES = (
     'plan',
+    'logs',
     'job',
     'page',
     'run',
     'files',
     'classification',
+    'pretraining',
     'comparison',
     'generation',
     'generation_page',
+    'pretraining_page',
 )
 
 
@@ -142,7 +145,7 @@ def photographs(root):
 
 
 def test_a_job_from_training_to_the_page(study, tmp_path, monkeypatch):
-    job, page, plan = study['job'], study['page'], study['plan']
+    job, logs, page, plan = (study[name] for name in ('job', 'logs', 'page', 'plan'))
     photographs(tmp_path / 'data')
     study['files'].reduce_grocery(tmp_path / 'data')
     study['files'].reduce_grocery(tmp_path / 'data')  # is done already
@@ -156,13 +159,13 @@ def test_a_job_from_training_to_the_page(study, tmp_path, monkeypatch):
         job.main(['grocery', 'axial', '--seed=100', f'--rate={rate}', *common, *small])
     job.main(['grocery', 'axial', '--seed=0', *common, *small])
 
-    tuned = {rate: job.read(plan.Job('grocery', 'axial', 100, rate).log) for rate in (1e-3, 3e-3)}
+    tuned = {rate: logs.read(plan.Job('grocery', 'axial', 100, rate).log) for rate in (1e-3, 3e-3)}
     assert [tuned[rate][0]['images'] for rate in tuned] == [86 - 18] * 2
-    records = job.read(plan.Job('grocery', 'axial', 0).log)
-    best = max(sorted(tuned), key=lambda rate: job.last(tuned[rate], 'val')['top1'])
+    records = logs.read(plan.Job('grocery', 'axial', 0).log)
+    best = max(sorted(tuned), key=lambda rate: logs.last(tuned[rate], 'val')['top1'])
     assert records[0]['rate'] == best and records[0]['threads'] == 1 and records[0]['images'] == 86
     assert records[0]['command'] == 'python tools/study/job.py grocery axial --seed 0'
-    final = job.last(records, 'final')
+    final = logs.last(records, 'final')
     assert final['images'] == 43 and final['recall'] == pytest.approx(final['top1'], abs=1e-3)
     tests = {(row['variant'], row['size']): row for row in records if row['kind'] == 'test'}
     assert len(tests) == 4 * 8 and all(row['images'] == 11 for row in tests.values())
@@ -177,18 +180,34 @@ def test_a_job_from_training_to_the_page(study, tmp_path, monkeypatch):
     assert (tmp_path / 'picture.png').stat().st_size > 10_000
 
 
-@pytest.mark.parametrize('part', ['dit', 'sit'])
-def test_generators_from_training_to_the_page(study, tmp_path, monkeypatch, part):
+@HOOKS.register_module()
+class StartRecorder(Hook):
+    """Keeps the backbone's weights that a training begins with."""
+
+    weights = {}
+
+    def before_train(self, runner):
+        self.weights.clear()
+        self.weights.update({name: value.clone() for name, value in runner.model.backbone.state_dict().items()})
+
+
+def pictures_of_ten_classes(root):
+    """Noise in CIFAR-10's folders: five pictures of a class to train on, two to test on."""
     from PIL import Image
 
-    job, plan, generation, page = (study[name] for name in ('job', 'plan', 'generation', 'page'))
     rng = np.random.default_rng(0)
     for split, count in (('train', 5), ('test', 2)):
         for label in range(10):
-            folder = tmp_path / 'data' / 'cifar10' / split / str(label)
+            folder = root / 'cifar10' / split / str(label)
             folder.mkdir(parents=True)
             for i in range(count):
                 Image.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(folder / f'{i}.png')
+
+
+@pytest.mark.parametrize('part', ['dit', 'sit'])
+def test_generators_from_training_to_the_page(study, tmp_path, monkeypatch, part):
+    job, logs, plan, generation, page = (study[name] for name in ('job', 'logs', 'plan', 'generation', 'page'))
+    pictures_of_ten_classes(tmp_path / 'data')
     for _ in range(2):
         study['files'].split_cifar10(tmp_path / 'data')
     monkeypatch.setattr(job, 'commit', lambda: 'abc')
@@ -215,14 +234,14 @@ def test_generators_from_training_to_the_page(study, tmp_path, monkeypatch, part
         job.main([part, arm, '--seed=100', '--rate=1e-3', *common])
         job.main([part, arm, '--seed=0', *common])
         streams.append(list(noised))
-        tuned = job.read(plan.Job(part, arm, 100, 1e-3).log)
-        records = job.read(plan.Job(part, arm, 0).log)
+        tuned = logs.read(plan.Job(part, arm, 100, 1e-3).log)
+        records = logs.read(plan.Job(part, arm, 0).log)
         assert [log[0]['images'] for log in (tuned, records)] == [40, 50]
         assert [(r['iter'], r['images']) for r in records if r['kind'] == 'held_out'] == [(1, 4), (2, 4)]
-        finals[arm] = job.last(records, 'final')
+        finals[arm] = logs.last(records, 'final')
         assert (finals[arm]['samples'], finals[arm]['reals']) == (40, 20) and finals[arm]['distance'] > 0
         assert not [record for record in tuned if record['kind'] == 'final']
-        assert job.score(tuned) == -job.last(tuned, 'held_out')['loss'] < 0
+        assert logs.score(tuned) == -logs.last(tuned, 'held_out')['loss'] < 0
         assert (plan.LOGS / part / f'{arm}.png').stat().st_size > 1000
     # pictures, times and noises are the same for both arms, in training and in the tests, and no two batches are
     assert streams[0] == streams[1] and streams[0][0] != streams[0][1]
@@ -231,6 +250,55 @@ def test_generators_from_training_to_the_page(study, tmp_path, monkeypatch, part
     text = page.tables(part)
     assert f'| {difference:+.2f} |' in text and f'{ours} is at the final mean loss of {base} ' in text
     study['generation_page'].draw(part, tmp_path / 'picture.png')
+    assert (tmp_path / 'picture.png').stat().st_size > 10_000
+
+
+def test_encoders_from_pretraining_to_the_page(study, tmp_path, monkeypatch):
+    import torch
+
+    job, logs, plan, pretraining, page = (study[name] for name in ('job', 'logs', 'plan', 'pretraining', 'page'))
+    pictures_of_ten_classes(tmp_path / 'data')
+    monkeypatch.setattr(job, 'commit', lambda: 'abc')
+    part = plan.PARTS['cifar10']
+    short = {**part.options, **plan.epochs(2, 1, 1), 'train_dataloader.batch_size': 2}
+    short['custom_hooks'] = [dict(type='StartRecorder')]
+    monkeypatch.setitem(plan.PARTS, 'cifar10', dataclasses.replace(part, rates=(1e-3,), options=short, sizes=(32, 48)))
+    monkeypatch.setitem(plan.PARTS, 'mae', dataclasses.replace(plan.PARTS['mae'], rates=(1e-3,), seeds=(0,)))
+    assert page.tables('mae') == 'No run is finished.'
+    common = ['--data-root', str(tmp_path / 'data'), '--work-dir', str(tmp_path / 'work')]
+    small = ['--cfg-options', 'train_cfg.max_epochs=1', 'train_dataloader.batch_size=8']
+    small += ['default_hooks.logger.interval=1']
+    for arm in ('visionllama', 'vit'):
+        job.main(['cifar10', arm, '--seed=100', '--rate=1e-3', *common])
+        job.main(['cifar10', arm, '--seed=0', *common])
+    finals = {}
+    for arm in plan.PARTS['mae'].arms:
+        job.main(['mae', arm, '--seed=100', '--rate=1e-3', *common, *small])
+        job.main(['mae', arm, '--seed=0', *common, *small])
+        tuned = logs.read(plan.Job('mae', arm, 100, 1e-3).log)
+        records = logs.read(plan.Job('mae', arm, 0).log)
+        assert [log[0]['images'] for log in (tuned, records)] == [40, 50]
+        assert not [record for record in tuned if record['kind'] in ('final', 'probe')]
+        assert logs.score(tuned) == logs.last(tuned, 'val')['top1']
+        found = logs.last(records, 'probe')
+        assert (found['images'], found['tested'], found['as_scratch']) == (50, 20, arm != 'wide_2_blocks')
+        assert [record['epoch'] for record in records if record['kind'] == 'val'] == [1, 2]
+        finals[arm] = logs.last(records, 'final')
+        assert finals[arm]['images'] == 20
+        # fine-tuning begins with all that pre-training left, but the class token
+        left = torch.load(tmp_path / 'work/mae' / f'{arm}_seed0' / 'encoder.pth', weights_only=True)['state_dict']
+        start = StartRecorder.weights
+        assert set(start) - set(left) <= {'ln2.weight', 'ln2.bias'} and not set(left) - set(start)
+        assert all(torch.equal(start[name], value) for name, value in left.items())
+    sizes = {arm: logs.last(logs.read(plan.Job('mae', arm, 0).log), 'probe')['encoder'] for arm in finals}
+    assert abs(sizes['wide_2_blocks'] / sizes['paper'] - 1) < 0.01 and abs(sizes['vit'] / sizes['paper'] - 1) < 0.02
+    scratch = logs.last(logs.read(plan.Job('cifar10', 'vit', 0).log), 'final')['top1']
+    text = page.tables('mae')
+    (line,) = [line for line in text.splitlines() if line.startswith('| vit |')]
+    cells = [cell.strip() for cell in line.split('|')[1:-1]]
+    assert cells[1] == f'{sizes["vit"]:,}' and cells[-1] == f'{finals["vit"]["top1"] - scratch:+.1f}'
+    assert 'Fine-tuned, vit is at the final mean of the same network from scratch ' in text
+    study['pretraining_page'].draw('mae', tmp_path / 'picture.png')
     assert (tmp_path / 'picture.png').stat().st_size > 10_000
 
 

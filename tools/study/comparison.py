@@ -55,6 +55,15 @@ def reached(runs: List[List[Tuple[int, float]]], target: float) -> Optional[int]
     return None
 
 
+def ending(name: str, picture: str, runs: Dict[str, Dict[int, float]], seconds: int) -> List[str]:
+    """The last lines of a part: its picture, and what its runs took."""
+    return [
+        f'![{picture}](results/study/{name}.png)',
+        '',
+        f'{sum(map(len, runs.values()))} runs and those that chose the rates: {seconds / 3600:.1f} hours of one core.',
+    ]
+
+
 def row(*cells: object) -> str:
     return '| ' + ' | '.join(map(str, cells)) + ' |'
 

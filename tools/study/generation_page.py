@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Dict, List, NamedTuple, Tuple
 
-from comparison import mean, paired, reached, read, row
+from comparison import ending, mean, paired, reached, read, row
 from plan import PARTS, Job
 
 Curve = List[Tuple[int, float]]
@@ -92,10 +92,9 @@ def tables(name: str) -> str:
         '',
         f'Rates tried (1000 x loss on held-out training images): {rates}.',
         '',
-        f'![Held-out loss by iteration, and samples of seed {part.seeds[0]}](results/study/{name}.png)',
-        '',
-        f'{sum(map(len, results.loss.values()))} runs and those that chose the rates: '
-        f'{results.seconds / 3600:.1f} hours of one core.',
+        *ending(
+            name, f'Held-out loss by iteration, and samples of seed {part.seeds[0]}', results.loss, results.seconds
+        ),
     ]
     return '\n'.join(lines)
 

@@ -18,14 +18,16 @@ from typing import List, Optional
 
 import classification
 import generation
+import pretraining
 import torch
+from logs import best_rate
 from plan import PARTS, ROOT, Job
 
 from mmvisionllama import launch
 from mmvisionllama.checkpoints import find_state_dict, read_checkpoint
 from mmvisionllama.checkpoints.writing import write_atomically
 
-KINDS = dict(classification=classification, generation=generation)
+KINDS = dict(classification=classification, generation=generation, pretraining=pretraining)
 
 
 def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
@@ -40,33 +42,6 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
         '--cfg-options', nargs='+', action=launch.CfgOptions, default={}, help='for tests: smaller runs'
     )
     return parser.parse_args(argv)
-
-
-def best_rate(part: str, arm: str) -> float:
-    """The learning rate with the best score on held-out training images, the smaller one of equals."""
-    found = {}
-    for rate in PARTS[part].rates:
-        job = Job(part, arm, 0, rate)
-        if not job.log.exists():
-            raise launch.LaunchError(f'{job.name} comes first: it helps to choose the learning rate')
-        found[rate] = score(read(job.log))
-    return max(sorted(found), key=found.get)
-
-
-def read(log: Path) -> List[dict]:
-    """The records of a log."""
-    return [json.loads(line) for line in log.read_text().splitlines()]
-
-
-def score(records: List[dict]) -> float:
-    """What chooses a rate, the higher the better: top-1, or the held-out loss with its sign changed."""
-    losses = [record['loss'] for record in records if record['kind'] == 'held_out']
-    return -losses[-1] if losses else last(records, 'val')['top1']
-
-
-def last(records: List[dict], kind: str) -> dict:
-    """The last record of a kind."""
-    return [record for record in records if record['kind'] == kind][-1]
 
 
 def main(argv: Optional[List[str]] = None) -> None:

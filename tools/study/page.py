@@ -12,11 +12,14 @@ from pathlib import Path
 from typing import Dict, List, NamedTuple, Optional, Tuple
 
 import generation_page
-from comparison import mean, paired, reached, read, row
+import pretraining_page
+from comparison import ending, mean, paired, reached, read, row
 from plan import LOGS, PARTS, ROOT, Arm, Job, Part
 
 PAGE = ROOT / 'docs' / 'study.md'
 BEGIN, END = '<!-- results of {}: written by tools/study/page.py -->', '<!-- end of results -->'
+#: kinds of parts that have tables and pictures of their own
+OTHERS = dict(generation=generation_page, pretraining=pretraining_page)
 #: points of a curve from which it says something of speed
 MANY = 6
 
@@ -109,8 +112,8 @@ def differences(
 
 def tables(name: str) -> str:
     """The text between a part's marks."""
-    if PARTS[name].kind == 'generation':
-        return generation_page.tables(name)
+    if PARTS[name].kind in OTHERS:
+        return OTHERS[PARTS[name].kind].tables(name)
     part, results = PARTS[name], collect(name)
     if not results.final:
         return 'No run is finished.'
@@ -175,10 +178,7 @@ def tables(name: str) -> str:
         '',
         f'Rates tried (top-1 on held-out training images): {rates}.',
         '',
-        f'![Top-1 over the input size](results/study/{name}.png)',
-        '',
-        f'{sum(map(len, results.final["top1"].values()))} runs and those that chose the rates: '
-        f'{results.seconds / 3600:.1f} hours of one core.',
+        *ending(name, 'Top-1 over the input size', results.final['top1'], results.seconds),
     ]
     return '\n'.join(lines)
 
@@ -239,8 +239,8 @@ def main(argv: Optional[List[str]] = None) -> int:
         return int(new != old)
     PAGE.write_text(new)
     for name, part in PARTS.items():
-        if part.kind == 'generation':
-            generation_page.draw(name, LOGS / f'{name}.png')
+        if part.kind in OTHERS:
+            OTHERS[part.kind].draw(name, LOGS / f'{name}.png')
         elif collect(name).sizes:
             draw(name, LOGS / f'{name}.png')
     return 0

@@ -11,10 +11,14 @@ LOGS = ROOT / 'docs' / 'results' / 'study'
 
 @dataclass(frozen=True)
 class Arm:
-    """A config, and the variants of its positions that its weights are tested with (see resolution_transfer)."""
+    """A config, and the variants of its positions that its weights are tested with (see resolution_transfer).
+
+    Pre-trained weights are fine-tuned as ``fine_tuned``, an arm of CIFAR-10, is trained from scratch.
+    """
 
     config: str
-    variants: Tuple[str, ...]
+    variants: Tuple[str, ...] = ()
+    fine_tuned: Optional[str] = None
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,7 @@ class Part:
     train_every: int = 1
     test_every: int = 1
     prepare: Optional[str] = None
-    kind: str = 'classification'  # or 'generation'
+    kind: str = 'classification'  # or 'generation' or 'pretraining'
 
 
 #: one thread and no workers: the same machine gives the same numbers, and random streams do not depend on the arm
@@ -154,18 +158,37 @@ PARTS = {
         train_every=10,
         test_every=5,
     ),
+    'mae': Part(
+        arms={
+            'paper': Arm('mae_visionllama-micro_cifar10.py', fine_tuned='visionllama'),
+            'wide_2_blocks': Arm('mae_visionllama-micro-wide-2-blocks_cifar10.py', fine_tuned='visionllama'),
+            'vit': Arm('mae_vit-micro_cifar10.py', fine_tuned='vit'),
+        },
+        reference='paper',
+        seeds=(0, 1, 2),
+        rates=(1e-3, 2e-3, 4e-3),
+        sizes=(),
+        options={'train_dataloader.num_workers': 0, 'train_dataloader.persistent_workers': False},
+        tuning={
+            'train_cfg.max_epochs': 2,
+            'param_scheduler.0.end': 0.5,
+            'param_scheduler.1.begin': 0.5,
+            'param_scheduler.1.end': 2,
+        },
+        kind='pretraining',
+    ),
     'dit': Part(
         arms={
-            'dit': Arm('../../generation/study/dit-micro_cifar10.py', ()),
-            'dit_llama': Arm('../../generation/study/dit-llama-micro_cifar10.py', ()),
+            'dit': Arm('../../generation/study/dit-micro_cifar10.py'),
+            'dit_llama': Arm('../../generation/study/dit-llama-micro_cifar10.py'),
         },
         reference='dit',
         **GENERATION,
     ),
     'sit': Part(
         arms={
-            'sit': Arm('../../generation/study/sit-micro_cifar10.py', ()),
-            'sit_llama': Arm('../../generation/study/sit-llama-micro_cifar10.py', ()),
+            'sit': Arm('../../generation/study/sit-micro_cifar10.py'),
+            'sit_llama': Arm('../../generation/study/sit-llama-micro_cifar10.py'),
         },
         reference='sit',
         **GENERATION,
@@ -200,6 +223,8 @@ class Job:
 #: seed of the runs that choose the learning rate, and what part of the training images they are tested on
 TUNING_SEED = 100
 HELD_OUT = 5
+#: the part that pre-trained weights are fine-tuned as
+SCRATCH = 'cifar10'
 
 
 def jobs(parts: Optional[List[str]] = None) -> Iterator[Job]:
