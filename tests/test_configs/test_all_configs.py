@@ -50,6 +50,11 @@ BACKBONES['SVT'] = dict(
     sr_ratios=[4, 2, 1],
     window_sizes=[6, 6, 6],
 )
+#: mmdet's, which have no arch; their levels double in width
+WIDENING = {
+    'ResNet': dict(base_channels=8),
+    'SwinTransformer': dict(embed_dims=8, depths=(1, 1, 1, 1), num_heads=(2, 2, 2, 2)),
+}
 #: height and width of the pictures of a segmentation
 SIZES = ((64, 100), (90, 64))
 #: neck or head -> settings that go with the tiny backbone
@@ -78,6 +83,10 @@ PARTS = {
 def shrink_model(model):
     """A model of the same kind and a few thousand parameters, without pre-trained weights."""
     backbone = model.backbone
+    if backbone.type in WIDENING:
+        backbone.update(WIDENING[backbone.type])
+        shrink_parts(model, dict(PARTS, FPN=dict(in_channels=[8, 16, 32, 64], out_channels=8)))
+        return
     assert backbone.type in BACKBONES, f'say in BACKBONES how to shrink {backbone.type}'
     frozen = backbone.get('frozen_stages', -1) > 0
     arch = BACKBONES[backbone.type]
@@ -96,6 +105,11 @@ def shrink_model(model):
         backbone.out_indices = (0, 1, 2, 3)
     if backbone.get('window_block_indexes'):
         backbone.update(window_size=3, window_block_indexes=(0,))
+    shrink_parts(model, parts)
+
+
+def shrink_parts(model, parts):
+    """Necks and heads that go with a tiny backbone."""
     for name in ('neck', 'head', 'decode_head', 'auxiliary_head', 'rpn_head', 'roi_head'):
         part = model.get(name)
         if part:
@@ -186,7 +200,8 @@ def folder_of_objects(cfg, root):
         if crowd:  # in a box that starts at the image's corner
             runs = [0, *[h, 64 - h] * w]
             segmentation = dict(size=[64, 96], counts=[*runs[:-1], 64 * 96 - sum(runs[:-1])])
-        annotation = dict(id=len(annotations) + 1, image_id=image, category_id=category + 1, iscrowd=crowd)
+        category_id = category % len(classes) + 1
+        annotation = dict(id=len(annotations) + 1, image_id=image, category_id=category_id, iscrowd=crowd)
         annotations.append(dict(annotation, area=w * h, bbox=[x, y, w, h], segmentation=segmentation))
     categories = [dict(id=i + 1, name=name) for i, name in enumerate(classes)]
     (root / 'coco.json').write_text(json.dumps(dict(images=images, annotations=annotations, categories=categories)))

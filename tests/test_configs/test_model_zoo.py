@@ -104,7 +104,7 @@ def test_numbers_are_the_papers_for_this_config_and_say_so(name, numbers, models
 
 def test_links_of_the_readmes_exist():
     readmes = list((ROOT / 'configs').glob('*/*/README.md'))
-    assert len(readmes) == 19
+    assert len(readmes) == 20
     for file in readmes:
         for link in re.findall(r'\]\((?!https)([^)]+)\)', file.read_text()):
             assert (file.parent / link).is_file(), f'{file}: {link}'

@@ -31,6 +31,7 @@ SMALL = {
         QUICKSTARTS, ('Quickstart', 'Small trainings on data that are made on the spot: no download, no GPU.')
     ),
     'generation/study': ('Study', 'Arms of the study on CIFAR-10 (`docs/study.md`), small enough for a CPU.'),
+    'mmdet/study': ('Study', 'Arms of the study on cell nuclei (`docs/study.md`), small enough for a CPU.'),
     'mmpretrain/study': ('Study', 'Arms of the study on real photographs (`docs/study.md`), small enough for a CPU.'),
 }
 

@@ -4,9 +4,12 @@ import json
 import math
 from typing import Dict, List, NamedTuple, Optional, Tuple
 
-from plan import Job
+from plan import Job, Part
 
 CONFIDENCE = 0.95
+
+#: (arm, variant) -> seed -> value
+Values = Dict[Tuple[str, str], Dict[int, float]]
 
 
 class Difference(NamedTuple):
@@ -71,3 +74,56 @@ def row(*cells: object) -> str:
 def read(job: Job) -> Optional[List[dict]]:
     """Records of a job's log, None before it ran."""
     return [json.loads(line) for line in job.log.read_text().splitlines()] if job.log.exists() else None
+
+
+def lines_of(part: Part, sizes: Dict[str, Values]) -> List[Tuple[str, str, str]]:
+    """(arm, variant, label) of every line of the tables over sizes, the reference first."""
+    found = []
+    for arm, plan in part.arms.items():
+        for variant in plan.variants:
+            label = arm if len(plan.variants) == 1 else f'{arm}, {variant}'
+            if any((arm, variant) in values for values in sizes.values()):
+                found.append((arm, variant, label))
+    return found
+
+
+def differences(
+    sizes: Dict[str, Values], lines: List[Tuple[str, str, str, Tuple[str, str]]], tested: List[Tuple[float, str]]
+) -> List[str]:
+    """A table of differences by size, of (arm, variant, label, what to compare with); appends p and place of each."""
+    table = [row('positions', *sizes), row(*['---'] * (1 + len(sizes)))]
+    for arm, variant, label, other in lines:
+        cells = [paired(sizes[size][arm, variant], sizes[size].get(other, {})) or '' for size in sizes]
+        table.append(row(label, *cells))
+        found = [(cell.p, f'{label} at {size}') for cell, size in zip(cells, sizes) if cell]
+        tested += [(p, where) for p, where in found if not math.isnan(p)]
+    return table
+
+
+def size_tables(part: Part, sizes: Dict[str, Values], what: str) -> List[str]:
+    """Means by size, differences against the reference, and against the same weights with other positions."""
+    shown, (reference, base) = lines_of(part, sizes), (part.reference, part.arms[part.reference])
+    lines = ['', f'{what}:', '', row('positions', *sizes), row(*['---'] * (1 + len(sizes)))]
+    for arm, variant, label in shown:
+        lines.append(row(label, *(f'{mean(sizes[size][arm, variant]):.1f}' for size in sizes)))
+    head = reference if len(base.variants) == 1 else f'{reference}, {base.variants[0]}'
+    tested: List[Tuple[float, str]] = []
+    lines += ['', f'Paired differences against {head}, with 95 % intervals:', '']
+    first = (reference, base.variants[0])
+    lines += differences(sizes, [(*line, first) for line in shown if line[:2] != first], tested)
+    own = [
+        (arm, variant, label, (arm, part.arms[arm].variants[0]))
+        for arm, variant, label in shown
+        if arm != reference and variant != part.arms[arm].variants[0]
+    ]
+    if own:
+        lines += ['', 'Paired differences against the same weights with the first of their positions:', '']
+        lines += differences(sizes, own, tested)
+    if tested:
+        p, where = min(tested)
+        lines += [
+            '',
+            f'The smallest p of these {len(tested)} differences is {p:.4f} ({where}); times their number that is '
+            + ('less than 0.01.' if p * len(tested) < 0.01 else f'{min(p * len(tested), 1):.2f}.'),
+        ]
+    return lines

@@ -1,10 +1,12 @@
 """Files that the study reads, from data sets as their authors publish them."""
 
+import json
 import sys
 from pathlib import Path
 
 from mmengine.utils import ProgressBar
 
+from mmvisionllama.checkpoints.writing import write_atomically
 from mmvisionllama.datasets.digits import write_digits
 from mmvisionllama.errors import DataError
 from mmvisionllama.launch import run_cli
@@ -45,6 +47,20 @@ def split_cifar10(data_root: Path) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         if not target.exists():
             target.symlink_to(file.resolve())
+
+
+def split_nuclei(data_root: Path) -> None:
+    """``nuclei/instances_{fit,held}.json``: four fifths of the training pictures and the rest, to choose rates with."""
+    root = data_root / 'nuclei'
+    source = root / 'instances_train.json'
+    if not source.exists():
+        raise DataError(f'{source} is not there: docs/study.md says where the nuclei come from')
+    whole = json.loads(source.read_text())
+    ids = sorted(image['id'] for image in whole['images'])
+    for name, chosen in (('held', set(ids[::5])), ('fit', set(ids) - set(ids[::5]))):
+        part = dict(whole, images=[image for image in whole['images'] if image['id'] in chosen])
+        part['annotations'] = [found for found in whole['annotations'] if found['image_id'] in chosen]
+        write_atomically(json.dumps(part).encode(), root / f'instances_{name}.json')
 
 
 def make_digits(data_root: Path) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import List, Optional
 
 import classification
+import detection
 import generation
 import pretraining
 import torch
@@ -27,7 +28,7 @@ from mmvisionllama import launch
 from mmvisionllama.checkpoints import find_state_dict, read_checkpoint
 from mmvisionllama.checkpoints.writing import write_atomically
 
-KINDS = dict(classification=classification, generation=generation, pretraining=pretraining)
+KINDS = dict(classification=classification, detection=detection, generation=generation, pretraining=pretraining)
 
 
 def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:

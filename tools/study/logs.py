@@ -20,9 +20,12 @@ def last(records: List[dict], kind: str) -> dict:
 
 
 def score(records: List[dict]) -> float:
-    """What chooses a rate, the higher the better: top-1, or the held-out loss with its sign changed."""
+    """What chooses a rate, the higher the better: top-1, average precision, or the negative held-out loss."""
     losses = [record['loss'] for record in records if record['kind'] == 'held_out']
-    return -losses[-1] if losses else last(records, 'val')['top1']
+    if losses:
+        return -losses[-1]
+    tested = last(records, 'val')
+    return tested['top1'] if 'top1' in tested else tested['ap']
 
 
 def best_rate(part: str, arm: str) -> float:

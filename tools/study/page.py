@@ -6,25 +6,22 @@ python tools/study/page.py --check    # says whether the page is stale, exit sta
 """
 
 import argparse
-import math
 import sys
 from pathlib import Path
 from typing import Dict, List, NamedTuple, Optional, Tuple
 
+import detection_page
 import generation_page
 import pretraining_page
-from comparison import ending, mean, paired, reached, read, row
-from plan import LOGS, PARTS, ROOT, Arm, Job, Part
+from comparison import Values, ending, lines_of, mean, paired, reached, read, row, size_tables
+from plan import LOGS, PARTS, ROOT, Job, Part
 
 PAGE = ROOT / 'docs' / 'study.md'
 BEGIN, END = '<!-- results of {}: written by tools/study/page.py -->', '<!-- end of results -->'
 #: kinds of parts that have tables and pictures of their own
-OTHERS = dict(generation=generation_page, pretraining=pretraining_page)
+OTHERS = dict(detection=detection_page, generation=generation_page, pretraining=pretraining_page)
 #: points of a curve from which it says something of speed
 MANY = 6
-
-#: (arm, variant) -> seed -> value
-Values = Dict[Tuple[str, str], Dict[int, float]]
 
 
 class Results(NamedTuple):
@@ -85,31 +82,6 @@ def convergence(part: Part, results: Results) -> List[str]:
     return lines
 
 
-def lines_of(part: Part, results: Results) -> List[Tuple[str, str, str]]:
-    """(arm, variant, label) of every line of the tables over sizes, the reference first."""
-    found = []
-    for arm, plan in part.arms.items():
-        for variant in plan.variants:
-            label = arm if len(plan.variants) == 1 else f'{arm}, {variant}'
-            if any((arm, variant) in values for values in results.sizes.values()):
-                found.append((arm, variant, label))
-    return found
-
-
-def differences(
-    results: Results, lines: List[Tuple[str, str, str, Tuple[str, str]]], tested: List[Tuple[float, str]]
-) -> List[str]:
-    """A table of differences by size, of (arm, variant, label, what to compare with); appends p and place of each."""
-    sizes = list(results.sizes)
-    table = [row('positions', *sizes), row(*['---'] * (1 + len(sizes)))]
-    for arm, variant, label, other in lines:
-        cells = [paired(results.sizes[size][arm, variant], results.sizes[size].get(other, {})) or '' for size in sizes]
-        table.append(row(label, *cells))
-        found = [(cell.p, f'{label} at {size}') for cell, size in zip(cells, sizes) if cell]
-        tested += [(p, where) for p, where in found if not math.isnan(p)]
-    return table
-
-
 def tables(name: str) -> str:
     """The text between a part's marks."""
     if PARTS[name].kind in OTHERS:
@@ -118,7 +90,6 @@ def tables(name: str) -> str:
     if not results.final:
         return 'No run is finished.'
     reference = part.reference
-    base: Arm = part.arms[reference]
     lines = [
         row('arm', 'parameters', 'rate', 'runs', 'top-1', 'against ' + reference, 'mean recall', 'ECE', 'NLL'),
         row(*['---'] * 9),
@@ -142,32 +113,9 @@ def tables(name: str) -> str:
                 f'{others[2]:.2f}',
             )
         )
-    sizes = list(results.sizes)
-    lines += ['', 'Top-1, mean over seeds, by input size (height x width where it is no square):', '']
-    lines += [row('positions', *sizes), row(*['---'] * (1 + len(sizes)))]
-    shown = lines_of(part, results)
-    for arm, variant, label in shown:
-        lines.append(row(label, *(f'{mean(results.sizes[size][arm, variant]):.1f}' for size in sizes)))
-    head = reference if len(base.variants) == 1 else f'{reference}, {base.variants[0]}'
-    tested: List[Tuple[float, str]] = []
-    lines += ['', f'Paired differences against {head}, with 95 % intervals:', '']
-    first = (reference, base.variants[0])
-    lines += differences(results, [(*line, first) for line in shown if line[:2] != first], tested)
-    own = [
-        (arm, variant, label, (arm, part.arms[arm].variants[0]))
-        for arm, variant, label in shown
-        if arm != reference and variant != part.arms[arm].variants[0]
-    ]
-    if own:
-        lines += ['', 'Paired differences against the same weights with the first of their positions:', '']
-        lines += differences(results, own, tested)
-    if tested:
-        p, where = min(tested)
-        lines += [
-            '',
-            f'The smallest p of these {len(tested)} differences is {p:.4f} ({where}); times their number that is '
-            + ('less than 0.01.' if p * len(tested) < 0.01 else f'{min(p * len(tested), 1):.2f}.'),
-        ]
+    lines += size_tables(
+        part, results.sizes, 'Top-1, mean over seeds, by input size (height x width where it is no square)'
+    )
     if convergence(part, results):
         lines += ['', ' '.join(convergence(part, results))]
     rates = '; '.join(
@@ -193,9 +141,9 @@ def draw(name: str, path: Path) -> None:
     part, results = PARTS[name], collect(name)
     sizes = sorted(int(size) for size in results.sizes if size.isdecimal())
     figure, axes = plt.subplots(1, 2, figsize=(11, 4.2), layout='constrained')
-    trained = [line for line in lines_of(part, results) if line[1] == part.arms[line[0]].variants[0]]
+    trained = [line for line in lines_of(part, results.sizes) if line[1] == part.arms[line[0]].variants[0]]
     varied = max(part.arms, key=lambda arm: len(part.arms[arm].variants))
-    same = [line for line in lines_of(part, results) if line[0] == varied]
+    same = [line for line in lines_of(part, results.sizes) if line[0] == varied]
     for axis, shown, title in zip(axes, (trained, same), ('trained with', f'{varied}: tested with')):
         for (arm, variant, label), marker in zip(shown, 'osD^vP*X'):
             seeds = [list(results.sizes[str(size)][arm, variant].values()) for size in sizes]

@@ -40,7 +40,7 @@ class Part:
     train_every: int = 1
     test_every: int = 1
     prepare: Optional[str] = None
-    kind: str = 'classification'  # or 'generation' or 'pretraining'
+    kind: str = 'classification'  # or 'detection', 'generation', 'pretraining'
 
 
 #: one thread and no workers: the same machine gives the same numbers, and random streams do not depend on the arm
@@ -157,6 +157,21 @@ PARTS = {
         tuning=epochs(6, 1, 6),
         train_every=10,
         test_every=5,
+    ),
+    'nuclei': Part(
+        arms={
+            'pyramid': Arm('../../mmdet/study/mask-rcnn_pyramid-visionllama-micro_nuclei.py', ('as2d', '2d')),
+            'swin': Arm('../../mmdet/study/mask-rcnn_swin-micro_nuclei.py', ('config',)),
+            'resnet': Arm('../../mmdet/study/mask-rcnn_resnet18-micro_nuclei.py', ('config',)),
+        },
+        reference='pyramid',
+        seeds=(0, 1, 2),
+        rates=(5e-4, 1e-3, 2e-3),
+        sizes=(0.5, 1, 1.5, 2),
+        options=SERIAL,
+        tuning=epochs(4, 1, 4),
+        prepare='split_nuclei',
+        kind='detection',
     ),
     'mae': Part(
         arms={
