@@ -30,9 +30,7 @@ model = dict(
         layer_scale_init_value=0.0,
     ),
     neck=dict(type='FPN', in_channels=embed_dims, out_channels=channels, num_outs=4),
-    rpn_head=dict(
-        in_channels=channels, feat_channels=channels, anchor_generator=dict(scales=[2, 3], strides=strides)
-    ),
+    rpn_head=dict(in_channels=channels, feat_channels=channels, anchor_generator=dict(scales=[2, 3], strides=strides)),
     roi_head=dict(
         bbox_roi_extractor=dict(out_channels=channels, featmap_strides=strides, finest_scale=16),
         bbox_head=dict(in_channels=channels, fc_out_channels=256, num_classes=1),
