@@ -25,7 +25,7 @@ export PYTHON VENV WHEELS LINE
 
 PY = $(VENV)/bin/python
 
-.PHONY: help study demo demo-mae demo-gen demo-illama demo-seg demo-det demo-deploy test gpu-test bench-gpu lint check docs doctor clean env-%
+.PHONY: help study study-gpu demo demo-mae demo-gen demo-illama demo-seg demo-det demo-deploy test gpu-test bench-gpu lint check docs doctor clean env-%
 
 help:
 	@sed -n '2,6s/^# //p' Makefile
@@ -58,6 +58,11 @@ demo-deploy: env-test
 STUDY ?= grocery cifar10
 study: env-test
 	@nice -n 19 $(PY) tools/study/run.py $(STUDY)
+	@$(PY) tools/study/page.py
+
+# tiny models on one GPU in pieces of nine minutes: the same command goes on
+study-gpu: env-test
+	@$(PY) tools/study/run.py cifar10_gpu --workers 1 --minutes 9
 	@$(PY) tools/study/page.py
 
 test: env-test

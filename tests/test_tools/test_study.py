@@ -182,6 +182,53 @@ def test_a_job_from_training_to_the_page(study, tmp_path, monkeypatch):
     assert (tmp_path / 'picture.png').stat().st_size > 10_000
 
 
+def test_gpus_are_for_parts_that_ask_for_one(study, tmp_path, monkeypatch):
+    run, plan = study['run'], study['plan']
+    started, stopped = [], []
+
+    class Process:
+        def __init__(self, command, env, **options):
+            started.append((command, env))
+
+        def poll(self):
+            return None
+
+        def terminate(self):
+            stopped.append(self)
+
+        def wait(self):
+            assert self in stopped
+
+    assert 'cifar10_gpu' not in {job.part for job in plan.jobs()}
+    monkeypatch.setattr(run.subprocess, 'Popen', Process)
+    monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '3')
+    for part, device in (('cifar10_gpu', '3'), ('cifar10', '')):
+        started.clear(), stopped.clear()
+        run.main([part, '--workers=2', '--minutes=0.01', '--data-root', str(tmp_path), '--work-dir', str(tmp_path)])
+        assert len(started) == len(stopped) == 2  # time was up
+        for command, env in started:
+            assert command[2] == part and env['CUDA_VISIBLE_DEVICES'] == device and env['OMP_NUM_THREADS'] == '1'
+
+
+def test_the_gpu_study_on_a_cpu(study, tmp_path, monkeypatch):
+    job, logs, plan, page = (study[name] for name in ('job', 'logs', 'plan', 'page'))
+    pictures_of_ten_classes(tmp_path / 'data')
+    monkeypatch.setattr(job, 'commit', lambda: 'abc')
+    part = dataclasses.replace(plan.PARTS['cifar10_gpu'], rates=(1e-3,), seeds=(0,), sizes=(32,), test_every=1)
+    monkeypatch.setitem(plan.PARTS, 'cifar10_gpu', part)
+    common = ['--data-root', str(tmp_path / 'data'), '--work-dir', str(tmp_path / 'work'), '--cfg-options']
+    common += ['train_cfg.max_epochs=1', 'train_cfg.val_interval=1', 'train_dataloader.batch_size=16']
+    common += [f'{split}_dataloader.num_workers=0' for split in ('train', 'val', 'test')]
+    common += [f'{split}_dataloader.persistent_workers=False' for split in ('train', 'val', 'test')]
+    common += ['default_hooks.logger.interval=1', 'model.backbone.arch.num_layers=1']
+    for arm in part.arms:
+        job.main(['cifar10_gpu', arm, '--seed=100', '--rate=1e-3', *common])
+        job.main(['cifar10_gpu', arm, '--seed=0', *common])
+        assert logs.last(logs.read(plan.Job('cifar10_gpu', arm, 0).log), 'final')['images'] == 20
+    text = page.tables('cifar10_gpu')
+    assert '| visionllama, as2d | ' in text and 'hours of one GPU.' in text
+
+
 @HOOKS.register_module()
 class StartRecorder(Hook):
     """Keeps the backbone's weights that a training begins with."""
@@ -462,13 +509,17 @@ def test_positions_are_compared_with_the_same_weights():
 
 def test_logs_are_of_the_plan(study):
     """No log of a job that the plan does not have, and none of another number of epochs or threads."""
+    from mmengine.config import Config
+
     plan = study['plan']
     logs = ROOT / 'docs' / 'results' / 'study'
-    planned = {f'{job.name}.jsonl': job for job in plan.jobs()}
+    planned = {f'{job.name}.jsonl': job for job in plan.jobs(list(plan.PARTS))}
     for path in logs.glob('**/*.jsonl'):
         job = planned[path.relative_to(logs).as_posix()]
         run = json.loads(path.read_text().splitlines()[0])
         assert (run['part'], run['arm'], run['seed'], run['threads']) == (job.part, job.arm, job.seed, 1)
-        options = plan.PARTS[job.part].options if job.rate is None else plan.PARTS[job.part].tuning
-        length = 'epochs' if plan.PARTS[job.part].kind == 'classification' else 'iterations'
-        assert run[length] == options[f'train_cfg.max_{"epochs" if length == "epochs" else "iters"}']
+        part = plan.PARTS[job.part]
+        options = {**part.options, **({} if job.rate is None else part.tuning)}
+        length, key = ('iterations', 'max_iters') if part.kind == 'generation' else ('epochs', 'max_epochs')
+        configured = Config.fromfile(plan.CONFIGS / part.arms[job.arm].config).train_cfg[key]
+        assert run[length] == options.get(f'train_cfg.{key}', configured)

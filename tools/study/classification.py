@@ -17,7 +17,7 @@ def config_of(job: Job, rate: float, data_root: Path, options: Dict[str, object]
     """The config as it is trained."""
     plan = PARTS[job.part]
     merged = {**plan.options, **(plan.tuning if job.rate is not None else {}), 'optim_wrapper.optimizer.lr': rate}
-    merged.update({'randomness.seed': job.seed, 'randomness.deterministic': True, **options})
+    merged.update({'randomness.seed': job.seed, 'randomness.deterministic': not plan.gpu, **options})
     cfg = launch.load_config(str(CONFIGS / plan.arms[job.arm].config), merged)
     for split in ('train', 'val', 'test'):
         dataset = cfg[f'{split}_dataloader'].dataset
@@ -44,7 +44,8 @@ def _tests(job: Job, cfg: 'launch.config.Config', checkpoint: str) -> List[dict]
     """Accuracy at every size on some of the test images, and at the training size on all of them."""
     plan, records = PARTS[job.part], []
     variants = plan.arms[job.arm].variants
-    model = resolution_transfer.build_variants(cfg, checkpoint, variants[:1], torch.device('cpu'))[variants[0]]
+    device = torch.device('cuda' if plan.gpu and torch.cuda.is_available() else 'cpu')
+    model = resolution_transfer.build_variants(cfg, checkpoint, variants[:1], device)[variants[0]]
     loader = resolution_transfer.build_test_data(cfg, cfg.image_size)
     found = predict(model, loader)
     right = (found.scores.argmax(1) == found.labels).double()
@@ -61,7 +62,7 @@ def _tests(job: Job, cfg: 'launch.config.Config', checkpoint: str) -> List[dict]
     )
     cfg.test_dataloader.dataset.indices = cfg.val_dataloader.dataset.indices
     cfg.test_evaluator = dict(type='Accuracy', topk=(1,))
-    rows = resolution_transfer.evaluate(cfg, checkpoint, plan.sizes, variants, device='cpu', batch_size=32)
+    rows = resolution_transfer.evaluate(cfg, checkpoint, plan.sizes, variants, device=device, batch_size=32)
     return records + [dict(kind='test', **row) for row in rows]
 
 

@@ -4,7 +4,7 @@ import json
 import math
 from typing import Dict, List, NamedTuple, Optional, Tuple
 
-from plan import Job, Part
+from plan import PARTS, Job, Part
 
 CONFIDENCE = 0.95
 
@@ -60,10 +60,11 @@ def reached(runs: List[List[Tuple[int, float]]], target: float) -> Optional[int]
 
 def ending(name: str, picture: str, runs: Dict[str, Dict[int, float]], seconds: int) -> List[str]:
     """The last lines of a part: its picture, and what its runs took."""
+    time = f'{seconds / 3600:.1f} hours of one {"GPU" if PARTS[name].gpu else "core"}'
     return [
         f'![{picture}](results/study/{name}.png)',
         '',
-        f'{sum(map(len, runs.values()))} runs and those that chose the rates: {seconds / 3600:.1f} hours of one core.',
+        f'{sum(map(len, runs.values()))} runs and those that chose the rates: {time}.',
     ]
 
 

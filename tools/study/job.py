@@ -75,6 +75,7 @@ def main(argv: Optional[List[str]] = None) -> None:
             torch=torch.__version__,
             python=platform.python_version(),
             processor=processor(),
+            **(dict(gpu=torch.cuda.get_device_name()) if torch.cuda.is_available() else {}),
             threads=torch.get_num_threads(),
             commit=commit(),
         )

@@ -41,6 +41,7 @@ class Part:
     test_every: int = 1
     prepare: Optional[str] = None
     kind: str = 'classification'  # or 'detection', 'generation', 'pretraining'
+    gpu: bool = False  # not run unless it is named; the others never see a GPU
 
 
 #: one thread and no workers: the same machine gives the same numbers, and random streams do not depend on the arm
@@ -158,6 +159,19 @@ PARTS = {
         train_every=10,
         test_every=5,
     ),
+    'cifar10_gpu': Part(
+        arms={
+            'visionllama': Arm('visionllama-tiny_cifar10.py', ('as2d', '2d')),
+            'vit': Arm('vit-tiny_cifar10.py', ('config',)),
+        },
+        reference='vit',
+        seeds=(0, 1, 2),
+        rates=(5e-4, 1e-3, 2e-3),
+        sizes=(24, 32, 48, 64),
+        tuning=epochs(8, 1, 8),
+        test_every=5,
+        gpu=True,
+    ),
     'nuclei': Part(
         arms={
             'pyramid': Arm('../../mmdet/study/mask-rcnn_pyramid-visionllama-micro_nuclei.py', ('as2d', '2d')),
@@ -244,7 +258,7 @@ SCRATCH = 'cifar10'
 
 def jobs(parts: Optional[List[str]] = None) -> Iterator[Job]:
     """All jobs in their order: rates first, then seed by seed, so that a study cut short has whole pairs."""
-    for part in parts or PARTS:
+    for part in parts or [name for name in PARTS if not PARTS[name].gpu]:
         plan = PARTS[part]
         for arm in plan.arms:
             yield from (Job(part, arm, TUNING_SEED, rate) for rate in plan.rates)

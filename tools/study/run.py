@@ -1,10 +1,11 @@
 #!/usr/bin/env python
 """Runs the study: every job without a log, some at once, one thread each. Stopped, the same command goes on.
 
-python tools/study/run.py [PART ...] [--workers 2] [--data-root data] [--work-dir work_dirs/study] [--list]
+python tools/study/run.py [PART ...] [--workers 2] [--data-root data] [--work-dir work_dirs/study] [--minutes 9]
 """
 
 import argparse
+import math
 import os
 import subprocess
 import sys
@@ -20,10 +21,13 @@ from mmvisionllama import launch
 
 def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description='Run the study')
-    parser.add_argument('parts', nargs='*', metavar='PART', help=f'by default all: {", ".join(PARTS)}')
+    parser.add_argument(
+        'parts', nargs='*', metavar='PART', help=f'of {", ".join(PARTS)}; by default all that need no GPU'
+    )
     parser.add_argument('--workers', type=int, default=os.cpu_count() or 1, help='jobs at once (default: processors)')
     parser.add_argument('--data-root', type=Path, default=Path('data'), help='folder with the data sets')
     parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/study'))
+    parser.add_argument('--minutes', type=float, default=math.inf, help='stop then; the same command goes on')
     parser.add_argument('--list', action='store_true', help='say what is left and end')
     args = parser.parse_args(argv)
     unknown = set(args.parts) - set(PARTS)
@@ -41,6 +45,8 @@ def start(job: Job, args: argparse.Namespace) -> subprocess.Popen:
     if job.rate is not None:
         command += ['--rate', job.rate]
     env = dict(os.environ, OMP_NUM_THREADS='1', MKL_NUM_THREADS='1')
+    if not PARTS[job.part].gpu:
+        env['CUDA_VISIBLE_DEVICES'] = ''
     with open(log, 'a') as file:
         return subprocess.Popen(list(map(str, command)), stdout=file, stderr=subprocess.STDOUT, env=env)
 
@@ -72,7 +78,7 @@ def main(argv: Optional[List[str]] = None) -> None:
     begun, spent, total = time.time(), 0.0, sum(job.cost for job in waiting)
     running: Dict[Job, subprocess.Popen] = {}
     try:
-        while waiting or running:
+        while (waiting or running) and time.time() - begun < 60 * args.minutes:
             for job in list(waiting):
                 if len(running) < args.workers and ready(job, waiting, running):
                     waiting.remove(job)
@@ -93,6 +99,8 @@ def main(argv: Optional[List[str]] = None) -> None:
     finally:
         for process in running.values():
             process.terminate()
+        for process in running.values():
+            process.wait()
 
 
 if __name__ == '__main__':
