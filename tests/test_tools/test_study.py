@@ -111,6 +111,33 @@ def test_arms_differ_in_one_line(study):
         assert other == base
 
 
+def test_arms_are_tested_with_the_positions_of_their_training(study):
+    """The first variant of every arm is the network as it was trained, at the size that it was trained at."""
+    import torch
+    from mmengine.registry import MODELS, init_default_scope
+
+    from mmvisionllama.analysis.resolution_transfer import rotary_variant
+    from mmvisionllama.launch import load_config
+
+    plan, count = study['plan'], 0
+    for name, part in plan.PARTS.items():
+        for arm in part.arms.values():
+            if not arm.variants or arm.variants[0] == 'config':
+                continue
+            cfg = load_config(str(plan.CONFIGS / arm.config))
+            init_default_scope(cfg.default_scope)
+            trained = MODELS.build(cfg.model.backbone).eval()
+            tested = MODELS.build(rotary_variant(cfg.model.backbone, arm.variants[0])).eval()
+            tested.load_state_dict(trained.state_dict())
+            side = cfg.model.backbone.img_size
+            images = torch.rand(1, 3, side, side)
+            with torch.no_grad():
+                outputs = trained(images)[0], tested(images)[0]
+            assert torch.equal(*outputs), (name, arm)
+            count += 1
+    assert count >= 10
+
+
 def test_data_as_published(study, tmp_path):
     source = tmp_path / 'dataset'
     for name in ('train/Fruit/Apple/Granny/Granny_001.jpg', 'val/Fruit/Apple/Granny/Granny_001.jpg'):

@@ -128,7 +128,8 @@ PARTS = {
     'pyramid': Part(
         arms={
             'calibrated': Arm('pyramid-visionllama-micro_grocery.py', ('as2d', '2d')),
-            'flat_index': Arm('pyramid-visionllama-micro-flat-index_grocery.py', ('as2d', '2d')),
+            # its as2d would be the release's, which scales by 14 / H
+            'flat_index': Arm('pyramid-visionllama-micro-flat-index_grocery.py', ('config', '2d')),
             'twins': Arm('twins-micro_grocery.py', ('config',)),
         },
         reference='calibrated',
