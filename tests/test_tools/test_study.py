@@ -223,11 +223,12 @@ def test_gpus_are_for_parts_that_ask_for_one(study, tmp_path, monkeypatch):
         def terminate(self):
             stopped.append(self)
 
-        def wait(self):
+        def wait(self, timeout=None):
             assert self in stopped
 
     assert 'cifar10_gpu' not in {job.part for job in plan.jobs()}
     monkeypatch.setattr(run.subprocess, 'Popen', Process)
+    monkeypatch.setattr(run.signal, 'signal', lambda *_: None)
     monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '3')
     for part, device in (('cifar10_gpu', '3'), ('cifar10', '')):
         started.clear(), stopped.clear()
@@ -248,6 +249,10 @@ def test_the_gpu_study_on_a_cpu(study, tmp_path, monkeypatch):
     common += [f'{split}_dataloader.num_workers=0' for split in ('train', 'val', 'test')]
     common += [f'{split}_dataloader.persistent_workers=False' for split in ('train', 'val', 'test')]
     common += ['default_hooks.logger.interval=1', 'model.backbone.arch.num_layers=1']
+    monkeypatch.setattr(job, 'has_gpu', lambda: False)
+    with pytest.raises(job.launch.LaunchError, match='needs a GPU'):
+        job.main(['cifar10_gpu', 'vit', '--seed=100', '--rate=1e-3', *common])
+    monkeypatch.setattr(job, 'has_gpu', lambda: True)
     for arm in part.arms:
         job.main(['cifar10_gpu', arm, '--seed=100', '--rate=1e-3', *common])
         job.main(['cifar10_gpu', arm, '--seed=0', *common])
@@ -361,10 +366,11 @@ def test_encoders_from_pretraining_to_the_page(study, tmp_path, monkeypatch):
         assert [record['epoch'] for record in records if record['kind'] == 'val'] == [1, 2]
         finals[arm] = logs.last(records, 'final')
         assert finals[arm]['images'] == 20
-        # fine-tuning begins with all that pre-training left, but the class token
+        # fine-tuning begins with all that pre-training left, but the class token that VisionLLaMA's patches never met
         left = torch.load(tmp_path / 'work/mae' / f'{arm}_seed0' / 'encoder.pth', weights_only=True)['state_dict']
         start = StartRecorder.weights
         assert set(start) - set(left) <= {'ln2.weight', 'ln2.bias'} and not set(left) - set(start)
+        assert ('cls_token' in start) == (arm == 'vit')
         assert all(torch.equal(start[name], value) for name, value in left.items())
     sizes = {arm: logs.last(logs.read(plan.Job('mae', arm, 0).log), 'probe')['encoder'] for arm in finals}
     assert abs(sizes['wide_2_blocks'] / sizes['paper'] - 1) < 0.01 and abs(sizes['vit'] / sizes['paper'] - 1) < 0.02
@@ -433,6 +439,7 @@ def test_detectors_from_training_to_the_page(study, tmp_path, monkeypatch):
         assert set(tests) == {(variant, size) for variant in part.arms[arm].variants for size in (1, 2)}
         first = part.arms[arm].variants[0]
         assert tests[first, 1] == pytest.approx(logs.last(records, 'val')['ap'], abs=0.05)  # mmdet gives three digits
+        assert {row['ap'] for row in records if row['kind'] in ('val', 'test')} != {-100.0}
     # of the same cost: the parameters within 30 %, the operations within 25 %
     for values, room in zip(zip(*sizes.values()), (1.3, 1.25)):
         assert max(values) / min(values) < room
@@ -441,6 +448,63 @@ def test_detectors_from_training_to_the_page(study, tmp_path, monkeypatch):
     assert '| positions | 1x | 2x |' in text
     study['detection_page'].draw('nuclei', tmp_path / 'picture.png')
     assert (tmp_path / 'picture.png').stat().st_size > 10_000
+
+
+def test_what_was_repeated_counts_once(study, tmp_path):
+    """A training that was killed logs the iterations since its last checkpoint again."""
+    folder = tmp_path / '20260101_000000' / 'vis_data'
+    folder.mkdir(parents=True)
+    rows = [dict(lr=1, loss=3.0, step=10), dict(step=1, top1=1.0), dict(lr=1, loss=2.0, step=20)]
+    (folder / 'scalars.json').write_text(''.join(json.dumps(row) + '\n' for row in rows))
+    later = tmp_path / '20260101_000100' / 'vis_data'
+    later.mkdir(parents=True)
+    again = [dict(step=1, top1=2.0), dict(lr=1, loss=1.5, step=20), dict(step=2, top1=3.0)]
+    (later / 'scalars.json').write_text(''.join(json.dumps(row) + '\n' for row in again))
+    found = study['logs'].scalars(tmp_path)
+    assert [row['loss'] for row in found if 'loss' in row] == [3.0, 1.5]
+    assert [row['top1'] for row in found if 'top1' in row] == [2.0, 3.0]
+    check = study['logs'].check_end
+    check([dict(kind='val', epoch=4)], 4)
+    with pytest.raises(study['job'].launch.LaunchError, match='last validation'):
+        check([dict(kind='val', epoch=2)], 4)
+
+
+def test_a_run_that_diverged_takes_its_seed_along(study, tmp_path, monkeypatch):
+    job, logs, plan, page = (study[name] for name in ('job', 'logs', 'plan', 'page'))
+    sizes = (36,)
+    monkeypatch.setitem(plan.PARTS, 'grocery', dataclasses.replace(plan.PARTS['grocery'], sizes=sizes))
+    for arm in ('axial', 'vit'):
+        for seed in (0, 1, 2):
+            log = plan.Job('grocery', arm, seed).log
+            log.parent.mkdir(parents=True, exist_ok=True)
+            final = dict(kind='final', top1=50.0 + seed + (arm == 'vit'), recall=1.0, ece=1.0, nll=1.0)
+            variant = plan.PARTS['grocery'].arms[arm].variants[0]
+            records = [dict(kind='run', rate=1e-3, parameters=7), final, dict(kind='val', epoch=8, top1=1.0)]
+            records += [dict(kind='test', variant=variant, size=36, top1=3.0), dict(kind='end', seconds=1)]
+            if (arm, seed) == ('vit', 1):
+                records[1:-1] = [dict(kind='diverged', step=70)]
+            log.write_text(''.join(json.dumps(record) + '\n' for record in records))
+    text = page.tables('grocery')
+    assert 'Seed 1 is left out: vit diverged.' in text
+    assert '| axial | 7 | 0.001 | 2 | 51.0 (50.0 to 52.0) |' in text and '| vit | 7 | 0.001 | 2 | 52.0 ' in text
+    assert logs.score([dict(kind='diverged', step=3)]) == -math.inf
+
+
+def test_nan_ends_in_a_log_and_seconds_add_up(study, tmp_path, monkeypatch):
+    job, logs, plan = study['job'], study['logs'], study['plan']
+    photographs(tmp_path / 'data')
+    study['files'].reduce_grocery(tmp_path / 'data')
+    monkeypatch.setattr(job, 'commit', lambda: 'abc')
+    seconds = tmp_path / 'work' / 'grocery/tuning/axial_lr0.001' / 'seconds.txt'
+    seconds.parent.mkdir(parents=True)
+    seconds.write_text('1000')
+    common = ['--data-root', str(tmp_path / 'data'), '--work-dir', str(tmp_path / 'work'), '--cfg-options']
+    small = ['train_cfg.max_epochs=1', 'train_cfg.val_interval=1', 'train_dataloader.batch_size=16']
+    small += ['model.backbone.arch.num_layers=1', 'model.head.loss.loss_weight=1e39', 'default_hooks.logger.interval=1']
+    job.main(['grocery', 'axial', '--seed=100', '--rate=1e-3', *common, *small])
+    records = logs.read(plan.Job('grocery', 'axial', 100, 1e-3).log)
+    assert [record['kind'] for record in records] == ['run', 'diverged', 'end']
+    assert records[-1]['seconds'] >= 1000 and float(seconds.read_text()) >= 1000
 
 
 def test_held_out_loss_is_that_of_the_same_noise(study, monkeypatch):

@@ -4,13 +4,13 @@ from pathlib import Path
 from typing import Dict, List
 
 import torch
+from logs import check_end, scalars
 from plan import CONFIGS, HELD_OUT, PARTS, Job
 
 from mmvisionllama import launch
 from mmvisionllama.analysis import resolution_transfer
 from mmvisionllama.analysis.classification import predict
 from mmvisionllama.analysis.confidence_calibration import reliability
-from mmvisionllama.visualization.training import read_scalars
 
 
 def config_of(job: Job, rate: float, data_root: Path, options: Dict[str, object]) -> 'launch.config.Config':
@@ -75,9 +75,10 @@ def facts(cfg: 'launch.config.Config') -> dict:
 def results(job: Job, cfg: 'launch.config.Config', work_dir: Path, checkpoint: str) -> List[dict]:
     """Records of the training, and of the tests unless it is one that chooses a rate."""
     records = []
-    for record in read_scalars(work_dir):
+    for record in scalars(work_dir):
         if 'accuracy/top1' in record:
             records.append(dict(kind='val', epoch=record['step'], top1=record['accuracy/top1']))
         elif 'loss' in record:
             records.append({'kind': 'train', **{key: record[key] for key in ('epoch', 'iter', 'lr', 'loss')}})
+    check_end(records, cfg.train_cfg.max_epochs)
     return records if job.rate is not None else records + _tests(job, cfg, checkpoint)

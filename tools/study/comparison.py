@@ -61,7 +61,9 @@ def reached(runs: List[List[Tuple[int, float]]], target: float) -> Optional[int]
 def ending(name: str, picture: str, runs: Dict[str, Dict[int, float]], seconds: int) -> List[str]:
     """The last lines of a part: its picture, and what its runs took."""
     time = f'{seconds / 3600:.1f} hours of one {"GPU" if PARTS[name].gpu else "core"}'
+    left_out = [f'Seed {seed} is left out: {arm} diverged.' for seed, arm in diverged(name).items()]
     return [
+        *([' '.join(left_out), ''] if left_out else []),
         f'![{picture}](results/study/{name}.png)',
         '',
         f'{sum(map(len, runs.values()))} runs and those that chose the rates: {time}.',
@@ -73,8 +75,21 @@ def row(*cells: object) -> str:
 
 
 def read(job: Job) -> Optional[List[dict]]:
-    """Records of a job's log, None before it ran."""
-    return [json.loads(line) for line in job.log.read_text().splitlines()] if job.log.exists() else None
+    """Records of a job's log; None before it ran, and where it or another arm with its seed diverged."""
+    if not job.log.exists() or job.seed in diverged(job.part, job.rate, job.arm):
+        return None
+    return [json.loads(line) for line in job.log.read_text().splitlines()]
+
+
+def diverged(part: str, rate: Optional[float] = None, arm: Optional[str] = None) -> Dict[int, str]:
+    """Seeds that are left out, and the first arm that diverged with each; of one arm alone where rates are tried."""
+    found = {}
+    for seed in PARTS[part].seeds:
+        for other in PARTS[part].arms if rate is None else [arm]:
+            log = Job(part, other, seed, rate).log
+            if log.exists() and '"kind": "diverged"' in log.read_text():
+                found.setdefault(seed, other)
+    return found
 
 
 def lines_of(part: Part, sizes: Dict[str, Values]) -> List[Tuple[str, str, str]]:
@@ -101,14 +116,21 @@ def differences(
     return table
 
 
-def size_tables(part: Part, sizes: Dict[str, Values], what: str) -> List[str]:
-    """Means by size, differences against the reference, and against the same weights with other positions."""
+def of_all(arm: str, found: Optional[Difference]) -> List[Tuple[float, str]]:
+    """p and place of a difference in the first table of a part, to be counted with those by size."""
+    return [] if found is None or math.isnan(found.p) else [(found.p, f'{arm} on all test images')]
+
+
+def size_tables(part: Part, sizes: Dict[str, Values], what: str, tested: List[Tuple[float, str]]) -> List[str]:
+    """Means by size, differences against the reference, and against the same weights with other positions.
+
+    ``tested``: p and place of the differences in the table before, which are counted as well.
+    """
     shown, (reference, base) = lines_of(part, sizes), (part.reference, part.arms[part.reference])
     lines = ['', f'{what}:', '', row('positions', *sizes), row(*['---'] * (1 + len(sizes)))]
     for arm, variant, label in shown:
         lines.append(row(label, *(f'{mean(sizes[size][arm, variant]):.1f}' for size in sizes)))
     head = reference if len(base.variants) == 1 else f'{reference}, {base.variants[0]}'
-    tested: List[Tuple[float, str]] = []
     lines += ['', f'Paired differences against {head}, with 95 % intervals:', '']
     first = (reference, base.variants[0])
     lines += differences(sizes, [(*line, first) for line in shown if line[:2] != first], tested)
@@ -124,7 +146,7 @@ def size_tables(part: Part, sizes: Dict[str, Values], what: str) -> List[str]:
         p, where = min(tested)
         lines += [
             '',
-            f'The smallest p of these {len(tested)} differences is {p:.4f} ({where}); times their number that is '
-            + ('less than 0.01.' if p * len(tested) < 0.01 else f'{min(p * len(tested), 1):.2f}.'),
+            f'The smallest p of all {len(tested)} differences in these tables is {p:.4f} ({where}); times their number '
+            'that is ' + ('less than 0.01.' if p * len(tested) < 0.01 else f'{min(p * len(tested), 1):.2f}.'),
         ]
     return lines

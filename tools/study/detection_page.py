@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Dict, List, NamedTuple, Tuple
 
-from comparison import Values, ending, lines_of, mean, paired, read, row, size_tables
+from comparison import Values, ending, lines_of, mean, of_all, paired, read, row, size_tables
 from plan import PARTS, Job
 
 Curve = List[Tuple[int, float]]
@@ -55,9 +55,11 @@ def tables(name: str) -> str:
         return 'No run is finished.'
     head = ('arm', 'backbone', 'GMACs', 'rate', 'runs', 'mask AP', f'against {part.reference}', 'AP at IoU 0.5')
     lines = [row(*head), row(*['---'] * len(head))]
+    tested: List[Tuple[float, str]] = []
     for arm, run in results.runs.items():
         values = results.ap[arm]
         other = paired(values, results.ap.get(part.reference, {})) if arm != part.reference else None
+        tested += of_all(arm, other)
         lines.append(
             row(
                 arm,
@@ -70,7 +72,9 @@ def tables(name: str) -> str:
                 f'{mean(results.ap50[arm]):.1f}',
             )
         )
-    lines += size_tables(part, results.sizes, 'Mask AP, mean over seeds, by the factor that pictures are resized by')
+    lines += size_tables(
+        part, results.sizes, 'Mask AP, mean over seeds, by the factor that pictures are resized by', tested
+    )
     rates = '; '.join(
         f'{arm} ' + ', '.join(f'{value:.1f} at {rate:g}' for rate, value in found.items())
         for arm, found in results.rates.items()

@@ -12,6 +12,7 @@ from typing import Dict, List
 
 import numpy as np
 import torch
+from logs import scalars
 from plan import CONFIGS, PARTS, Job
 from torch.utils.data import DataLoader, Subset
 
@@ -19,7 +20,6 @@ from mmvisionllama import launch, zoo
 from mmvisionllama.generation import LabelledImages, load_generator
 from mmvisionllama.generation.metrics import frechet_distance, statistics
 from mmvisionllama.generation.pictures import image_grid, save_picture
-from mmvisionllama.visualization.training import read_scalars
 
 #: the classifier whose features are compared
 EXTRACTOR = 'visionllama-micro-20e_cifar10'
@@ -89,7 +89,7 @@ def results(job: Job, cfg: 'launch.config.Config', work_dir: Path, checkpoint: s
     """Records of the training, the held-out loss of every checkpoint, and the distance of the last one's samples."""
     records = [
         {'kind': 'train', **{key: record[key] for key in ('iter', 'lr', 'loss')}}
-        for record in read_scalars(work_dir)
+        for record in scalars(work_dir)
         if 'loss' in record
     ]
     images = LabelledImages(cfg.held_out, size=cfg.train_dataloader.dataset.size)

@@ -8,6 +8,7 @@ Goes on from its last checkpoint. The log, JSON lines, appears in docs/results/s
 
 import argparse
 import json
+import math
 import platform
 import shutil
 import subprocess
@@ -21,7 +22,8 @@ import detection
 import generation
 import pretraining
 import torch
-from logs import best_rate
+from logs import best_rate, scalars
+from mmengine.config import Config
 from plan import PARTS, ROOT, Job
 
 from mmvisionllama import launch
@@ -48,12 +50,20 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
 def main(argv: Optional[List[str]] = None) -> None:
     args = parse_args(argv)
     job = Job(args.part, args.arm, args.seed, args.rate)
+    if PARTS[job.part].gpu and not has_gpu():
+        raise launch.LaunchError(f'{job.part} needs a GPU, and torch finds none')
     torch.set_num_threads(1)
     rate = args.rate or best_rate(args.part, args.arm)
-    work_dir, start = args.work_dir / job.name, time.time()
-    kind = KINDS[PARTS[job.part].kind]
-    cfg = kind.config_of(job, rate, args.data_root, args.cfg_options)
+    work_dir, code = args.work_dir / job.name, commit()
+    cfg = KINDS[PARTS[job.part].kind].config_of(job, rate, args.data_root, args.cfg_options)
     cfg.work_dir = str(work_dir)
+    with Stopwatch(work_dir / 'seconds.txt') as stopwatch:
+        write_atomically(_run(job, rate, cfg, code, stopwatch), job.log)
+
+
+def _run(job: Job, rate: float, cfg: Config, code: str, stopwatch: 'Stopwatch') -> bytes:
+    """Trains and tests; returns the log."""
+    kind, work_dir = KINDS[PARTS[job.part].kind], Path(cfg.work_dir)
     cfg.experiment_name = job.name.replace('/', '_')  # loggers are kept by name and second
     text = cfg.pretty_text
     launch.train(launch.prepare_train(cfg, resume='auto'))
@@ -68,7 +78,7 @@ def main(argv: Optional[List[str]] = None) -> None:
             rate=rate,
             config=PARTS[job.part].arms[job.arm].config,
             command=' '.join(['python', 'tools/study/job.py', job.part, job.arm, f'--seed {job.seed}'])
-            + (f' --rate {args.rate:g}' if args.rate else ''),
+            + (f' --rate {job.rate:g}' if job.rate else ''),
             parameters=sum(value.numel() for value in find_state_dict(read_checkpoint(checkpoint)).values()),
             **kind.facts(cfg),
             batch=cfg.train_dataloader.batch_size,
@@ -77,14 +87,37 @@ def main(argv: Optional[List[str]] = None) -> None:
             processor=processor(),
             **(dict(gpu=torch.cuda.get_device_name()) if torch.cuda.is_available() else {}),
             threads=torch.get_num_threads(),
-            commit=commit(),
+            commit=code,
         )
     ]
-    records += kind.results(job, cfg, work_dir, checkpoint)
-    records.append(dict(kind='end', seconds=round(time.time() - start)))
+    unfit = [record['step'] for record in scalars(work_dir) if not math.isfinite(record.get('loss', 0))]
+    records += [dict(kind='diverged', step=unfit[0])] if unfit else kind.results(job, cfg, work_dir, checkpoint)
+    records.append(dict(kind='end', seconds=round(stopwatch.seconds())))
     (work_dir / 'config.py').write_text(text)
     shutil.copy(checkpoint, work_dir / 'final.pth')
-    write_atomically(''.join(json.dumps(record) + '\n' for record in records).encode(), job.log)
+    return ''.join(json.dumps(record) + '\n' for record in records).encode()
+
+
+class Stopwatch:
+    """Seconds of a job, those before interruptions included."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.start = path, time.time()
+        self.before = float(path.read_text()) if path.exists() else 0.0
+
+    def seconds(self) -> float:
+        return self.before + time.time() - self.start
+
+    def __enter__(self) -> 'Stopwatch':
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.path.write_text(f'{self.seconds():.0f}')
+
+
+def has_gpu() -> bool:
+    return torch.cuda.is_available()
 
 
 def processor() -> str:

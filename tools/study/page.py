@@ -13,7 +13,7 @@ from typing import Dict, List, NamedTuple, Optional, Tuple
 import detection_page
 import generation_page
 import pretraining_page
-from comparison import Values, ending, lines_of, mean, paired, reached, read, row, size_tables
+from comparison import Values, ending, lines_of, mean, of_all, paired, reached, read, row, size_tables
 from plan import LOGS, PARTS, ROOT, Job, Part
 
 PAGE = ROOT / 'docs' / 'study.md'
@@ -94,11 +94,13 @@ def tables(name: str) -> str:
         row('arm', 'parameters', 'rate', 'runs', 'top-1', 'against ' + reference, 'mean recall', 'ECE', 'NLL'),
         row(*['---'] * 9),
     ]
+    tested: List[Tuple[float, str]] = []
     for arm in part.arms:
         values = results.final['top1'].get(arm)
         if not values:
             continue
         against = paired(values, results.final['top1'].get(reference, {})) if arm != reference else None
+        tested += of_all(arm, against)
         others = [mean(results.final[metric][arm]) for metric in ('recall', 'ece', 'nll')]
         lines.append(
             row(
@@ -114,7 +116,7 @@ def tables(name: str) -> str:
             )
         )
     lines += size_tables(
-        part, results.sizes, 'Top-1, mean over seeds, by input size (height x width where it is no square)'
+        part, results.sizes, 'Top-1, mean over seeds, by input size (height x width where it is no square)', tested
     )
     if convergence(part, results):
         lines += ['', ' '.join(convergence(part, results))]

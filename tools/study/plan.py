@@ -150,6 +150,7 @@ PARTS = {
         arms={
             'visionllama': Arm('visionllama-micro_cifar10.py', ('as2d', '2d')),
             'vit': Arm('vit-micro_cifar10.py', ('config',)),
+            'vit_deit_init': Arm('vit-micro-deit-init_cifar10.py', ('config',)),
         },
         reference='vit',
         seeds=(0, 1, 2),

@@ -12,7 +12,7 @@ from typing import Dict, List, Tuple
 import classification
 import numpy as np
 import torch
-from logs import best_rate
+from logs import best_rate, scalars
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from plan import CONFIGS, HELD_OUT, PARTS, SCRATCH, Job
@@ -20,7 +20,6 @@ from plan import CONFIGS, HELD_OUT, PARTS, SCRATCH, Job
 from mmvisionllama import launch
 from mmvisionllama.analysis import resolution_transfer
 from mmvisionllama.checkpoints import find_state_dict, read_checkpoint
-from mmvisionllama.visualization.training import read_scalars
 
 PREFIX = 'backbone.'
 
@@ -42,12 +41,11 @@ facts = classification.facts
 
 
 def write_encoder(checkpoint: str, path: Path) -> None:
-    """The encoder's weights for a classifier without a class token, which ViT's positions begin with."""
+    """The encoder's weights. ViT's patches have attended to its class token, VisionLLaMA's never meet it."""
     found = find_state_dict(read_checkpoint(checkpoint))
     weights = {name[len(PREFIX) :]: value for name, value in found.items() if name.startswith(PREFIX)}
-    weights.pop('cls_token')
-    if 'pos_embed' in weights:
-        weights['pos_embed'] = weights['pos_embed'][:, 1:]
+    if 'pos_embed' not in weights:
+        weights.pop('cls_token')
     torch.save(dict(state_dict=weights), path)
 
 
@@ -60,6 +58,8 @@ def classifier_config(job: Job, cfg: Config, encoder: Path) -> Tuple[Config, boo
     arch = cfg.model.backbone.arch
     same, found.model.backbone.arch = found.model.backbone.arch == arch, arch
     found.model.backbone.init_cfg = dict(type='Pretrained', checkpoint=str(encoder))
+    if found.model.backbone.type == 'VisionTransformer':
+        found.model.backbone.with_cls_token = True
     return found, same
 
 
@@ -99,7 +99,7 @@ def results(job: Job, cfg: Config, work_dir: Path, checkpoint: str) -> List[dict
     """Records of the pre-training, the probe and the fine-tuning; of the probe alone where a rate is to be chosen."""
     records = [
         {'kind': 'train', **{key: record[key] for key in ('epoch', 'iter', 'lr', 'loss')}}
-        for record in read_scalars(work_dir)
+        for record in scalars(work_dir)
         if 'loss' in record
     ]
     encoder, folder = work_dir / 'encoder.pth', work_dir / 'fine_tuning'

@@ -7,16 +7,20 @@ python tools/study/run.py [PART ...] [--workers 2] [--data-root data] [--work-di
 import argparse
 import math
 import os
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Dict, List, Optional
+from typing import Dict, Iterable, List, Optional
 
 import files
 from plan import PARTS, Job, jobs
 
 from mmvisionllama import launch
+
+#: seconds that a job has to stop
+PATIENCE = 60
 
 
 def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
@@ -48,7 +52,10 @@ def start(job: Job, args: argparse.Namespace) -> subprocess.Popen:
     if not PARTS[job.part].gpu:
         env['CUDA_VISIBLE_DEVICES'] = ''
     with open(log, 'a') as file:
-        return subprocess.Popen(list(map(str, command)), stdout=file, stderr=subprocess.STDOUT, env=env)
+        # a session of its own: Ctrl-C is for this process, which lets its jobs write a checkpoint
+        return subprocess.Popen(
+            list(map(str, command)), stdout=file, stderr=subprocess.STDOUT, env=env, start_new_session=True
+        )
 
 
 def ready(job: Job, waiting: List[Job], running: Dict[Job, subprocess.Popen]) -> bool:
@@ -57,6 +64,22 @@ def ready(job: Job, waiting: List[Job], running: Dict[Job, subprocess.Popen]) ->
     return job.rate is not None or not any(
         other.rate is not None and (other.part, other.arm) == (job.part, job.arm) for other in others
     )
+
+
+def stop(processes: Iterable[subprocess.Popen]) -> None:
+    """Lets jobs write a checkpoint, and stops those that do not end: they may be at their tests by then."""
+    for process in processes:
+        process.terminate()
+    for process in processes:
+        for _ in range(2):
+            try:
+                process.wait(timeout=PATIENCE)
+                break
+            except subprocess.TimeoutExpired:
+                process.terminate()
+        else:
+            process.kill()
+            process.wait()
 
 
 def clock(seconds: float) -> str:
@@ -75,6 +98,7 @@ def main(argv: Optional[List[str]] = None) -> None:
     for part in dict.fromkeys(job.part for job in waiting):
         if PARTS[part].prepare:
             getattr(files, PARTS[part].prepare)(args.data_root)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as Ctrl-C: jobs are stopped on the way out
     begun, spent, total = time.time(), 0.0, sum(job.cost for job in waiting)
     running: Dict[Job, subprocess.Popen] = {}
     try:
@@ -97,10 +121,7 @@ def main(argv: Optional[List[str]] = None) -> None:
                 left = passed / spent * (total - spent)
                 print(f'{clock(passed)}  {job.name} is done, about {clock(left)} left', flush=True)
     finally:
-        for process in running.values():
-            process.terminate()
-        for process in running.values():
-            process.wait()
+        stop(list(running.values()))
 
 
 if __name__ == '__main__':

@@ -34,6 +34,10 @@ model = dict(
         patch_size=patch_size,
         loss=dict(type='PixelReconstructionLoss', criterion='L2'),
     ),
+    init_cfg=[
+        dict(type='Xavier', layer='Linear', distribution='uniform'),
+        dict(type='Constant', layer='LayerNorm', val=1.0, bias=0.0),
+    ],
 )
 data_preprocessor = dict(
     _delete_=True,

@@ -17,11 +17,15 @@ train_dataloader = dict(batch_size=512, num_workers=12)
 val_dataloader = dict(batch_size=500, num_workers=2)
 test_dataloader = val_dataloader
 
-optim_wrapper = dict(type='AutocastOptimWrapper', optimizer=dict(lr=1e-3))
+optim_wrapper = dict(
+    type='AutocastOptimWrapper',
+    optimizer=dict(lr=1e-3),
+    paramwise_cfg=dict(custom_keys={'.pos_embed': dict(decay_mult=0.0)}),
+)
 epochs = 40
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, end=3, convert_to_iter_based=True),
     dict(type='CosineAnnealingLR', eta_min=1e-5, begin=3, end=epochs, convert_to_iter_based=True),
 ]
-train_cfg = dict(max_epochs=epochs, val_interval=4)
+train_cfg = dict(max_epochs=epochs, val_interval=2)
 default_hooks = dict(checkpoint=dict(interval=2))

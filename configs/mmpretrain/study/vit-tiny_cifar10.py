@@ -13,4 +13,9 @@ model = dict(
         out_type='avg_featmap',
         drop_path_rate=0.1,
     ),
+    # as mmpretrain's DeiT
+    init_cfg=[
+        dict(type='TruncNormal', layer='Linear', std=0.02),
+        dict(type='Constant', layer='LayerNorm', val=1.0, bias=0.0),
+    ],
 )
