@@ -2,7 +2,7 @@
 
 Two scores. The linear probe: a logistic regression on the pooled features of whole pictures, the encoder as it is. And
 fine-tuning, which is the CIFAR-10 part's training of the arm's kind with other weights to begin with: the same images
-and labels, order, augmentation, schedule and learning rate.
+and labels, order, augmentation, schedule and learning rate. ViT keeps the class token that it was pre-trained with.
 """
 
 import copy
