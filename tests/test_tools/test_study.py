@@ -30,6 +30,7 @@ NAMES = (
     'generation',
     'detection_page',
     'generation_page',
+    'labels_page',
     'pretraining_page',
 )
 
@@ -262,6 +263,49 @@ def test_the_gpu_study_on_a_cpu(study, tmp_path, monkeypatch):
     assert '| visionllama, as2d | ' in text and 'hours of one GPU.' in text
 
 
+def test_more_labels(study, tmp_path, monkeypatch):
+    """Fewer labels are among more of them, tenths are of every class, and the table pairs the arms' seeds."""
+    plan, classification, labels = (study[name] for name in ('plan', 'classification', 'labels_page'))
+    pictures_of_ten_classes(tmp_path / 'data', each=20)
+    used = []
+    for name, part in ((name, plan.PARTS[name]) for name in plan.LABELS):
+        cfg = classification.config_of(plan.Job(name, 'visionllama', 0), 1e-3, tmp_path / 'data', {})
+        used.append(set(cfg.train_dataloader.dataset.get('indices', range(200))))
+        assert [len({i for i in used[-1] if i // 20 == label}) for label in range(10)] == [2 * part.train_tenths] * 10
+        tuned = classification.config_of(plan.Job(name, 'visionllama', 100, 1e-3), 1e-3, tmp_path / 'data', {})
+        indices = [set(tuned[f'{split}_dataloader'].dataset.indices) for split in ('train', 'val')]
+        assert indices[0] | indices[1] == used[-1] and not indices[0] & indices[1]
+    assert used[0] < used[1] < used[2]
+
+    assert labels.tables() == 'No run is finished.'
+    for name, images in zip(plan.LABELS, (5000, 15000)):
+        for arm, gain in (('visionllama', 4.0), ('vit_deit_init', 0.0)):
+            for seed in (0, 1, 2):
+                log = plan.Job(name, arm, seed).log
+                log.parent.mkdir(parents=True, exist_ok=True)
+                records = [dict(kind='run', images=images, epochs=20), dict(kind='final', top1=50 + seed * gain)]
+                log.write_text(''.join(json.dumps(record) + '\n' for record in records))
+    first, second = labels.tables().splitlines()[2:4]
+    assert first == '| 5,000 | 20 | 54.0 (50.0 to 58.0) | 50.0 (50.0 to 50.0) | +4.0 ± 9.9 |'
+    assert second.startswith('| 15,000 | 20 |')
+    labels.draw(tmp_path / 'picture.png')
+    assert (tmp_path / 'picture.png').stat().st_size > 10_000
+
+
+def test_rates_are_tried_in_a_short_training(study, tmp_path, monkeypatch):
+    """With a warm-up of half an epoch, as the part with all labels has it."""
+    job, logs, plan = study['job'], study['logs'], study['plan']
+    pictures_of_ten_classes(tmp_path / 'data')
+    monkeypatch.setattr(job, 'commit', lambda: 'abc')
+    common = ['--data-root', str(tmp_path / 'data'), '--work-dir', str(tmp_path / 'work'), '--cfg-options']
+    common += ['train_dataloader.batch_size=8', 'default_hooks.logger.interval=1', 'model.backbone.arch.num_layers=1']
+    job.main(['cifar10_100', 'visionllama', '--seed=100', '--rate=1e-3', *common])
+    records = logs.read(plan.Job('cifar10_100', 'visionllama', 100, 1e-3).log)
+    rates = [record['lr'] for record in records if record['kind'] == 'train']
+    assert len(rates) == 10 and max(rates) == pytest.approx(1e-3) and rates.index(max(rates)) in (1, 2)
+    assert [record['epoch'] for record in records if record['kind'] == 'val'] == [2]
+
+
 @HOOKS.register_module()
 class StartRecorder(Hook):
     """Keeps the backbone's weights that a training begins with."""
@@ -273,12 +317,12 @@ class StartRecorder(Hook):
         self.weights.update({name: value.clone() for name, value in runner.model.backbone.state_dict().items()})
 
 
-def pictures_of_ten_classes(root):
-    """Noise in CIFAR-10's folders: five pictures of a class to train on, two to test on."""
+def pictures_of_ten_classes(root, each=5):
+    """Noise in CIFAR-10's folders: some pictures of a class to train on, two to test on."""
     from PIL import Image
 
     rng = np.random.default_rng(0)
-    for split, count in (('train', 5), ('test', 2)):
+    for split, count in (('train', each), ('test', 2)):
         for label in range(10):
             folder = root / 'cifar10' / split / str(label)
             folder.mkdir(parents=True)

@@ -23,14 +23,14 @@ def config_of(job: Job, rate: float, data_root: Path, options: Dict[str, object]
         dataset = cfg[f'{split}_dataloader'].dataset
         dataset.data_root = str(data_root / Path(dataset.data_root).name)
     train, val = cfg.train_dataloader.dataset, cfg.val_dataloader.dataset
-    used = list(range(0, len(folder_images(train)), plan.train_every))
+    used = [i for i in range(len(folder_images(train))) if i % 10 < plan.train_tenths]
     if job.rate is not None:
         held_out = used[::HELD_OUT]
         val.update(data_prefix=train.data_prefix, indices=held_out)
         train.indices = sorted(set(used) - set(held_out))
     else:
         val.indices = list(range(0, len(folder_images(val)), plan.test_every))
-        if plan.train_every > 1:
+        if plan.train_tenths < 10:
             train.indices = used
     return cfg
 

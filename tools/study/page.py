@@ -12,6 +12,7 @@ from typing import Dict, List, NamedTuple, Optional, Tuple
 
 import detection_page
 import generation_page
+import labels_page
 import pretraining_page
 from comparison import Values, ending, lines_of, mean, of_all, paired, reached, read, row, size_tables
 from plan import LOGS, PARTS, ROOT, Job, Part
@@ -165,7 +166,7 @@ def draw(name: str, path: Path) -> None:
 
 def page(text: str) -> str:
     """The page with every part's results between its marks."""
-    for name in PARTS:
+    for name in [*PARTS, 'labels']:
         begin = BEGIN.format(name)
         if begin not in text:
             raise ValueError(f'{PAGE.name} has no {begin}')
@@ -173,7 +174,8 @@ def page(text: str) -> str:
         _, end, after = rest.partition(END)
         if not end:
             raise ValueError(f'{PAGE.name} has no {END} behind {begin}')
-        text = f'{before}{begin}\n\n{tables(name)}\n\n{END}{after}'
+        found = labels_page.tables() if name == 'labels' else tables(name)
+        text = f'{before}{begin}\n\n{found}\n\n{END}{after}'
     return text
 
 
@@ -193,6 +195,7 @@ def main(argv: Optional[List[str]] = None) -> int:
             OTHERS[part.kind].draw(name, LOGS / f'{name}.png')
         elif collect(name).sizes:
             draw(name, LOGS / f'{name}.png')
+    labels_page.draw(LOGS / 'labels.png')
     return 0
 
 

@@ -25,9 +25,9 @@ class Arm:
 class Part:
     """A data set, and what is trained on it.
 
-    ``options`` go to every run's config, ``tuning`` to those that choose the learning rate as well. Every
-    ``train_every``-th image is trained on; every ``test_every``-th serves during training and at other sizes.
-    ``prepare`` names the function of files.py that makes the files which trainings read.
+    ``options`` go to every run's config, ``tuning`` to those that choose the learning rate as well. The first
+    ``train_tenths`` of every ten images are trained on; every ``test_every``-th serves during training and at other
+    sizes. ``prepare`` names the function of files.py that makes the files which trainings read.
     """
 
     arms: Dict[str, Arm]
@@ -37,7 +37,7 @@ class Part:
     sizes: Tuple[object, ...]
     options: Dict[str, object] = field(default_factory=dict)
     tuning: Dict[str, object] = field(default_factory=dict)
-    train_every: int = 1
+    train_tenths: int = 10
     test_every: int = 1
     prepare: Optional[str] = None
     kind: str = 'classification'  # or 'detection', 'generation', 'pretraining'
@@ -52,7 +52,7 @@ SERIAL = {
 }
 
 
-def epochs(number: int, warmup: int, val_interval: int) -> Dict[str, object]:
+def epochs(number: int, warmup: float, val_interval: int) -> Dict[str, object]:
     """The schedule of another length."""
     return {
         'train_cfg.max_epochs': number,
@@ -61,6 +61,24 @@ def epochs(number: int, warmup: int, val_interval: int) -> Dict[str, object]:
         'param_scheduler.1.begin': warmup,
         'param_scheduler.1.end': number,
     }
+
+
+def more_labels(tenths: int, options: Dict[str, object], tuning: Dict[str, object]) -> Part:
+    """Few labels' comparison with more of them, against the ViT that tuning found the better there."""
+    return Part(
+        arms={
+            'visionllama': Arm('visionllama-micro_cifar10.py', ('as2d', '2d')),
+            'vit_deit_init': Arm('vit-micro-deit-init_cifar10.py', ('config',)),
+        },
+        reference='vit_deit_init',
+        seeds=(0, 1, 2),
+        rates=(3e-4, 1e-3, 3e-3),
+        sizes=(24, 32, 48, 64),
+        options={**SERIAL, **options, 'default_hooks.checkpoint.interval': 1},
+        tuning=tuning,
+        train_tenths=tenths,
+        test_every=5,
+    )
 
 
 #: what the two parts on generation share
@@ -158,9 +176,11 @@ PARTS = {
         sizes=(24, 32, 48, 64),
         options={**SERIAL, **epochs(20, 2, 2), 'default_hooks.checkpoint.interval': 4},
         tuning=epochs(6, 1, 6),
-        train_every=10,
+        train_tenths=1,
         test_every=5,
     ),
+    'cifar10_30': more_labels(3, epochs(20, 2, 2), epochs(6, 1, 6)),
+    'cifar10_100': more_labels(10, epochs(10, 1, 1), epochs(2, 0.5, 2)),
     'cifar10_gpu': Part(
         arms={
             'visionllama': Arm('visionllama-tiny_cifar10.py', ('as2d', '2d')),
@@ -256,6 +276,8 @@ TUNING_SEED = 100
 HELD_OUT = 5
 #: the part that pre-trained weights are fine-tuned as
 SCRATCH = 'cifar10'
+#: the parts that differ in the number of labels
+LABELS = ('cifar10', 'cifar10_30', 'cifar10_100')
 
 
 def jobs(parts: Optional[List[str]] = None) -> Iterator[Job]:
