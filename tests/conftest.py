@@ -58,6 +58,17 @@ def quiet_default_scope():
     DefaultScope._instance_dict.clear()
 
 
+@pytest.fixture(autouse=True, scope='session')
+def configs_as_they_are():
+    """mmengine lays out a config with yapf six times for each Runner, most of a small training's time."""
+    from yapf.yapflib import yapf_api
+
+    layout = yapf_api.FormatCode
+    yapf_api.FormatCode = lambda text, *args, **kwargs: (text, False)
+    yield
+    yapf_api.FormatCode = layout
+
+
 class Golden:
     """One fixture of the released code's outputs: weights, inputs, outputs and the JSON that describes them."""
 

@@ -80,5 +80,5 @@ def results(job: Job, cfg: 'launch.config.Config', work_dir: Path, checkpoint: s
             records.append(dict(kind='val', epoch=record['step'], top1=record['accuracy/top1']))
         elif 'loss' in record:
             records.append({'kind': 'train', **{key: record[key] for key in ('epoch', 'iter', 'lr', 'loss')}})
-    check_end(records, cfg.train_cfg.max_epochs)
+    check_end(records, cfg.train_cfg.max_epochs, work_dir)
     return records if job.rate is not None else records + _tests(job, cfg, checkpoint)

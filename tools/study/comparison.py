@@ -1,15 +1,27 @@
-"""Paired comparisons of arms, and what the pages of all kinds need."""
+"""The logs of a part, and paired comparisons of its arms."""
 
 import json
 import math
 from typing import Dict, List, NamedTuple, Optional, Tuple
 
-from plan import PARTS, Job, Part
+from plan import PARTS, Job
 
 CONFIDENCE = 0.95
 
-#: (arm, variant) -> seed -> value
-Values = Dict[Tuple[str, str], Dict[int, float]]
+#: (epoch or iteration, value)
+Curve = List[Tuple[int, float]]
+
+
+class Logs(NamedTuple):
+    """The records of a part's jobs."""
+
+    rates: Dict[str, Dict[float, List[dict]]]  # arm -> learning rate tried
+    runs: Dict[str, Dict[int, List[dict]]]  # arm -> seed
+    seconds: int
+
+    def first(self, arm: str) -> dict:
+        """What one of an arm's runs says of itself: the same for all but seed and machine."""
+        return next(reversed(self.runs[arm].values()))[0]
 
 
 class Difference(NamedTuple):
@@ -50,7 +62,7 @@ def mean(values: Dict[int, float]) -> float:
     return sum(values.values()) / len(values)
 
 
-def reached(runs: List[List[Tuple[int, float]]], target: float) -> Optional[int]:
+def reached(runs: List[Curve], target: float) -> Optional[int]:
     """The first epoch or iteration at which the mean of the runs is at the target or above."""
     for points in zip(*runs):
         if sum(value for _, value in points) / len(points) >= target:
@@ -58,20 +70,33 @@ def reached(runs: List[List[Tuple[int, float]]], target: float) -> Optional[int]
     return None
 
 
-def ending(name: str, picture: str, runs: Dict[str, Dict[int, float]], seconds: int) -> List[str]:
-    """The last lines of a part: its picture, and what its runs took."""
-    time = f'{seconds / 3600:.1f} hours of one {"GPU" if PARTS[name].gpu else "core"}'
-    left_out = [f'Seed {seed} is left out: {arm} diverged.' for seed, arm in diverged(name).items()]
-    return [
-        *([' '.join(left_out), ''] if left_out else []),
-        f'![{picture}](results/study/{name}.png)',
-        '',
-        f'{sum(map(len, runs.values()))} runs and those that chose the rates: {time}.',
-    ]
+def collect(name: str) -> Logs:
+    """Reads the logs of a part."""
+    part, logs, seconds = PARTS[name], Logs({}, {}, 0), 0
+    for arm in part.arms:
+        jobs = [(logs.rates, rate, Job(name, arm, 0, rate)) for rate in part.rates]
+        jobs += [(logs.runs, seed, Job(name, arm, seed)) for seed in part.seeds]
+        for found, key, job in jobs:
+            records = read(job)
+            if records:
+                found.setdefault(arm, {})[key] = records
+                seconds += records[-1]['seconds']
+    return logs._replace(seconds=seconds)
 
 
-def row(*cells: object) -> str:
-    return '| ' + ' | '.join(map(str, cells)) + ' |'
+def of_kind(records: List[dict], kind: str) -> List[dict]:
+    """The records of a kind."""
+    return [record for record in records if record['kind'] == kind]
+
+
+def values_of(runs: Dict[int, List[dict]], kind: str, key: str) -> Dict[int, float]:
+    """A value of the one record of its kind, by seed."""
+    return {seed: of_kind(records, kind)[0][key] for seed, records in runs.items()}
+
+
+def curves_of(runs: Dict[int, List[dict]], kind: str, step: str, key: str) -> List[Curve]:
+    """(step, value) of the records of a kind, for every seed."""
+    return [[(record[step], record[key]) for record in of_kind(records, kind)] for records in runs.values()]
 
 
 def read(job: Job) -> Optional[List[dict]]:
@@ -90,63 +115,3 @@ def diverged(part: str, rate: Optional[float] = None, arm: Optional[str] = None)
             if log.exists() and '"kind": "diverged"' in log.read_text():
                 found.setdefault(seed, other)
     return found
-
-
-def lines_of(part: Part, sizes: Dict[str, Values]) -> List[Tuple[str, str, str]]:
-    """(arm, variant, label) of every line of the tables over sizes, the reference first."""
-    found = []
-    for arm, plan in part.arms.items():
-        for variant in plan.variants:
-            label = arm if len(plan.variants) == 1 else f'{arm}, {variant}'
-            if any((arm, variant) in values for values in sizes.values()):
-                found.append((arm, variant, label))
-    return found
-
-
-def differences(
-    sizes: Dict[str, Values], lines: List[Tuple[str, str, str, Tuple[str, str]]], tested: List[Tuple[float, str]]
-) -> List[str]:
-    """A table of differences by size, of (arm, variant, label, what to compare with); appends p and place of each."""
-    table = [row('positions', *sizes), row(*['---'] * (1 + len(sizes)))]
-    for arm, variant, label, other in lines:
-        cells = [paired(sizes[size][arm, variant], sizes[size].get(other, {})) or '' for size in sizes]
-        table.append(row(label, *cells))
-        found = [(cell.p, f'{label} at {size}') for cell, size in zip(cells, sizes) if cell]
-        tested += [(p, where) for p, where in found if not math.isnan(p)]
-    return table
-
-
-def of_all(arm: str, found: Optional[Difference]) -> List[Tuple[float, str]]:
-    """p and place of a difference in the first table of a part, to be counted with those by size."""
-    return [] if found is None or math.isnan(found.p) else [(found.p, f'{arm} on all test images')]
-
-
-def size_tables(part: Part, sizes: Dict[str, Values], what: str, tested: List[Tuple[float, str]]) -> List[str]:
-    """Means by size, differences against the reference, and against the same weights with other positions.
-
-    ``tested``: p and place of the differences in the table before, which are counted as well.
-    """
-    shown, (reference, base) = lines_of(part, sizes), (part.reference, part.arms[part.reference])
-    lines = ['', f'{what}:', '', row('positions', *sizes), row(*['---'] * (1 + len(sizes)))]
-    for arm, variant, label in shown:
-        lines.append(row(label, *(f'{mean(sizes[size][arm, variant]):.1f}' for size in sizes)))
-    head = reference if len(base.variants) == 1 else f'{reference}, {base.variants[0]}'
-    lines += ['', f'Paired differences against {head}, with 95 % intervals:', '']
-    first = (reference, base.variants[0])
-    lines += differences(sizes, [(*line, first) for line in shown if line[:2] != first], tested)
-    own = [
-        (arm, variant, label, (arm, part.arms[arm].variants[0]))
-        for arm, variant, label in shown
-        if arm != reference and variant != part.arms[arm].variants[0]
-    ]
-    if own:
-        lines += ['', 'Paired differences against the same weights with the first of their positions:', '']
-        lines += differences(sizes, own, tested)
-    if tested:
-        p, where = min(tested)
-        lines += [
-            '',
-            f'The smallest p of all {len(tested)} differences in these tables is {p:.4f} ({where}); times their number '
-            'that is ' + ('less than 0.01.' if p * len(tested) < 0.01 else f'{min(p * len(tested), 1):.2f}.'),
-        ]
-    return lines

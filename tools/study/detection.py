@@ -90,5 +90,5 @@ def results(job: Job, cfg: Config, work_dir: Path, checkpoint: str) -> List[dict
             records.append(dict(kind='val', epoch=record['step'], ap=round(100 * record[AP], 4)))
         elif 'loss' in record:
             records.append({'kind': 'train', **{key: record[key] for key in ('epoch', 'iter', 'lr', 'loss')}})
-    check_end(records, cfg.train_cfg.max_epochs)
+    check_end(records, cfg.train_cfg.max_epochs, work_dir)
     return records if job.rate is not None else records + _tests(job, cfg, checkpoint)

@@ -1,120 +1,64 @@
 """Tables and pictures of the parts on instance segmentation, for page.py."""
 
 from pathlib import Path
-from typing import Dict, List, NamedTuple, Tuple
+from typing import Dict
 
-from comparison import Values, ending, lines_of, mean, of_all, paired, read, row, size_tables
-from plan import PARTS, Job
-
-Curve = List[Tuple[int, float]]
-
-
-class Results(NamedTuple):
-    """What the logs of a part say; average precision of the masks, per cent."""
-
-    rates: Dict[str, Dict[float, float]]  # arm -> rate -> on held-out training pictures
-    runs: Dict[str, dict]  # arm -> record of one of its runs
-    ap: Dict[str, Dict[int, float]]  # arm -> seed -> at the size of the pictures
-    ap50: Dict[str, Dict[int, float]]
-    sizes: Dict[str, Values]
-    curves: Dict[str, Dict[int, Curve]]  # arm -> seed -> (epoch, average precision)
-    seconds: int
+from cells import Tested, Values, against, ending, lines_of, rates_tried, row, size_tables, spread
+from comparison import Logs, collect, curves_of, mean, of_kind
+from drawing import curve, line, panels, save, ticks
+from plan import PARTS
 
 
-def collect(name: str) -> Results:
-    """Reads the logs of a part."""
-    part, results, seconds = PARTS[name], Results({}, {}, {}, {}, {}, {}, 0), 0
-    for arm, plan in part.arms.items():
-        for rate in part.rates:
-            records = read(Job(name, arm, 0, rate))
-            if records:
-                found = [record['ap'] for record in records if record['kind'] == 'val']
-                results.rates.setdefault(arm, {})[rate] = found[-1]
-                seconds += records[-1]['seconds']
-        for seed in part.seeds:
-            records = read(Job(name, arm, seed))
-            if not records:
-                continue
-            results.runs[arm], seconds = records[0], seconds + records[-1]['seconds']
-            for record in records:
-                if record['kind'] == 'test':
-                    values = results.sizes.setdefault(f'{record["size"]:g}x', {})
-                    values.setdefault((arm, record['variant']), {})[seed] = record['ap']
-                    if record['size'] == 1 and record['variant'] == plan.variants[0]:
-                        results.ap.setdefault(arm, {})[seed] = record['ap']
-                        results.ap50.setdefault(arm, {})[seed] = record['ap50']
-            points = [(record['epoch'], record['ap']) for record in records if record['kind'] == 'val']
-            results.curves.setdefault(arm, {})[seed] = points
-    return results._replace(seconds=seconds)
+def sizes_of(logs: Logs, key: str = 'ap') -> Dict[str, Values]:
+    """Average precision of the masks, per cent, by the factor of the size, arm and variant, and seed."""
+    sizes: Dict[str, Values] = {}
+    for arm, runs in logs.runs.items():
+        for seed, records in runs.items():
+            for record in of_kind(records, 'test'):
+                values = sizes.setdefault(f'{record["size"]:g}x', {})
+                values.setdefault((arm, record['variant']), {})[seed] = record[key]
+    return sizes
 
 
 def tables(name: str) -> str:
     """The text between a part's marks."""
-    part, results = PARTS[name], collect(name)
-    if not results.ap:
+    part, logs = PARTS[name], collect(name)
+    if not logs.runs:
         return 'No run is finished.'
     head = ('arm', 'backbone', 'GMACs', 'rate', 'runs', 'mask AP', f'against {part.reference}', 'AP at IoU 0.5')
     lines = [row(*head), row(*['---'] * len(head))]
-    tested: List[Tuple[float, str]] = []
-    for arm, run in results.runs.items():
-        values = results.ap[arm]
-        other = paired(values, results.ap.get(part.reference, {})) if arm != part.reference else None
-        tested += of_all(arm, other)
-        lines.append(
-            row(
-                arm,
-                f'{run["backbone"]:,}',
-                f'{run["gmacs"]:.2f}',
-                f'{run["rate"]:g}',
-                len(values),
-                f'{mean(values):.1f} ({min(values.values()):.1f} to {max(values.values()):.1f})',
-                other or '',
-                f'{mean(results.ap50[arm]):.1f}',
-            )
-        )
-    lines += size_tables(
-        part, results.sizes, 'Mask AP, mean over seeds, by the factor that pictures are resized by', tested
-    )
-    rates = '; '.join(
-        f'{arm} ' + ', '.join(f'{value:.1f} at {rate:g}' for rate, value in found.items())
-        for arm, found in results.rates.items()
-    )
-    lines += ['', f'Rates tried (mask AP on held-out training pictures): {rates}.', '']
-    return '\n'.join(lines + ending(name, 'Mask AP in training and by size', results.ap, results.seconds))
+    tested: Tested = []
+    trained = [(arm, plan.variants[0]) for arm, plan in part.arms.items() if arm in logs.runs]
+    ap, ap50 = ({arm: sizes_of(logs, key)['1x'][arm, variant] for arm, variant in trained} for key in ('ap', 'ap50'))
+    for arm, runs in logs.runs.items():
+        run = logs.first(arm)
+        cells = [f'{run["backbone"]:,}', f'{run["gmacs"]:.2f}', f'{run["rate"]:g}', len(runs), spread(ap[arm])]
+        lines.append(row(arm, *cells, against(arm, ap, part.reference, tested), f'{mean(ap50[arm]):.1f}'))
+    what = 'Mask AP, mean over seeds, by the factor that pictures are resized by'
+    lines += size_tables(part, sizes_of(logs), what, tested)
+    rates = {
+        arm: {rate: of_kind(records, 'val')[-1]['ap'] for rate, records in tried.items()}
+        for arm, tried in logs.rates.items()
+    }
+    lines += rates_tried('mask AP on held-out training pictures', rates)
+    return '\n'.join(lines + ending(name, 'Mask AP in training and by size', logs.runs, logs.seconds))
 
 
 def draw(name: str, path: Path) -> None:
     """Average precision over epochs and over the factor of the size, the range of the seeds shaded."""
-    import matplotlib
-
-    matplotlib.use('Agg')
-    import matplotlib.pyplot as plt
-
-    part, results = PARTS[name], collect(name)
-    if not results.curves:
+    part, logs = PARTS[name], collect(name)
+    if not logs.runs:
         return
-    figure, axes = plt.subplots(1, 2, figsize=(11, 4.2), layout='constrained')
-
-    def line(axis, points, values, label, style='-'):
-        means = [sum(seeds) / len(seeds) for seeds in values]
-        (drawn,) = axis.plot(points, means, style, marker='o', label=label)
-        axis.fill_between(points, list(map(min, values)), list(map(max, values)), color=drawn.get_color(), alpha=0.15)
-
-    for arm, curves in results.curves.items():
-        epochs = [epoch for epoch, _ in next(iter(curves.values()))]
-        line(axes[0], epochs, list(zip(*([value for _, value in curve] for curve in curves.values()))), arm)
-    factors = sorted(results.sizes, key=lambda text: float(text[:-1]))
-    for arm, variant, label in lines_of(part, results.sizes):
-        values = [list(results.sizes[factor][arm, variant].values()) for factor in factors]
-        style = '-' if variant == part.arms[arm].variants[0] else ':'
-        line(axes[1], [float(factor[:-1]) for factor in factors], values, label, style)
+    figure, axes = panels(2, (11, 4.2))
+    for arm, runs in logs.runs.items():
+        curve(axes[0], curves_of(runs, 'val', 'epoch', 'ap'), arm)
+    sizes = sizes_of(logs)
+    factors = sorted(sizes, key=lambda text: float(text[:-1]))
+    places = [float(factor[:-1]) for factor in factors]
+    for arm, variant, label in lines_of(part, sizes):
+        values = [list(sizes[factor][arm, variant].values()) for factor in factors]
+        line(axes[1], places, values, label, '-' if variant == part.arms[arm].variants[0] else ':')
     axes[0].set(title='training', xlabel='epoch', ylabel='mask AP (%)')
     axes[1].set(title='pictures resized', xlabel='factor', ylabel='mask AP (%)', xscale='log')
-    axes[1].set_xticks([float(factor[:-1]) for factor in factors], factors)
-    axes[1].minorticks_off()
-    for axis in axes:
-        axis.grid(alpha=0.3)
-        axis.legend(fontsize=9)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=130)
-    plt.close(figure)
+    ticks(axes[1], places, factors)
+    save(figure, axes, path)

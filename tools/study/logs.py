@@ -22,14 +22,16 @@ def scalars(work_dir: Path) -> List[dict]:
     return [newest[key] for key in sorted(newest, key=lambda key: (key[1], key[0]))]
 
 
-def check_end(records: List[dict], epochs: int) -> None:
+def check_end(records: List[dict], epochs: int, work_dir: Path) -> None:
     """Refuses a training whose last validation is missing: a resumed training does not make up for it.
 
     Raises:
         LaunchError: Then.
     """
     if not any(record['kind'] == 'val' and record['epoch'] == epochs for record in records):
-        raise launch.LaunchError('stopped in its last validation: delete its work directory, so that it runs again')
+        raise launch.LaunchError(
+            f'{work_dir}: stopped in its last validation; delete the folder, so that it runs again'
+        )
 
 
 def last(records: List[dict], kind: str) -> dict:
