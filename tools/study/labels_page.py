@@ -30,13 +30,15 @@ def tables(name: str) -> str:
     for logs in shares():
         run, ours, theirs = logs.first(OURS), top1(logs, OURS), top1(logs, THEIRS)
         lines.append(row(f'{run["images"]:,}', run['epochs'], spread(ours), spread(theirs), paired(ours, theirs) or ''))
-    return '\n'.join([*lines, '', f'![Top-1 over the number of labels](results/study/{name}.png)'])
+    if len(shares()) > 1:
+        lines += ['', f'![Top-1 over the number of labels](results/study/{name}.png)']
+    return '\n'.join(lines)
 
 
 def draw(name: str, path: Path) -> None:
-    """Top-1 over the number of labels, from the lowest to the highest seed shaded."""
+    """Top-1 over the number of labels, from the lowest to the highest seed shaded; nothing of one number alone."""
     found = shares()
-    if not found:
+    if len(found) < 2:
         return
     images = [logs.first(OURS)['images'] for logs in found]
     figure, (axis,) = panels(1, (5.5, 4.2))
