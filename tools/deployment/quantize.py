@@ -103,7 +103,7 @@ def main() -> None:
                 f'more than {args.allowed:g} points are lost even with half of the layers in fp32: no file is written. '
                 f'Try more --images, or tools/analysis_tools/quantize.py --training-aware'
             )
-    print(f'{out}: {before - after:+.2f} points lost, in fp32: {", ".join(keep) or "no linear layer"}')
+    print(f'{out}: {before - after:+.2f} points lost, in fp32: {", ".join(keep) or "none of them"}')
 
 
 if __name__ == '__main__':
