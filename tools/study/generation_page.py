@@ -63,7 +63,9 @@ def draw(name: str, path: Path) -> None:
     figure, axes = panels(1 + len(found), (5 + 4 * len(found), 3.6))
     for arm, runs in found.items():
         curve(axes[0], runs, arm)
-    axes[0].set(xlabel='iterations', ylabel='held-out loss', yscale='log')
+    lowest = min(loss for runs in found.values() for points in runs for _, loss in points)
+    # where arms differ: the first checkpoints are ten times as high, and in the table
+    axes[0].set(xlabel='iterations', ylabel='held-out loss', ylim=(0.95 * lowest, 2 * lowest))
     for axis, arm in zip(axes[1:], found):
         picture = path.parent / name / f'{arm}.png'
         if picture.exists():
