@@ -3,7 +3,7 @@
 import math
 from typing import Dict, List, Optional, Tuple
 
-from comparison import Curve, Difference, diverged, mean, paired, reached
+from comparison import Curve, Difference, diverged, mean, of_kind, paired, reached
 from plan import PARTS, Part
 
 #: (arm, variant) -> seed -> value
@@ -43,8 +43,8 @@ def note(found: Optional[Difference], where: str, tested: Tested) -> None:
 
 
 def smallest_p(tested: Tested) -> List[str]:
-    """The line on the smallest p, corrected for the number of differences as Bonferroni does."""
-    if not tested:
+    """The line on the smallest p of several, corrected for their number as Bonferroni does."""
+    if len(tested) < 2:
         return []
     p, where = min(tested)
     product = 'less than 0.01.' if p * len(tested) < 0.01 else f'{min(p * len(tested), 1):.2f}.'
@@ -63,13 +63,18 @@ def speed(first: List[Curve], second: List[Curve], names: Tuple[str, str], unit:
     return f'{names[0]} is at the final {what} of {names[1]} {when}.'
 
 
-def rates_tried(what: str, rates: Dict[str, Dict[float, float]], digits: int = 1) -> List[str]:
-    """The line on the learning rates."""
-    found = '; '.join(
-        f'{arm} ' + ', '.join(f'{value:.{digits}f} at {rate:g}' for rate, value in tried.items())
-        for arm, tried in rates.items()
-    )
-    return ['', f'Rates tried ({what}): {found}.']
+def rates_tried(
+    what: str, rates: Dict[str, Dict[float, List[dict]]], kind: str, key: str, scale: float = 1, digits: int = 1
+) -> List[str]:
+    """The line on the learning rates, with the last value of a kind of record for each."""
+    found = []
+    for arm, tried in rates.items():
+        scores = []
+        for rate, records in tried.items():
+            values = of_kind(records, kind)
+            scores.append(f'{scale * values[-1][key]:.{digits}f} at {rate:g}' if values else f'diverged at {rate:g}')
+        found.append(f'{arm} ' + ', '.join(scores))
+    return ['', f'Rates tried ({what}): {"; ".join(found)}.'] if found else []
 
 
 def ending(name: str, picture: str, runs: Dict[str, Dict[int, object]], seconds: int) -> List[str]:
@@ -86,12 +91,12 @@ def ending(name: str, picture: str, runs: Dict[str, Dict[int, object]], seconds:
 
 
 def lines_of(part: Part, sizes: Dict[str, Values]) -> List[Tuple[str, str, str]]:
-    """(arm, variant, label) of every line of the tables over sizes, the reference first."""
+    """(arm, variant, label) of every line of the tables over sizes, of arms that were tested at all of them."""
     found = []
     for arm, plan in part.arms.items():
         for variant in plan.variants:
             label = arm if len(plan.variants) == 1 else f'{arm}, {variant}'
-            if any((arm, variant) in values for values in sizes.values()):
+            if sizes and all((arm, variant) in values for values in sizes.values()):
                 found.append((arm, variant, label))
     return found
 

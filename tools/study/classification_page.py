@@ -53,11 +53,7 @@ def tables(name: str) -> str:
     lines += size_tables(part, sizes_of(logs), what, tested)
     if convergence(part.reference, logs):
         lines += ['', ' '.join(convergence(part.reference, logs))]
-    rates = {
-        arm: {rate: of_kind(records, 'val')[-1]['top1'] for rate, records in tried.items()}
-        for arm, tried in logs.rates.items()
-    }
-    lines += rates_tried('top-1 on held-out training images', rates)
+    lines += rates_tried('top-1 on held-out training images', logs.rates, 'val', 'top1')
     return '\n'.join(lines + ending(name, 'Top-1 over the input size', logs.runs, logs.seconds))
 
 

@@ -73,14 +73,17 @@ def reached(runs: List[Curve], target: float) -> Optional[int]:
 def collect(name: str) -> Logs:
     """Reads the logs of a part."""
     part, logs, seconds = PARTS[name], Logs({}, {}, 0), 0
+    left_out = diverged(name)
     for arm in part.arms:
         jobs = [(logs.rates, rate, Job(name, arm, 0, rate)) for rate in part.rates]
         jobs += [(logs.runs, seed, Job(name, arm, seed)) for seed in part.seeds]
         for found, key, job in jobs:
-            records = read(job)
-            if records:
+            if not job.log.exists():
+                continue
+            records = records_of(job)
+            seconds += records[-1]['seconds']
+            if job.rate is not None or key not in left_out:
                 found.setdefault(arm, {})[key] = records
-                seconds += records[-1]['seconds']
     return logs._replace(seconds=seconds)
 
 
@@ -99,19 +102,17 @@ def curves_of(runs: Dict[int, List[dict]], kind: str, step: str, key: str) -> Li
     return [[(record[step], record[key]) for record in of_kind(records, kind)] for records in runs.values()]
 
 
-def read(job: Job) -> Optional[List[dict]]:
-    """Records of a job's log; None before it ran, and where it or another arm with its seed diverged."""
-    if not job.log.exists() or job.seed in diverged(job.part, job.rate, job.arm):
-        return None
+def records_of(job: Job) -> List[dict]:
+    """Records of a job's log."""
     return [json.loads(line) for line in job.log.read_text().splitlines()]
 
 
-def diverged(part: str, rate: Optional[float] = None, arm: Optional[str] = None) -> Dict[int, str]:
-    """Seeds that are left out, and the first arm that diverged with each; of one arm alone where rates are tried."""
+def diverged(part: str) -> Dict[int, str]:
+    """Seeds that are left out, and the first arm that diverged with each."""
     found = {}
     for seed in PARTS[part].seeds:
-        for other in PARTS[part].arms if rate is None else [arm]:
-            log = Job(part, other, seed, rate).log
+        for arm in PARTS[part].arms:
+            log = Job(part, arm, seed).log
             if log.exists() and '"kind": "diverged"' in log.read_text():
-                found.setdefault(seed, other)
+                found.setdefault(seed, arm)
     return found

@@ -36,11 +36,7 @@ def tables(name: str) -> str:
         lines.append(row(arm, *cells, against(arm, ap, part.reference, tested), f'{mean(ap50[arm]):.1f}'))
     what = 'Mask AP, mean over seeds, by the factor that pictures are resized by'
     lines += size_tables(part, sizes_of(logs), what, tested)
-    rates = {
-        arm: {rate: of_kind(records, 'val')[-1]['ap'] for rate, records in tried.items()}
-        for arm, tried in logs.rates.items()
-    }
-    lines += rates_tried('mask AP on held-out training pictures', rates)
+    lines += rates_tried('mask AP on held-out training pictures', logs.rates, 'val', 'ap')
     return '\n'.join(lines + ending(name, 'Mask AP in training and by size', logs.runs, logs.seconds))
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Dict, List
 
 from cells import Tested, against, ending, rates_tried, row, smallest_p, speed, spread
-from comparison import Curve, Logs, collect, curves_of, mean, of_kind, values_of
+from comparison import Curve, Logs, collect, curves_of, mean, values_of
 from drawing import curve, panels, save
 from plan import PARTS
 
@@ -44,11 +44,7 @@ def tables(name: str) -> str:
     pairs = [pair for arm in found if arm != base and base in found for pair in ((arm, base), (base, arm))]
     sentences = [speed(negative[a], negative[b], (a, b), 'iterations', 'mean loss') for a, b in pairs]
     lines += ['', ' '.join(sentences)] if sentences else []
-    rates = {
-        arm: {rate: 1000 * of_kind(records, 'held_out')[-1]['loss'] for rate, records in tried.items()}
-        for arm, tried in logs.rates.items()
-    }
-    lines += rates_tried('1000 x loss on held-out training images', rates, digits=2)
+    lines += rates_tried('1000 x loss on held-out training images', logs.rates, 'held_out', 'loss', 1000, 2)
     what = f'Held-out loss by iteration, and samples of seed {part.seeds[0]}'
     return '\n'.join(lines + ending(name, what, logs.runs, logs.seconds))
 

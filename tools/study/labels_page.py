@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Dict, List
 
-from cells import row, spread
+from cells import Tested, note, row, smallest_p, spread
 from comparison import Logs, collect, paired, values_of
 from drawing import line, panels, save, ticks
 from plan import LABELS
@@ -13,23 +13,29 @@ OURS, THEIRS = 'visionllama', 'vit_deit_init'
 
 
 def shares() -> List[Logs]:
-    """The logs of the parts in which both arms have runs."""
-    return [logs for logs in map(collect, LABELS) if {OURS, THEIRS} <= set(logs.runs)]
+    """The logs of the parts in which both arms have a run with the same seed."""
+    return [logs for logs in map(collect, LABELS) if set(logs.runs.get(OURS, ())) & set(logs.runs.get(THEIRS, ()))]
 
 
 def top1(logs: Logs, arm: str) -> Dict[int, float]:
-    """Top-1 on all test images by seed."""
-    return values_of(logs.runs[arm], 'final', 'top1')
+    """Top-1 on all test images, by the seeds that both arms have."""
+    other = logs.runs[OURS if arm == THEIRS else THEIRS]
+    found = values_of(logs.runs[arm], 'final', 'top1')
+    return {seed: value for seed, value in found.items() if seed in other}
 
 
 def tables(name: str) -> str:
     """The text between the marks."""
     if not shares():
         return 'No run is finished.'
-    lines = [row('labels', 'epochs', OURS, THEIRS, 'difference'), row(*['---'] * 5)]
+    lines = [row('labels', 'epochs', 'seeds', OURS, THEIRS, 'difference'), row(*['---'] * 6)]
+    tested: Tested = []
     for logs in shares():
         run, ours, theirs = logs.first(OURS), top1(logs, OURS), top1(logs, THEIRS)
-        lines.append(row(f'{run["images"]:,}', run['epochs'], spread(ours), spread(theirs), paired(ours, theirs) or ''))
+        difference = paired(ours, theirs)
+        note(difference, f'with {run["images"]:,} labels', tested)
+        lines.append(row(f'{run["images"]:,}', run['epochs'], len(ours), spread(ours), spread(theirs), difference))
+    lines += smallest_p(tested)
     if len(shares()) > 1:
         lines += ['', f'![Top-1 over the number of labels](results/study/{name}.png)']
     return '\n'.join(lines)

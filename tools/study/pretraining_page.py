@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import Dict, List
 
 from cells import Tested, against, ending, note, rates_tried, row, smallest_p, speed, spread
-from comparison import Curve, Logs, collect, curves_of, of_kind, paired, read, values_of
+from comparison import Curve, Logs, collect, curves_of, of_kind, paired, values_of
 from drawing import curve, panels, save
-from plan import PARTS, SCRATCH, Job
+from plan import PARTS, SCRATCH
 
 
 def losses(records: List[dict]) -> Curve:
@@ -21,9 +21,10 @@ def losses(records: List[dict]) -> Curve:
 def from_scratch(name: str, logs: Logs) -> Dict[str, Dict[int, List[dict]]]:
     """Logs of the same networks and seeds from scratch, for arms that have such."""
     found: Dict[str, Dict[int, List[dict]]] = {}
+    scratch = collect(SCRATCH).runs
     for arm, runs in logs.runs.items():
         for seed, records in runs.items():
-            other = read(Job(SCRATCH, PARTS[name].arms[arm].fine_tuned, seed))
+            other = scratch.get(PARTS[name].arms[arm].fine_tuned, {}).get(seed)
             if other and of_kind(records, 'probe')[0]['as_scratch']:
                 found.setdefault(arm, {})[seed] = other
     return found
@@ -62,11 +63,7 @@ def tables(name: str) -> str:
         for arm, runs in scratch.items()
     ]
     lines += ['', ' '.join(sentences)] if sentences else []
-    rates = {
-        arm: {rate: of_kind(records, 'val')[-1]['top1'] for rate, records in tried.items()}
-        for arm, tried in logs.rates.items()
-    }
-    lines += rates_tried('top-1 of the probe on held-out training images', rates)
+    lines += rates_tried('top-1 of the probe on held-out training images', logs.rates, 'val', 'top1')
     return '\n'.join(lines + ending(name, 'Loss of pre-training, and top-1 while fine-tuning', logs.runs, logs.seconds))
 
 

@@ -1,6 +1,7 @@
 """ViT micro on CIFAR-10 with the initial values and the weight decay of mmpretrain's DeiT: a control of the study.
 
-Model:    as vit-micro_cifar10.py; attention and head from a truncated normal of 0.02, no decay of the learned positions
+Model:    as vit-micro_cifar10.py; attention from a truncated normal of 0.02 (mmpretrain's blocks set their FFN's
+          themselves, by Xavier's rule, there as here), no decay of the learned positions
 """
 
 _base_ = ['vit-micro_cifar10.py']
