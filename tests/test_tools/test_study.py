@@ -442,7 +442,8 @@ def test_encoders_from_pretraining_to_the_page(study, tmp_path, monkeypatch):
     for arm in ('visionllama', 'vit'):
         log = plan.Job('cifar10', arm, 100, 1e-3).log
         log.parent.mkdir(parents=True, exist_ok=True)
-        log.write_text(json.dumps(dict(kind='val', epoch=6, top1=1.0)) + '\n')
+        records = dict(kind='val', epoch=6, top1=1.0), dict(kind='end', seconds=1)
+        log.write_text(''.join(json.dumps(record) + '\n' for record in records))
     job.main(['cifar10', 'vit', '--seed=0', *common])
     finals = {}
     for arm in plan.PARTS['mae'].arms:
