@@ -150,6 +150,30 @@ def test_arms_differ_in_one_line(study):
         assert other == base
 
 
+def test_initial_values_of_the_control(study):
+    """Attention as VisionLLaMA's, FFN as the other ViT's, as the protocol says."""
+    from mmengine.registry import MODELS, init_default_scope
+
+    from mmvisionllama.launch import load_config
+
+    plan, spreads = study['plan'], {}
+    for arm, found in plan.PARTS['cifar10'].arms.items():
+        cfg = load_config(str(plan.CONFIGS / found.config))
+        init_default_scope(cfg.default_scope)
+        model = MODELS.build(cfg.model)
+        model.init_weights()
+        weights = {name: value for name, value in model.backbone.named_parameters() if value.ndim == 2}
+        for part, words in (('attention', ('qkv', 'proj')), ('ffn', ('ffn', 'mlp'))):
+            values = [value.std().item() for name, value in weights.items() if any(word in name for word in words)]
+            assert len(values) >= 12
+            spreads[arm, part] = sum(values) / len(values)
+    near = pytest.approx
+    assert spreads['visionllama', 'attention'] == near(0.02, rel=0.05) == spreads['vit_deit_init', 'attention']
+    assert spreads['visionllama', 'ffn'] == near(0.02, rel=0.05)
+    assert spreads['vit', 'ffn'] == near(0.065, rel=0.05) == spreads['vit_deit_init', 'ffn']
+    assert spreads['vit', 'attention'] > 0.05
+
+
 def test_arms_are_tested_with_the_positions_of_their_training(study):
     """The first variant of every arm is the network as it was trained, at the size that it was trained at."""
     import torch
