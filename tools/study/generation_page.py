@@ -61,7 +61,8 @@ def draw(name: str, path: Path) -> None:
         curve(axes[0], runs, arm)
     lowest = min(loss for runs in found.values() for points in runs for _, loss in points)
     # where arms differ: the first checkpoints are ten times as high, and in the table
-    axes[0].set(xlabel='iterations', ylabel='held-out loss', ylim=(0.95 * lowest, 2 * lowest))
+    axes[0].set(title='below twice the lowest', ylim=(0.95 * lowest, 2 * lowest))
+    axes[0].set(xlabel='iterations', ylabel='held-out loss')
     for axis, arm in zip(axes[1:], found):
         picture = path.parent / name / f'{arm}.png'
         if picture.exists():
