@@ -202,7 +202,7 @@ PARTS = {
         },
         reference='pyramid',
         seeds=(0, 1, 2),
-        rates=(5e-4, 1e-3, 2e-3),
+        rates=(5e-4, 1e-3, 2e-3, 4e-3),
         sizes=(0.5, 1, 1.5, 2),
         options=SERIAL,
         tuning=epochs(4, 1, 4),
