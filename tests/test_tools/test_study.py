@@ -56,6 +56,23 @@ def tables(study, part):
     return study['page'].sections()[part].tables(part)
 
 
+def lines_drawn(module, part, monkeypatch, tmp_path):
+    """The lines of each panel, by label, at the moment when a part's picture is written to a file."""
+    from matplotlib.figure import Figure
+
+    panels, save = [], Figure.savefig
+
+    def recorded(figure, *args, **options):
+        panels.extend({line.get_label(): list(line.get_ydata()) for line in axis.lines} for axis in figure.axes)
+        save(figure, *args, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Figure, 'savefig', recorded)
+        module.draw(part, tmp_path / 'picture.png')
+    assert (tmp_path / 'picture.png').stat().st_size > 10_000
+    return panels
+
+
 def test_intervals_are_students(study):
     from scipy.stats import ttest_rel
 
@@ -273,8 +290,8 @@ def test_a_job_from_training_to_the_page(study, tmp_path, monkeypatch):
     assert f'| axial | {records[0]["parameters"]:,} | {best:g} | 1 | {final["top1"]:.1f} ' in text
     shown = [tests['as2d', size]['top1'] for size in (36, 72, 348, '72x144')]
     assert '| axial, as2d | ' + ' | '.join(f'{value:.1f}' for value in shown) + ' |' in text
-    study['classification_page'].draw('grocery', tmp_path / 'picture.png')
-    assert (tmp_path / 'picture.png').stat().st_size > 10_000
+    trained, tested = lines_drawn(study['classification_page'], 'grocery', monkeypatch, tmp_path)
+    assert trained == {'axial': shown[:3]} and tested['as2d'] == shown[:3] and set(tested) == {'as2d', '2d'}
 
 
 def test_gpus_are_for_parts_that_ask_for_one(study, tmp_path, monkeypatch):
@@ -357,8 +374,8 @@ def test_more_labels(study, tmp_path, monkeypatch):
     # of the seeds that both arms have
     assert second.startswith('| 15,000 | 20 | 2 | 57.5 (55.0 to 60.0) | 51.5 (51.0 to 52.0) | +6.0 ± ')
     assert corrected.startswith('The smallest p of all 2 differences')
-    labels.draw('labels', tmp_path / 'picture.png')
-    assert (tmp_path / 'picture.png').stat().st_size > 10_000
+    (panel,) = lines_drawn(labels, 'labels', monkeypatch, tmp_path)
+    assert panel == {'visionllama': [55, 57.5], 'vit_deit_init': [51, 51.5]}
 
 
 def test_rates_are_tried_in_a_short_training(study, tmp_path, monkeypatch):
@@ -444,8 +461,9 @@ def test_generators_from_training_to_the_page(study, tmp_path, monkeypatch, part
     difference = 1000 * (finals[ours]['loss'] - finals[base]['loss'])
     text = tables(study, part)
     assert f'| {difference:+.2f} |' in text and f'{ours} is at the final mean loss of {base} ' in text
-    study['generation_page'].draw(part, tmp_path / 'picture.png')
-    assert (tmp_path / 'picture.png').stat().st_size > 10_000
+    losses, *samples = lines_drawn(study['generation_page'], part, monkeypatch, tmp_path)
+    assert {arm: values[-1] for arm, values in losses.items()} == {arm: finals[arm]['loss'] for arm in (base, ours)}
+    assert samples == [{}, {}]
 
 
 def test_encoders_from_pretraining_to_the_page(study, tmp_path, monkeypatch):
@@ -500,8 +518,10 @@ def test_encoders_from_pretraining_to_the_page(study, tmp_path, monkeypatch):
     cells = [cell.strip() for cell in line.split('|')[1:-1]]
     assert cells[1] == f'{sizes["vit"]:,}' and cells[-1] == f'{finals["vit"]["top1"] - scratch:+.1f}'
     assert 'Fine-tuned, vit is at the final mean of the same network from scratch ' in text
-    study['pretraining_page'].draw('mae', tmp_path / 'picture.png')
-    assert (tmp_path / 'picture.png').stat().st_size > 10_000
+    losses, tops = lines_drawn(study['pretraining_page'], 'mae', monkeypatch, tmp_path)
+    assert set(losses) == set(finals)
+    assert set(tops) == {f'{arm}, fine-tuned' for arm in finals} | {'vit, from scratch'}
+    assert len(tops['vit, from scratch']) == len(tops['vit, fine-tuned']) == 2
 
 
 def nuclei(root):
@@ -571,8 +591,8 @@ def test_detectors_from_training_to_the_page(study, tmp_path, monkeypatch):
     text = tables(study, 'nuclei')
     assert f'| pyramid | {sizes["pyramid"][0]:,} | {sizes["pyramid"][1]:.2f} | 0.001 | 1 |' in text
     assert '| positions | 1x | 2x |' in text
-    study['detection_page'].draw('nuclei', tmp_path / 'picture.png')
-    assert (tmp_path / 'picture.png').stat().st_size > 10_000
+    training, resized = lines_drawn(study['detection_page'], 'nuclei', monkeypatch, tmp_path)
+    assert set(training) == {'pyramid', 'resnet'} and len(resized) == 3
 
 
 def test_what_was_repeated_counts_once(study, tmp_path):
