@@ -54,8 +54,8 @@ demo-det: env-test
 demo-deploy: env-test
 	@$(PY) tools/demo/deploy.py --work-dir $(WORK)-deploy
 
-# small models on real photographs in data/ (docs/study.md says where they come from); hours, and it goes on where it stopped
-STUDY ?= grocery cifar10
+# small models on real pictures in data/ (docs/study.md says where they come from); hours, and it goes on where it stopped
+STUDY ?= cifar10 dit
 study: env-test
 	@nice -n 19 $(PY) tools/study/run.py $(STUDY)
 	@$(PY) tools/study/page.py
