@@ -4,6 +4,7 @@ import dataclasses
 import importlib
 import json
 import math
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -766,6 +767,22 @@ def test_differences_to_the_control_in_words():
         said.append(f'{np.mean(found):.1f} ± {half:.1f}')
     text = ' '.join((ROOT / 'docs/study.md').read_text().split())
     assert f'{", ".join(said[:3])} and {said[3]} points at 24, 32, 48 and 64 pixels' in text
+
+
+def test_intervals_in_words_are_those_of_the_tables():
+    """In the page and in the README, rounded or not; the four by size are counted in the test above."""
+    page = (ROOT / 'docs/study.md').read_text()
+    blocks = re.findall('<!-- results of .*?<!-- end of results -->', page, flags=re.DOTALL)
+    number = r'(\d+\.\d+) ± (\d+\.\d+)'
+    known = {'4.1 ± 1.9', '5.7 ± 1.5', '4.0 ± 5.1', '2.1 ± 4.0'}
+    for mean, half in re.findall(number, ' '.join(blocks)):
+        known |= {f'{mean} ± {half}', f'{float(mean):.1f} ± {float(half):.1f}'}
+    for block in blocks:
+        page = page.replace(block, '')
+    said = [f'{mean} ± {half}' for mean, half in re.findall(number, ' '.join(page.split()))]
+    study = (ROOT / 'README.md').read_text().split('[a study](docs/study.md)')[1].split('\n\n')[0]
+    said += [f'{mean} ± {half}' for mean, half in re.findall(number, ' '.join(study.split()))]
+    assert len(said) > 20 and set(said) <= known
 
 
 def test_logs_are_of_the_plan(study):
