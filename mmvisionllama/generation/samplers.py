@@ -213,7 +213,7 @@ class SDESampler:
         method: ``'euler'`` (Euler-Maruyama; the paper) or ``'heun'`` (two evaluations a step).
         num_steps: States from t = 0 to ``1 - last_step_size``, both included; as the last step takes the place of the
             first state, also the number of steps, and of evaluations with ``'euler'``.
-        diffusion: Coefficient w(t): ``'sigma'`` (1 - t; the paper), ``'constant'`` (1) or ``'sine'`` (sin^2(pi t)).
+        diffusion: Coefficient w(t): ``'sigma'`` (1 - t; released), ``'constant'`` (1) or ``'sine'`` (sin^2(pi t)).
         diffusion_scale: Factor of w.
         last_step: ``'mean'`` follows the drift without noise over the last step (released); ``'euler'`` follows the
             velocity alone; ``'none'`` makes noisy steps up to t = 1.

@@ -19,7 +19,7 @@ from .valid_grid import ValidGrid, own_sides
 
 SCALES = ('per_axis', 'height', 'none')
 KINDS = ('2d', '1d')
-#: the released plain models scale both axes by the height's factor
+#: the one released plain model that scales has the height's factor for both axes
 SCALE_ALIASES = {'released': 'height'}
 
 
@@ -39,8 +39,8 @@ def axis_scales(grid: Sequence[int], anchor: Optional[Sequence[float]], scale: s
     Args:
         grid: Token grid ``(H, W)`` of the input. Tensors ``(B, 1)`` as sides give each image its own factors.
         anchor: Token grid ``(H0, W0)`` that the weights were trained on; ``None`` leaves positions as they are.
-        scale: ``'per_axis'`` scales y by H0/H and x by W0/W; ``'height'`` (what the released plain models do;
-            ``'released'`` is accepted for it) scales both by H0/H; ``'none'`` is unscaled 2D RoPE.
+        scale: ``'per_axis'`` scales y by H0/H and x by W0/W; ``'height'`` (what the released plain model that
+            scales does; ``'released'`` is accepted for it) scales both by H0/H; ``'none'`` is unscaled 2D RoPE.
 
     Returns:
         ``(scale_x, scale_y)``.

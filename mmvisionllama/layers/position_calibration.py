@@ -1,4 +1,4 @@
-"""Position calibration of GSA: where the keys stand that summarise a cell of the map (section 3.2, Figure 5).
+"""Position calibration of GSA: where the keys stand that summarise a cell of the map (section 3.3, Figure 5).
 
 Legend: N = H x W query tokens, M key tokens, h heads, d head dim, sr sub-sampling ratio.
 """
@@ -57,9 +57,9 @@ class GSAPositionCalibration(nn.Module):
         head_dim: Channels of one head, d.
         sr_ratio: Side of a cell; 1 for keys that are the queries' own tokens.
         anchor: Query grid (H0, W0) that the weights were trained on, or None for unscaled positions.
-        key_position: ``'mean'`` as above. ``'flat_index'`` is what the published weights were trained with (the release
-            counts keys along the queries' full width W and offsets them by ``1 - 1 / sr``): the key of flat index n
-            stands at ``x = (1 - 1 / sr) + sr * (n mod W)``, ``y = (1 - 1 / sr) + sr * (n div W)``.
+        key_position: ``'mean'`` as above. ``'flat_index'`` is what the released code computes, and its weights were
+            presumably trained with (keys counted along the queries' full width W, ``1 - 1 / sr`` off): the key of flat
+            index n stands at ``x = (1 - 1 / sr) + sr * (n mod W)``, ``y = (1 - 1 / sr) + sr * (n div W)``.
         ntk_keys: With ``ntk_alpha``: ``'shared'`` rotates keys with the same frequencies as queries, ``'plain_base'``
             leaves theirs at the plain base.
         **rope_cfg: As :class:`AS2DRoPE`. ``'released'`` is accepted for ``key_position='flat_index'``, for

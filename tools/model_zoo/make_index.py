@@ -189,7 +189,7 @@ def readme(folder: str, recipes: List[Recipe]) -> str:
             '(`docs/paper_vs_release.md`).',
             '',
         ]
-    weights = ', and there are no weights to download'
+    weights = ', and no weights come with them'
     if any(recipe.name in PUBLISHED for recipe in recipes):
         weights = '. `get_model(name, pretrained=True)` fetches and converts the weights that the authors published'
     lines += [

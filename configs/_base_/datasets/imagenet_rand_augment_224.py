@@ -1,5 +1,6 @@
-# ImageNet-1K with RandAugment 9/0.5 and random erasing (Table 13, column D.2; Table 15). Every step has a name, so that a
-# config says what it changes: `erase = dict(_base_.erase, erase_prob=0.0)`, then the pipeline of `_base_.load`, ..., erase.
+# ImageNet-1K with RandAugment 9/0.5 and random erasing (Table 13, column D.2; Table 15 without erasing). Every step has a
+# name, so that a config says what it changes: `erase = dict(_base_.erase, erase_prob=0.0)`, then the pipeline of
+# `_base_.load`, ..., erase.
 dataset_type = 'ImageNet'
 data_root = 'data/imagenet'
 data_preprocessor = dict(

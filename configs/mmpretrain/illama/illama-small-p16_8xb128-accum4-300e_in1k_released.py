@@ -1,5 +1,5 @@
 # iLLaMA-S as the released code trains it: the soft mask multiplies the attention weights after the softmax, without
-# renormalisation, so that no row sums to 1 and earlier tokens still feel later ones.
+# renormalisation, so that no row but the last sums to 1 and earlier tokens still feel later ones.
 # Paper: top-1 79.9 %, which is this model's. Not reproduced here. Model: 22.02 M parameters, 4.60 GMACs at 224.
 # Schedule: 8 GPUs x 128 x 4 accumulated = 4096 images; floor(1,281,167 / 4096) = 312 iterations x 300 epochs.
 #

@@ -1,6 +1,6 @@
 # VisionLLaMA-B: fine-tuning on ImageNet-1K after 1600 epochs of MAE, as released: base-wide, learning rate 2e-3
-# (Table 15: 4e-3), random erasing, and a cosine down to 1e-6 for every layer, above the peaks of the lowest ones. All
-# else as in the config it inherits from.
+# (Table 15: base rate 1e-3, 4e-3 at 1024 images), random erasing, and a cosine down to 1e-6 for every layer, above the
+# peaks of the lowest ones. All else as in the config it inherits from.
 # Paper (Table 3): top-1 84.3 % (ViT-Base-MAE 83.4 %). Not reproduced here.
 # Model: 256.44 M parameters, 50.77 GMACs at 224.
 # Schedule (Table 15): 8 GPUs x 128 = 1024 images; floor(1,281,167 / 1024) = 1251 iterations x 100 epochs.

@@ -1,7 +1,7 @@
 # UperNet with VisionLLaMA-B on ADE20K, after 800 epochs of MAE.
 # Paper (Table 4b): mIoU 49.0 % single-scale (ViT-B 46.2). Not reproduced here.
 # Model: 162.45 M parameters, 604.84 GMACs at 512.
-# Schedule (section D.6): 8 GPUs x 2 = 16 images; 160,000 iterations. The maps are those of blocks
+# Schedule (section D.6, length as released): 8 GPUs x 2 = 16 images; 160,000 iterations. The maps are those of blocks
 # 4, 6, 8 and 12, as in the release.
 # Test: sliding windows; whole images with --cfg-options model.test_cfg.mode=whole, multi-scale with tools/test.py --tta
 # The release builds base-wide (docs/mae.md), trains at lr 1e-4 with layer-wise decay and scales no positions: ..._released.py

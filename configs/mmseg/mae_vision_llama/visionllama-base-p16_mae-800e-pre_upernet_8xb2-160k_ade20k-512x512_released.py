@@ -2,7 +2,7 @@
 # layer-wise decay 0.65 (none), positions that are not scaled to 512. All else as in the config it inherits from.
 # Paper (Table 4b): mIoU 49.0 % single-scale (ViT-B 46.2). Not reproduced here.
 # Model: 332.53 M parameters, 778.79 GMACs at 512.
-# Schedule (section D.6): 8 GPUs x 2 = 16 images; 160,000 iterations.
+# Schedule (section D.6, length as released): 8 GPUs x 2 = 16 images; 160,000 iterations.
 # Weights: init_cfg.checkpoint; others with --cfg-options model.backbone.init_cfg.checkpoint=FILE
 #
 #     tools/dist_train.sh configs/mmseg/mae_vision_llama/visionllama-base-p16_mae-800e-pre_upernet_8xb2-160k_ade20k-512x512_released.py 8

@@ -1,7 +1,7 @@
 # UperNet with Pyramid VisionLLaMA-B on ADE20K, after supervised training on ImageNet-1K.
 # Paper (Table 4a): mIoU 49.1 % single-scale (Twins-SVT-B 47.7, Swin-S 47.6), "88.5 M" parameters. Not reproduced here.
 # Model: 87.66 M parameters, 259.95 GMACs at 512; the paper repeats the parameters of Twins.
-# Schedule (section D.7): 8 GPUs x 2 = 16 images; 160,000 iterations.
+# Schedule (section D.7, length as released): 8 GPUs x 2 = 16 images; 160,000 iterations.
 # Test: the whole image; sliding windows with --cfg-options model.test_cfg.mode=slide, multi-scale with
 # tools/test.py --tta. The release slides, and scales positions by other anchors: ..._released.py
 # Weights: init_cfg.checkpoint; others with --cfg-options model.backbone.init_cfg.checkpoint=FILE

@@ -3,7 +3,7 @@
 # inference. All else as in the config it inherits from.
 # Paper (Table 4a): mIoU 49.1 % single-scale, "88.5 M" parameters. Not reproduced here.
 # Model: 87.68 M parameters, 259.95 GMACs at 512.
-# Schedule (section D.7): 8 GPUs x 2 = 16 images; 160,000 iterations.
+# Schedule (section D.7, length as released): 8 GPUs x 2 = 16 images; 160,000 iterations.
 # Weights: init_cfg.checkpoint; others with --cfg-options model.backbone.init_cfg.checkpoint=FILE
 #
 #     tools/dist_train.sh configs/mmseg/pyramid_vision_llama/pyramid-visionllama-base_upernet_8xb2-160k_ade20k-512x512_released.py 8
