@@ -240,6 +240,33 @@ def test_data_as_published(study, tmp_path):
         study['files'].reduce_grocery(tmp_path)
 
 
+def test_cifar10_is_arranged_as_published(study, tmp_path, monkeypatch, capsys):
+    from PIL import Image
+
+    source = tmp_path / 'cifar-10-batches-bin'
+    source.mkdir()
+    (source / 'batches.meta.txt').write_text('airplane\nautomobile\n')
+    rng = np.random.default_rng(0)
+    pictures = rng.integers(0, 256, (5, 3, 32, 32), dtype=np.uint8)
+    records = [np.append(np.uint8(index % 2), picture) for index, picture in enumerate(pictures)]
+    for name, chosen in (('data_batch_1', records[:2]), ('data_batch_2', records[2:4]), ('test_batch', records[4:])):
+        np.concatenate(chosen).tofile(source / f'{name}.bin')
+    monkeypatch.setattr(sys, 'argv', ['files.py', str(source), str(tmp_path / 'data')])
+    study['files'].main()
+    assert capsys.readouterr().out.endswith('5 pictures\n')
+    root = tmp_path / 'data' / 'cifar10'
+    names = {file.relative_to(root).as_posix(): file for file in root.glob('*/*/*')}
+    assert sorted(names) == [
+        'test/airplane/00004.png',
+        'train/airplane/00000.png',
+        'train/airplane/00002.png',
+        'train/automobile/00001.png',
+        'train/automobile/00003.png',
+    ]
+    for name, file in names.items():
+        assert (np.asarray(Image.open(file)) == pictures[int(name[-9:-4])].transpose(1, 2, 0)).all()
+
+
 def photographs(root):
     """43 classes of two noisy pictures to train and one to test."""
     from PIL import Image

@@ -101,11 +101,12 @@ def optim_wrapper_cfg(cfg: Config) -> Tuple[dict, str]:
     if wrapper.get('constructor') not in OTHERS_LAYER_DECAY:
         return wrapper, ''
     given = wrapper['paramwise_cfg']
-    wrapper.update(
-        constructor='LayerDecayOptimWrapperConstructor',
-        paramwise_cfg=dict(layer_decay_rate=given.get('decay_rate', given.get('layer_decay_rate'))),
+    rate = given.get('decay_rate', given.get('layer_decay_rate'))
+    # as a config that inherits this one has to say it
+    ours = dict(
+        constructor='LayerDecayOptimWrapperConstructor', paramwise_cfg=dict(_delete_=True, layer_decay_rate=rate)
     )
-    return wrapper, 'with our layer-decay constructor'
+    return Config._merge_a_into_b(ours, wrapper), 'with our layer-decay constructor'
 
 
 def pretrain_batch(case: Case, sizes: Sequence[Tuple[int, int]], training: bool) -> dict:

@@ -88,10 +88,36 @@ def arrange_grocery(source: Path, data_root: Path) -> int:
     return count
 
 
+def arrange_cifar10(source: Path, data_root: Path) -> int:
+    """Writes CIFAR-10's binary version, ``cifar-10-batches-bin``, as PNG files in class folders; returns their number.
+
+    A record has a byte for the class, then 32 x 32 bytes each of red, green and blue. Here:
+    ``cifar10/{train,test}/CLASS/*.png``, numbered in the order of the files.
+    """
+    import numpy as np
+    from PIL import Image
+
+    classes = (source / 'batches.meta.txt').read_text().split()
+    batches = [*sorted(source.glob('data_batch_*.bin')), source / 'test_batch.bin']
+    count, progress = 0, ProgressBar(len(batches))
+    for batch in batches:
+        for label, *pixels in np.fromfile(batch, np.uint8).reshape(-1, 1 + 3 * 32 * 32):
+            folder = data_root / 'cifar10' / ('test' if batch.stem == 'test_batch' else 'train') / classes[label]
+            folder.mkdir(parents=True, exist_ok=True)
+            picture = np.array(pixels, np.uint8).reshape(3, 32, 32).transpose(1, 2, 0)
+            Image.fromarray(picture).save(folder / f'{count:05d}.png')
+            count += 1
+        progress.update()
+    progress.file.write('\n')
+    return count
+
+
 def main() -> None:
     if len(sys.argv) != 3:
-        sys.exit('usage: python tools/study/files.py GroceryStoreDataset/dataset data')
-    print(f'{arrange_grocery(Path(sys.argv[1]), Path(sys.argv[2])):,} photographs')
+        sys.exit('usage: python tools/study/files.py GroceryStoreDataset/dataset|cifar-10-batches-bin data')
+    source, data_root = map(Path, sys.argv[1:])
+    arrange = arrange_cifar10 if (source / 'test_batch.bin').exists() else arrange_grocery
+    print(f'{arrange(source, data_root):,} pictures')
 
 
 if __name__ == '__main__':

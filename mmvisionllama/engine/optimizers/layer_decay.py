@@ -43,7 +43,8 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         unknown = [key for key in self.paramwise_cfg if key not in OPTIONS]
         if unknown:
             raise ValueError(
-                f'paramwise_cfg has {", ".join(unknown)}: {type(self).__name__} knows {", ".join(OPTIONS)}'
+                f'paramwise_cfg has {", ".join(unknown)}: {type(self).__name__} knows {", ".join(OPTIONS)} '
+                '(paramwise_cfg=dict(_delete_=True, ...) drops what a config inherits)'
             )
         rate = self.paramwise_cfg.get('layer_decay_rate')
         if rate is None or not 0 < rate <= 1:
