@@ -67,9 +67,10 @@ def remove_checkpoint(path: Union[str, Path]) -> None:
 
 
 def remove_parts(folder: Union[str, Path]) -> None:
-    """Removes what killed processes left half-written."""
-    for path in Path(folder).glob(f'*{PART}'):
-        remove_checkpoint(path)
+    """Removes what killed processes left half-written: checkpoints and the file that names the last of them."""
+    for pattern in (f'*.pth{PART}', f'last_checkpoint{PART}'):
+        for path in Path(folder).glob(pattern):
+            remove_checkpoint(path)
 
 
 @register_backend(ATOMIC, force=True)

@@ -98,7 +98,8 @@ def check_pictures(folder: str, suffix: str = '.jpg') -> None:
 
     mmsegmentation takes the pictures that end with it and passes over all others without a word.
     """
-    files = (path for path in Path(folder).rglob('*') if path.is_file())
+    # folders behind links, too, which rglob passes over
+    files = (Path(parent, name) for parent, _, names in os.walk(folder, followlinks=True) for name in names)
     others = set()
     for path in files:
         if path.name.endswith(suffix):

@@ -3,10 +3,11 @@
 import math
 from typing import Any, Iterator, List, Optional, Sequence
 
+from mmengine.dataset import InfiniteSampler
 from mmengine.dist import get_world_size
 from mmengine.registry import DATA_SAMPLERS
 
-from ..errors import DataError
+from ..errors import DataError, OptionError
 from .transforms.resize_to_tokens import PatchSize, fitted_size, token_count
 
 
@@ -33,6 +34,7 @@ class TokenBudgetBatchSampler:
 
     Raises:
         DataError: For an image that is larger than the budget, or has neither a size nor a file.
+        OptionError: For a sampler without an end.
     """
 
     def __init__(
@@ -44,6 +46,11 @@ class TokenBudgetBatchSampler:
         image_tokens: Optional[Sequence[int]] = None,
         image_size: Optional[Sequence[int]] = None,
     ) -> None:
+        if isinstance(sampler, InfiniteSampler):
+            raise OptionError(
+                "TokenBudgetBatchSampler needs a sampler with an end: take sampler=dict(type='DefaultSampler', "
+                'shuffle=True), also in trainings by iteration'
+            )
         self.sampler = sampler
         self.batch_size = batch_size
         self.max_tokens = max_tokens

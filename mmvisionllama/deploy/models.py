@@ -2,7 +2,7 @@
 
 import copy
 import json
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Sequence, Union
 
 import torch
 from mmengine.config import Config, ConfigDict
@@ -115,8 +115,20 @@ class SessionBackbone(nn.Module):
         super().__init__()
         self.session = session
 
-    def forward(self, images: torch.Tensor) -> tuple:
-        return tuple(self.session(images))
+    def forward(self, images: Union[torch.Tensor, Sequence[torch.Tensor]]) -> tuple:
+        if isinstance(images, torch.Tensor):
+            return tuple(self.session(images))
+        # packed images, which may have sizes of their own
+        return tuple(map(torch.cat, zip(*(self.session(image[None]) for image in images))))
+
+
+def unpadded(preprocessor: dict) -> dict:
+    """A data preprocessor's config; in the place of SizedDataPreprocessor, whose network ignores padding, its base
+    without padding: the file takes any size and does not know which part is padding."""
+    if preprocessor.get('type') != 'SizedDataPreprocessor':
+        return preprocessor
+    base = {key: value for key, value in preprocessor.items() if key not in ('base', 'pad_size_divisor')}
+    return dict(base, type=preprocessor['base'])
 
 
 def session_model(session: Any) -> nn.Module:
@@ -130,7 +142,7 @@ def session_model(session: Any) -> nn.Module:
     init_default_scope(metadata.get('scope') or 'mmengine')
     shell = dict(backbone=dict(type=SessionBackbone, session=session))
     if settings.get('data_preprocessor'):
-        shell['data_preprocessor'] = settings['data_preprocessor']
+        shell['data_preprocessor'] = unpadded(settings['data_preprocessor'])
     if metadata['task'] == 'classification':
         shell.update(type='ImageClassifier', head=dict(type='ClsHead'))
     elif metadata['task'] == 'segmentation':

@@ -126,6 +126,8 @@ class GuidedNetwork(Network):
     task = 'generation'
     input_names = ('latents', 'times', 'labels', 'guidance')
     input_axes = ({0: 'batch', 2: 'height', 3: 'width'}, {0: 'batch'}, {0: 'batch'}, {})
+    #: channels that guidance changes; None for all of the latent
+    guided: Optional[int] = None
 
     @property
     def output_names(self) -> List[str]:
@@ -147,7 +149,7 @@ class GuidedNetwork(Network):
         batch = latents.shape[0]
         null = torch.full_like(labels, self.model.null_label)
         both = self.model(torch.cat((latents, latents)), torch.cat((times, times)), torch.cat((labels, null)))
-        return guide(both[:batch], both[batch:], guidance, self.model.in_channels)
+        return guide(both[:batch], both[batch:], guidance, self.guided or self.model.in_channels)
 
 
 class BackboneNetwork(Network):
@@ -213,6 +215,7 @@ def export_network(model: nn.Module) -> Network:
     Raises:
         OptionError: For any other model.
     """
+    first_three = getattr(model, 'cfg_channels', None) == 'first_three'
     model = getattr(model, 'network', model)  # of an image generator
     kind = _kind(model)
     if kind is None:
@@ -220,4 +223,7 @@ def export_network(model: nn.Module) -> Network:
             f'{type(model).__name__} cannot be exported: classifiers (ImageClassifier), segmentors (EncoderDecoder), '
             f'two-stage detectors (MaskRCNN, FasterRCNN), DiTLLaMA and backbones can'
         )
-    return kind(without_obstacles(model)).eval()
+    network = kind(without_obstacles(model)).eval()
+    if first_three:
+        network.guided = 3
+    return network

@@ -141,7 +141,10 @@ class Predictor:
             shape = image.shape[:2]
             results = dict(img=image, img_shape=shape, ori_shape=shape, img_path=None, sample_idx=0, img_id=0)
         else:
-            results = self._load(dict(img_path=image, sample_idx=0, img_id=0))
+            try:
+                results = self._load(dict(img_path=image, sample_idx=0, img_id=0))
+            except AssertionError as error:  # mmcv's, which reads with OpenCV
+                raise DataError(f'picture {image!r} is of a format that OpenCV does not read: convert it') from error
         return self._prepare(results)
 
     def __call__(self, images: Any, batch_size: int = 1) -> List[Any]:

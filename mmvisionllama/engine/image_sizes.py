@@ -32,8 +32,10 @@ class ImageSizes:
         self.withdraw(model)
         if sizes is None:
             return
-        pixels = ValidGrid(torch.tensor(sizes, device=inputs.device), inputs.shape[2:])
         backbones = backbones_of(model)
+        if not backbones:  # a library's own, which attends to the padding
+            return
+        pixels = ValidGrid(torch.tensor(sizes, device=inputs.device), inputs.shape[2:])
         if self.hider is None:
             self.hider = PaddingHider(backbones[0].first_patch)
             self.hider.install(model)
@@ -102,11 +104,12 @@ def follow_image_sizes(model: nn.Module) -> ImageSizes:
 
 def once_registered(child: nn.Module, callback: Callable[[nn.Module], Any]) -> None:
     """Calls ``callback(parent)`` as soon as ``child`` becomes a part of another module."""
-    reference = weakref.ref(child)
+    reference, done = weakref.ref(child), []
 
     def registered(parent: nn.Module, name: str, module: Optional[nn.Module]) -> None:
-        if module is not None and module is reference():
-            handle.remove()
+        # removed with the child: torch iterates over the hooks at this moment
+        if module is not None and not done and module is reference():
+            done.append(parent)
             callback(parent)
 
     handle = nn.modules.module.register_module_module_registration_hook(registered)

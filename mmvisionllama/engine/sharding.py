@@ -194,7 +194,14 @@ def whole_copy(model: nn.Module) -> nn.Module:
     """
     if fully_shard is None or not any(isinstance(parameter, DTensor) for parameter in model.parameters()):
         return model
-    copy = deepcopy(model)
+    gradients = [(parameter, parameter.grad) for parameter in model.parameters()]
+    try:
+        for parameter, _ in gradients:  # sharded ones cannot be copied
+            parameter.grad = None
+        copy = deepcopy(model)
+    finally:
+        for parameter, gradient in gradients:
+            parameter.grad = gradient
     for part in copy.modules():
         for name, parameter in part._parameters.items():
             if isinstance(parameter, DTensor):
@@ -243,7 +250,8 @@ class ShardedCheckpointHook(Hook):
     def before_run(self, runner: Any) -> None:
         """Before a checkpoint is resumed."""
         optimizer = getattr(runner.optim_wrapper, 'optimizer', None)
-        if isinstance(runner.model, FullyShardedModel) and optimizer is not None:
+        # in a test it stays a config
+        if isinstance(runner.model, FullyShardedModel) and isinstance(optimizer, torch.optim.Optimizer):
             optimizer.register_state_dict_post_hook(self._gather)
             optimizer.register_load_state_dict_pre_hook(self._spread)
             save = self._save_parts if runner.model.checkpoint == 'parts' else self._save

@@ -5,8 +5,9 @@ from typing import Any, Callable, Optional
 
 from mmengine.dataset import InfiniteSampler
 from mmengine.runner import Runner
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
+from ..backbones.plain import PlainBackbone
 from ..datasets.blame import watch_files
 from ..engine.unwrapping import unwrapped
 from ..errors import DataError, OptionError
@@ -40,6 +41,8 @@ class CheckedRunner(Runner):
             if traceback.extract_tb(error.__traceback__)[-1].name != '_serialize_data':
                 raise
             raise DataError(NO_SAMPLES) from error
+        if isinstance(loader.dataset, IterableDataset):
+            return loader
         if not len(loader.dataset):
             raise DataError(NO_SAMPLES)
         if not isinstance(loader.sampler, InfiniteSampler) and not len(loader):
@@ -99,9 +102,10 @@ NO_SAMPLES = 'a data set of the config has no samples: check its ann_file, data_
 
 def check_head(model: Any) -> None:
     """Raises an OptionError for a classifier whose head takes other channels than its plain backbone gives."""
-    channels = getattr(getattr(model, 'backbone', None), 'embed_dims', None)
+    backbone = getattr(model, 'backbone', None)
+    channels = backbone.embed_dims if isinstance(backbone, PlainBackbone) else None
     taken = getattr(getattr(model, 'head', None), 'in_channels', None)
-    if not isinstance(channels, int) or not isinstance(taken, int) or getattr(model, 'neck', None) is not None:
+    if channels is None or not isinstance(taken, int) or getattr(model, 'neck', None) is not None:
         return
     if channels != taken:
         raise OptionError(

@@ -38,7 +38,9 @@ def check_resumable(path: str) -> None:
     else:
         checkpoint = read_checkpoint(path)
     meta = checkpoint.get('meta')
-    if not isinstance(meta, dict) or not {'epoch', 'iter'} <= set(meta) or 'message_hub' not in checkpoint:
+    # best_*.pth have counters and no optimizer: mmengine would go on with a new one and the schedules' first rates
+    parts = {'message_hub', 'optimizer'} <= set(checkpoint)
+    if not isinstance(meta, dict) or not {'epoch', 'iter'} <= set(meta) or not parts:
         raise CheckpointError(
             f'checkpoint {path!r} has no state of a training to continue: start from its weights with --cfg-options '
             f'load_from={path}'

@@ -7,10 +7,11 @@ from typing import Optional
 
 import torch
 from mmengine.config import Config
+from mmengine.hooks import CheckpointHook
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
-from ..engine.hooks.checkpoint_fit import CheckpointFitHook
+from ..engine.hooks.checkpoint_fit import CheckpointFitHook, CheckpointNamesHook
 from ..engine.hooks.preemption import PreemptionHook
 from ..engine.hooks.reseed import ReseedHook
 from ..engine.hooks.safe_checkpoint import SafeCheckpointHook  # noqa: F401  registers itself
@@ -86,7 +87,7 @@ def use_safe_checkpoints(cfg: Config) -> None:
     hooks = cfg.setdefault('default_hooks', {})
     hooks.setdefault('checkpoint', dict(type='CheckpointHook', interval=1))  # the Runner's own default
     for hook in [*hooks.values(), *(cfg.get('custom_hooks') or [])]:
-        if isinstance(hook, dict) and hook.get('type') in ('CheckpointHook', 'mmengine.CheckpointHook'):
+        if isinstance(hook, dict) and hook.get('type') in ('CheckpointHook', 'mmengine.CheckpointHook', CheckpointHook):
             hook['type'] = 'SafeCheckpointHook'
 
 
@@ -118,6 +119,7 @@ def build_runner(cfg: Config) -> Runner:
     use_safe_checkpoints(cfg)
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else CheckedRunner.from_cfg(cfg)
     if isinstance(runner, Runner):  # strategies load sharded files of their own
+        runner.register_hook(CheckpointNamesHook())
         runner.register_hook(CheckpointFitHook(partial=cfg.get('load_from_partial', False)), 'VERY_LOW')
         if not any(isinstance(hook, ReseedHook) for hook in runner.hooks):  # an epoch is continued by it alone
             runner.register_hook(ReseedHook())

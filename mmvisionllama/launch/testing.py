@@ -133,8 +133,9 @@ def test(cfg: Config, out: Optional[str] = None) -> dict:
         if suffix or cfg.get('default_scope') != 'mmseg':
             raise LaunchError(f'--out {out!r}: expected a file .pkl (predictions) or .json (metrics)')
         check_folder(out, f'--out {out!r}')
-        cfg.test_evaluator.output_dir = out
-        cfg.test_evaluator.keep_results = True
+        evaluators = cfg.test_evaluator
+        for evaluator in evaluators if isinstance(evaluators, list) else [evaluators]:
+            evaluator.output_dir, evaluator.keep_results = out, True
     elif out:
         check_target(out)
     runner = build_runner(cfg)

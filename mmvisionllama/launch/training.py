@@ -1,5 +1,6 @@
 """The options of ``tools/train.py``."""
 
+import os
 from typing import Optional
 
 import torch
@@ -12,6 +13,9 @@ from .checks import check_checkpoint, check_data, check_pretrained
 from .config import prepare_dataloaders
 from .resuming import check_resume_file, lock_work_dir, newest_checkpoint
 from .runner import build_runner
+
+#: how often a launcher has started this training again
+RESTART_COUNTS = ('SLURM_RESTART_COUNT', 'TORCHELASTIC_RESTART_COUNT')
 
 
 def prepare_train(
@@ -69,6 +73,8 @@ def prepare_train(
 
 def choose_checkpoint(cfg: Config, resume: Optional[str] = None) -> None:
     """Sets ``load_from`` and ``resume`` to a file that was read and to whether the training continues from it."""
+    if resume and resume != 'auto' and is_started_again():
+        resume = newest_checkpoint(cfg.work_dir) or resume  # PATH was for the first turn
     if resume and resume != 'auto':
         cfg.load_from, cfg.resume = resume, True
     elif resume or (cfg.get('resume') and not cfg.get('load_from')):
@@ -81,6 +87,11 @@ def choose_checkpoint(cfg: Config, resume: Optional[str] = None) -> None:
         cfg.load_from = check_checkpoint(cfg.load_from, read=not cfg.get('resume'))
         if cfg.get('resume'):
             check_resume_file(cfg.load_from)
+
+
+def is_started_again() -> bool:
+    """Whether Slurm or torchrun has started this training before, under the same command."""
+    return any(os.environ.get(name, '0') not in ('', '0') for name in RESTART_COUNTS)
 
 
 def train(cfg: Config) -> nn.Module:
@@ -101,6 +112,7 @@ def use_amp(cfg: Config) -> None:
     """
     wrapper = cfg.optim_wrapper
     kind = wrapper.get('type', 'OptimWrapper')
+    kind = getattr(kind, '__name__', kind)  # a class, in configs of pure Python
     if kind == 'AutocastOptimWrapper':
         return  # is mixed precision already
     if kind not in ('OptimWrapper', 'AmpOptimWrapper'):

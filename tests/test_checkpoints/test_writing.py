@@ -58,7 +58,8 @@ def test_removals_wait_for_what_is_written(tmp_path):
 
 
 def test_half_written_files_go(tmp_path):
-    for name in ('epoch_1.pth', 'epoch_2.pth.part'):
+    for name in ('epoch_1.pth', 'epoch_2.pth.part', 'last_checkpoint.part', 'imagenet.tar.part'):
         (tmp_path / name).touch()
+    (tmp_path / 'epoch_3.pth.part').mkdir()
     remove_parts(tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ['epoch_1.pth']
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['epoch_1.pth', 'imagenet.tar.part']

@@ -3,11 +3,12 @@
 from types import SimpleNamespace
 
 import pytest
-from mmengine.dataset import DefaultSampler
+from mmengine.dataset import DefaultSampler, InfiniteSampler
 from PIL import Image
 
 from mmvisionllama.datasets import DataError, TokenBudgetBatchSampler
 from mmvisionllama.datasets.transforms.resize_to_tokens import token_count
+from mmvisionllama.errors import OptionError
 
 SIZES = [(16, 16), (64, 16), (32, 48), (16, 80), (48, 48), (15, 17), (33, 16), (64, 64)]
 
@@ -71,6 +72,11 @@ def test_sizes_after_the_pipeline():
     assert [limited.tokens(index) for index in range(len(SIZES))] == [1, 4, 4, 4, 4, 2, 3, 4]
     fixed = sampler(Images([{}] * 5), image_size=(32, 32))
     assert [len(batch) for batch in fixed] == [4, 1]
+
+
+def test_a_sampler_without_an_end_is_refused():
+    with pytest.raises(OptionError, match='DefaultSampler'):
+        TokenBudgetBatchSampler(InfiniteSampler(sized()), batch_size=99, max_tokens=16, patch_size=16)
 
 
 def test_images_that_cannot_be_placed_are_named():

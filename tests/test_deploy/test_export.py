@@ -15,7 +15,7 @@ from mmvisionllama.deploy.export import describe, write_openvino
 from mmvisionllama.deploy.networks import AdaptiveAveragePool
 from mmvisionllama.deploy.rewriting import fold_layer_scales
 from mmvisionllama.errors import CheckpointError, MissingExtraError, OptionError
-from mmvisionllama.generation import DiTLLaMA
+from mmvisionllama.generation import DiTLLaMA, ImageGenerator
 from mmvisionllama.layers import GlobalSubsampledAttention, LayerScale, RotaryAttention, SwiGLU, TransformerBlock
 
 SIZES = [(160, 352), (100, 130), (33, 47), (224, 224), (96, 64), (17, 16), (250, 97), (129, 512)]
@@ -242,6 +242,24 @@ def test_a_diffusion_network_is_exported_with_its_guidance(target, tmp_path):
     session = deploy.load_exported(deploy.export(network, tmp_path / 'model', target).path, threads=1)
     assert session.metadata['inputs'] == ['latents', 'times', 'labels', 'guidance']
     assert deploy.largest_difference(network, session, [(32, 32), (8, 44), (2, 2), (64, 20)], batches=(1, 3)) <= 1e-5
+
+
+def test_guidance_of_three_channels_stays_that_in_the_export():
+    """As released checkpoints of four latent channels are sampled."""
+    generator = ImageGenerator(
+        dict(type='DiTLLaMA', arch=TINY, num_classes=5, anchor=8),
+        dict(type='GaussianDiffusion'),
+        dict(type='DDIMSampler', num_steps=2),
+        dict(type='PixelCodec'),
+        cfg_channels='first_three',
+    )
+    model = generator.network
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.2)
+    latents, times, labels, scale = deploy.export_network(generator).example((2, 12, 20))
+    expected = model.eval().forward_with_cfg(latents, times, labels, float(scale), 'first_three')
+    torch.testing.assert_close(deploy.export_network(generator)(latents, times, labels, scale), expected)
+    assert not torch.allclose(deploy.export_network(model)(latents, times, labels, scale), expected)
 
 
 #: rotations that no exported model above has: a part of the channels, frequencies of each head, learned ones

@@ -10,7 +10,7 @@ from PIL import Image
 
 import mmvisionllama
 from mmvisionllama import deploy, launch, zoo
-from mmvisionllama.deploy.models import file_info, load_model, model_config
+from mmvisionllama.deploy.models import file_info, load_model, model_config, session_model
 from mmvisionllama.errors import CheckpointError, DataError, OptionError
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
@@ -157,12 +157,14 @@ def test_pictures_that_cannot_be_used_end_in_one_line(tmp_path):
     predictor = deploy.Predictor(cfg, trained(cfg, tmp_path / 'model.pth', ['a']))
     Image.fromarray(np.zeros((8, 8), dtype=np.uint16)).save(tmp_path / 'deep.png')
     Image.new('CMYK', (8, 8)).save(tmp_path / 'print.jpg')
+    Image.new('RGB', (16, 16)).save(tmp_path / 'small.ico')
     (tmp_path / 'damaged.png').write_bytes(b'\x89PNG no picture')
     (tmp_path / 'empty').mkdir()
     for name, reason in (
         ('deep.png', 'mode I;16'),
         ('print.jpg', 'mode CMYK'),
         ('damaged.png', 'cannot be read'),
+        ('small.ico', 'format that OpenCV does not read'),
         ('missing.png', 'does not exist'),
         ('empty', 'has no picture'),
     ):
@@ -173,6 +175,33 @@ def test_pictures_that_cannot_be_used_end_in_one_line(tmp_path):
         predictor(np.zeros((8, 8)))
     with pytest.raises(DataError, match='cannot predict on a int'):
         predictor(3)
+
+
+def test_an_exported_file_of_packed_or_sized_training_predicts():
+    """Packed images come as a list; padding that the network ignored is left out."""
+    from mmpretrain.structures import DataSample
+
+    class Session:
+        """Two classes: the mean of the pixels, and 0."""
+
+        def __init__(self, preprocessor):
+            preprocessor = dict(preprocessor, mean=[0.0] * 3, std=[1.0] * 3)
+            self.metadata = dict(task='classification', scope='mmpretrain', classes=['a', 'b'])
+            self.metadata['model'] = dict(data_preprocessor=preprocessor)
+
+        def __call__(self, images):
+            means = images.mean((1, 2, 3))
+            return [torch.stack([means, torch.zeros_like(means)], 1)]
+
+    picture = torch.full((3, 32, 32), 2, dtype=torch.uint8)
+    data = dict(inputs=[picture, picture[:, :16]], data_samples=[DataSample(), DataSample()])
+    model = session_model(Session(dict(type='PackedDataPreprocessor', base='ClsDataPreprocessor')))
+    for sample in model.test_step(data):
+        assert sample.pred_score[0].item() == pytest.approx(1 / (1 + np.exp(-2)))
+    sized = dict(type='SizedDataPreprocessor', base='ClsDataPreprocessor', pad_size_divisor=64)
+    data = dict(inputs=[picture], data_samples=[DataSample(metainfo=dict(img_shape=(32, 32)))])
+    (sample,) = session_model(Session(sized)).test_step(data)
+    assert sample.pred_score[0].item() == pytest.approx(1 / (1 + np.exp(-2)))
 
 
 def test_wrong_combinations_of_files_are_refused(tmp_path):

@@ -119,6 +119,20 @@ def test_weights_under_another_key(runner, tmp_path):
     assert torch.equal(load(runner, str(tmp_path / 'a.pth')).head.weight, saved['head.weight'])
 
 
+@pytest.mark.parametrize('stored', ['raw', 'model', 'wrapped'])
+def test_averaged_weights_begin_from_the_loaded_ones(runner, tmp_path, stored):
+    """mmengine's hook reads them itself, under 'state_dict' and the model's own names."""
+    saved = Network().state_dict()
+    wrapped = dict(state_dict={f'module.{name}': value for name, value in saved.items()})
+    torch.save(dict(raw=saved, model=dict(model=saved), wrapped=wrapped)[stored], tmp_path / 'a.pth')
+    own = runner(hooks=[dict(type='EMAHook')], load_from=str(tmp_path / 'a.pth'))
+    own.call_hook('before_run')
+    own.load_or_resume()
+    (average,) = (hook.ema_model for hook in own.hooks if type(hook).__name__ == 'EMAHook')
+    for weights in (own.model, average.module):
+        assert torch.equal(weights.head.weight, saved['head.weight'])
+
+
 @pytest.mark.parametrize('hooks', [[], [dict(type='EMAHook')]])
 def test_resuming(runner, hooks):
     """The raw weights of a training with averaged ones, too."""

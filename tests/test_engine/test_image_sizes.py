@@ -8,9 +8,10 @@ import torch
 from mmengine.model import BaseModel, BaseTTAModel
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.structures import BaseDataElement
+from torch import nn
 
 from mmvisionllama import launch
-from mmvisionllama.engine import follow_image_sizes
+from mmvisionllama.engine import SizedDataPreprocessor, follow_image_sizes
 from mmvisionllama.errors import OptionError
 
 ROOT = Path(__file__).parents[2]
@@ -264,6 +265,23 @@ def test_a_failed_batch_leaves_no_sizes_behind():
     with pytest.raises(TypeError):
         model(**data, mode='loss', unknown=1)
     assert model.backbone.batch_pixels is None
+
+
+def test_other_backbones_see_the_padding():
+    """A baseline in a config that has the preprocessor."""
+    init_default_scope('mmengine')
+    model = sized()
+    model.backbone = nn.Conv2d(3, 4, 1)
+    data = model.data_preprocessor(batch([(16, 20), (24, 12)]))
+    assert torch.equal(model(**data), model.backbone(data['inputs'])[0])
+
+
+def test_preprocessors_may_wait_for_their_models_together():
+    init_default_scope('mmengine')
+    first, second = (SizedDataPreprocessor('ImgDataPreprocessor') for _ in range(2))
+    models = Stock(first), Stock(second)
+    for model in models:
+        assert len(model._forward_pre_hooks) == 1
 
 
 def test_wrong_or_missing_sizes_are_named():

@@ -2,9 +2,11 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,6 +14,7 @@ from torch import nn
 
 from mmvisionllama.checkpoints import read_checkpoint
 from mmvisionllama.engine import sharding
+from mmvisionllama.engine.hooks.quantization_aware import QuantizationAwareTrainingHook
 from mmvisionllama.engine.sharding import FullyShardedModel
 from mmvisionllama.errors import OptionError
 
@@ -122,6 +125,28 @@ def test_other_models_sharded_as_copied_as_whole(tmp_path, model):
 def test_compiled_blocks_are_units_too(tmp_path):
     run(tmp_path, 'one:none:1:4', 'sharded:fsdp+compiled:2:4')
     assert_same(losses(tmp_path / 'sharded'), losses(tmp_path / 'one'), 1e-5)
+
+
+@needs_fsdp2
+def test_evaluation_and_copies_amid_gradients(tmp_path):
+    """In a test the optimizer wrapper stays a config; a model with gradients can be copied, and keeps them."""
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        port = str(free.getsockname()[1])
+    env = dict(os.environ, PYTHONPATH=str(ROOT), CUDA_VISIBLE_DEVICES='', RANK='0', WORLD_SIZE='1', LOCAL_RANK='0')
+    env.update(MASTER_ADDR='127.0.0.1', MASTER_PORT=port)
+    script = Path(__file__).with_name('sharded_alone.py')
+    done = subprocess.run(
+        [sys.executable, str(script), str(tmp_path)], env=env, capture_output=True, text=True, timeout=200
+    )
+    assert done.stdout.endswith('ok\n'), done.stderr[-3000:]
+
+
+@needs_fsdp2
+def test_simulated_8_bits_refuse_it(monkeypatch):
+    hook, model = QuantizationAwareTrainingHook(), FullyShardedModel.__new__(FullyShardedModel)
+    with pytest.raises(OptionError, match='MMDistributedDataParallel'):
+        hook.before_train(SimpleNamespace(model=model))
 
 
 @needs_fsdp2

@@ -1,12 +1,17 @@
 """Data and model that do not fit each other, and files that cannot be read, in a real training."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from mmengine.config import Config
 from PIL import Image
+from torch import nn
+from torch.utils.data import IterableDataset
 
 from mmvisionllama import launch
 from mmvisionllama.errors import DataError, OptionError
+from mmvisionllama.launch.checked_runner import CheckedRunner, check_head
 
 pytest.importorskip('mmpretrain')
 
@@ -63,6 +68,22 @@ def config(root, workers=0, **options):
 
 def train(root, **options):
     return launch.build_runner(config(root, **options)).train()
+
+
+def test_heads_of_other_backbones_are_theirs(root):
+    """mmpretrain's RevViT and MixMIM give other channels than their embed_dims."""
+    backbone = nn.Identity()
+    backbone.embed_dims = 384
+    check_head(SimpleNamespace(backbone=backbone, head=SimpleNamespace(in_channels=768)))
+
+
+def test_a_data_set_without_a_length():
+    class Stream(IterableDataset):
+        def __iter__(self):
+            return iter(range(3))
+
+    loader = CheckedRunner.build_dataloader(dict(batch_size=2, num_workers=0, dataset=Stream(), sampler=None))
+    assert [len(batch) for batch in loader] == [2, 1]
 
 
 def test_a_good_config_trains(root):

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.optim import AmpOptimWrapper, OptimWrapper
 
 from mmvisionllama import launch
-from mmvisionllama.checkpoints import CheckpointError
+from mmvisionllama.checkpoints import CheckpointError, sharded
 from mmvisionllama.errors import MissingExtraError
 from mmvisionllama.launch import LaunchError, testing
 
@@ -104,9 +105,11 @@ def test_imagenet_layouts(data):
 
 
 def test_a_split_that_is_no_folder(tmp_path, monkeypatch):
-    """CIFAR's training and test images lie in the same folder; it is fetched into an empty one."""
+    """CIFAR's training and test images lie in the same folder; it is fetched into an empty one, or makes one."""
     monkeypatch.chdir(tmp_path)
     cfg = Config.fromfile(ROOT / 'configs/mmpretrain/illama/illama-tiny-p16_in1k-pre_8xb128-300e_cifar10.py')
+    launch.check_data(cfg)
+    cfg.train_dataloader.dataset.download = False
     with pytest.raises(LaunchError, match='data/cifar10.* does not exist'):
         launch.check_data(cfg)
     (tmp_path / 'data/cifar10').mkdir(parents=True)
@@ -171,7 +174,7 @@ def test_resume(data):
     assert not cfg.resume and cfg.load_from is None
     work = Path(cfg.work_dir)
     work.mkdir()
-    torch.save(dict(meta=dict(epoch=3, iter=9), message_hub={}, state_dict={}), work / 'epoch_3.pth')
+    torch.save(dict(meta=dict(epoch=3, iter=9), message_hub={}, optimizer={}, state_dict={}), work / 'epoch_3.pth')
     for resume in ('auto', str(work / 'epoch_3.pth')):
         cfg = launch.prepare_train(config(data), resume=resume)
         assert cfg.resume and cfg.load_from == str(work / 'epoch_3.pth')
@@ -216,6 +219,10 @@ def test_amp(data, monkeypatch):
     before = cfg.optim_wrapper.copy()
     launch.use_amp(cfg)
     assert cfg.optim_wrapper == before, 'mixed precision already'
+    for kind in (OptimWrapper, AmpOptimWrapper):  # a class, in configs of pure Python
+        cfg.optim_wrapper.type = kind
+        launch.use_amp(cfg)
+        assert cfg.optim_wrapper.type == 'AutocastOptimWrapper'
     cfg.optim_wrapper.type = 'SomeOtherWrapper'
     with pytest.raises(LaunchError, match='SomeOtherWrapper'):
         launch.use_amp(cfg)
@@ -307,6 +314,19 @@ def test_out(data):
         launch.test(config(data), out='folder')
 
 
+def test_label_maps_with_several_evaluators(data, tmp_path, monkeypatch):
+    cfg = config(data, 'mmseg')
+    cfg.test_evaluator = [dict(type='A'), dict(type='B')]
+
+    def stop(built):
+        raise RuntimeError('built')
+
+    monkeypatch.setattr(testing, 'build_runner', stop)
+    with pytest.raises(RuntimeError, match='built'):
+        launch.test(cfg, out=str(tmp_path / 'maps'))
+    assert [(one.output_dir, one.keep_results) for one in cfg.test_evaluator] == [(str(tmp_path / 'maps'), True)] * 2
+
+
 def test_mmpretrain_batches_are_stacked(data):
     """As mmpretrain's own scripts do; other libraries keep their own."""
     cfg = config(data)
@@ -362,3 +382,14 @@ def test_missing_pretrained_weights():
         launch.check_pretrained(dict(pretrained='no/such.pth'))
     web = dict(init_cfg=dict(type='Pretrained', checkpoint='https://example.org/a.pth'))
     assert launch.check_pretrained(dict(backbone=web, neck=None, init_cfg=dict(type='Normal'))) is None
+
+
+def test_pretrained_weights_at_home_and_in_parts(tmp_path, monkeypatch):
+    monkeypatch.setenv('HOME', str(tmp_path))
+    (tmp_path / 'a.pth').touch()
+    folder = tmp_path / 'b.pth'
+    folder.mkdir()
+    for part in (sharded.STATE, sharded.LIST):
+        (folder / part).touch()
+    for path in ('~/a.pth', str(folder)):
+        launch.check_pretrained(dict(init_cfg=dict(type='Pretrained', checkpoint=path)))

@@ -17,7 +17,11 @@ from mmvisionllama.launch.training import choose_checkpoint
 
 def save(path, epoch=1, **rest):
     torch.save(
-        dict(meta=dict(epoch=epoch, iter=epoch), message_hub={}, state_dict=dict(w=torch.ones(99)), **rest), path
+        dict(
+            dict(meta=dict(epoch=epoch, iter=epoch), message_hub={}, optimizer={}, state_dict=dict(w=torch.ones(99))),
+            **rest,
+        ),
+        path,
     )
     os.utime(path, (epoch, epoch))
 
@@ -80,6 +84,29 @@ def test_weights_alone_cannot_be_resumed(work):
     with pytest.raises(CheckpointError, match='no state of a training.*load_from='):
         choose_checkpoint(Config(dict(work_dir=str(work))), str(work / 'epoch_10.pth'))
     assert name(newest_checkpoint(str(work))) == 'epoch_9.pth'
+
+
+def test_the_best_one_has_no_optimizer(work):
+    """mmengine would go on at its epoch with a new optimizer and the first rates of the schedules."""
+    best = torch.load(work / 'epoch_10.pth', weights_only=True)
+    del best['optimizer']
+    torch.save(best, work / 'best_acc_epoch_10.pth')
+    with pytest.raises(CheckpointError, match='no state of a training.*load_from='):
+        choose_checkpoint(Config(dict(work_dir=str(work))), str(work / 'best_acc_epoch_10.pth'))
+
+
+@pytest.mark.parametrize('variable', ['SLURM_RESTART_COUNT', 'TORCHELASTIC_RESTART_COUNT'])
+def test_a_path_is_for_the_first_turn(work, tmp_path, monkeypatch, variable):
+    """The launcher repeats the command; what the first turn saved is newer."""
+    given = str(work / 'epoch_9.pth')
+    for count, chosen in (('0', 'epoch_9.pth'), ('1', 'epoch_10.pth')):
+        monkeypatch.setenv(variable, count)
+        cfg = Config(dict(work_dir=str(work)))
+        choose_checkpoint(cfg, given)
+        assert cfg.resume and name(cfg.load_from) == chosen
+    cfg = Config(dict(work_dir=str(tmp_path / 'nothing saved')))
+    choose_checkpoint(cfg, given)
+    assert cfg.resume and name(cfg.load_from) == 'epoch_9.pth'
 
 
 def test_a_whole_file_beside_a_damaged_one_is_named(work):

@@ -10,8 +10,6 @@ compiler). The file is then run at several sizes; one that does not compute what
 import argparse
 from pathlib import Path
 
-from mmengine.config import DictAction
-
 from mmvisionllama import deploy, launch
 from mmvisionllama.deploy.models import file_info, load_model
 
@@ -26,7 +24,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--out', type=Path, help='file to write (default: work_dirs/ and the config name)')
     parser.add_argument('--opset', type=int, default=20, help='of ONNX')
     parser.add_argument('--tolerance', type=float, default=1e-4, help='allowed relative difference to PyTorch')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='override settings')
+    parser.add_argument(
+        '--cfg-options', nargs='+', action=launch.CfgOptions, metavar='KEY=VALUE', help='override settings'
+    )
     return parser.parse_args()
 
 

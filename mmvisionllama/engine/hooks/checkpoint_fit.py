@@ -12,6 +12,22 @@ from ..unwrapping import unwrapped
 
 
 @HOOKS.register_module()
+class CheckpointNamesHook(Hook):
+    """Finds the weights of a loaded checkpoint before other hooks read them; the Runner's builder adds it.
+
+    mmengine's EMAHook knows them under ``state_dict`` alone, and under the model's own names.
+    """
+
+    priority = 'HIGHEST'
+
+    def after_load_checkpoint(self, runner: Any, checkpoint: Dict[str, Any]) -> None:
+        """Puts a raw state dict, one under another key, or that of a wrapped model in the place of ``state_dict``."""
+        own = checkpoint.get('state_dict')
+        if not isinstance(own, dict) or any(str(name).startswith('module.') for name in own):
+            checkpoint['state_dict'] = find_state_dict(checkpoint)
+
+
+@HOOKS.register_module()
 class CheckpointFitHook(Hook):
     """Checks what the Runner loads by ``load_from`` or resumes; :func:`mmvisionllama.launch.build_runner` adds it.
 

@@ -3,7 +3,9 @@
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
+from ...errors import OptionError
 from ...quantization import simulate_int8
+from ..sharding import FullyShardedModel
 from ..unwrapping import unwrapped
 
 
@@ -17,7 +19,13 @@ class QuantizationAwareTrainingHook(Hook):
     Raises:
         ImportError: Without torchao.
         ValueError: If the model has no layer to quantise.
+        OptionError: For a :class:`~mmvisionllama.engine.FullyShardedModel`.
     """
 
     def before_train(self, runner) -> None:
+        """Puts the simulation into the model."""
+        if isinstance(runner.model, FullyShardedModel):
+            raise OptionError(
+                'simulated 8 bits do not work with FullyShardedModel: train with MMDistributedDataParallel'
+            )
         simulate_int8(unwrapped(runner.model))

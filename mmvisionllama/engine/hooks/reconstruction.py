@@ -6,13 +6,14 @@ from typing import Iterator, Optional
 
 import numpy as np
 import torch
-from mmengine.dist import master_only
+from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from torch import Tensor, nn
 
 from ...pretraining.reconstruction import reconstruct_fixed
 from ...visualization.reconstruction import draw_reconstruction
+from ..sharding import whole_copy
 from ..unwrapping import unwrapped
 
 
@@ -84,10 +85,11 @@ class MAEReconstructionHook(Hook):
         if not self.by_epoch and (self.every_n_train_iters(runner, self.interval) or self.is_last_train_iter(runner)):
             self.write(runner, runner.iter + 1)
 
-    @master_only
     def write(self, runner, step: int) -> None:
-        """Draws the picture of this moment."""
-        model = unwrapped(runner.model)
+        """Draws the picture of this moment; all processes have to call it."""
+        model = whole_copy(unwrapped(runner.model))
+        if not is_main_process():
+            return
         if self._images is None:
             self._images = self._read_images(runner, model)
         picture = reconstruction_picture(model, self._images, self.seed)

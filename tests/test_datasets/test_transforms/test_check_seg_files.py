@@ -105,6 +105,9 @@ def test_folder_without_pictures(tmp_path):
     with pytest.raises(DataError, match=r'its files end with \.png: .*img_suffix='):
         check_pictures(str(tmp_path))
     check_pictures(str(tmp_path), '.png')
+    (tmp_path / 'linked').mkdir()
+    (tmp_path / 'linked' / 'city').symlink_to(tmp_path / 'scene')
+    check_pictures(str(tmp_path / 'linked'), '.png')
 
 
 @pytest.mark.parametrize('kind, checked', [('BaseSegDataset', True), ('CityscapesDataset', False)])
