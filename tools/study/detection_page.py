@@ -46,14 +46,16 @@ def draw(name: str, path: Path) -> None:
     if not logs.runs:
         return
     figure, axes = panels(2, (11, 4.2))
+    colours = {arm: f'C{number}' for number, arm in enumerate(part.arms)}
     for arm, runs in logs.runs.items():
-        curve(axes[0], curves_of(runs, 'val', 'epoch', 'ap'), arm)
+        curve(axes[0], curves_of(runs, 'val', 'epoch', 'ap'), arm, colour=colours[arm])
     sizes = sizes_of(logs)
     factors = sorted(sizes, key=lambda text: float(text[:-1]))
     places = [float(factor[:-1]) for factor in factors]
     for arm, variant, label in lines_of(part, sizes):
         values = [list(sizes[factor][arm, variant].values()) for factor in factors]
-        line(axes[1], places, values, label, '-' if variant == part.arms[arm].variants[0] else ':')
+        style = '-' if variant == part.arms[arm].variants[0] else ':'
+        line(axes[1], places, values, label, style, colour=colours[arm])
     axes[0].set(title='training', xlabel='epoch', ylabel='mask AP (%)')
     axes[1].set(title='pictures resized', xlabel='factor', ylabel='mask AP (%)', xscale='log')
     ticks(axes[1], places, factors)
