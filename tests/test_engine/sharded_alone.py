@@ -1,15 +1,15 @@
 """One gloo process with a sharded model, for test_sharding.py: a copy amid gradients, and an evaluation.
 
-Prints the largest difference of the copy's gradient-free forward pass, then the metric of the evaluation.
+Ends with an error where one of them is wrong, and prints 'ok'.
 """
 
 import sys
 
+import sharded_training  # noqa: F401  registers MeanOutput
 import torch
 from mmengine.config import Config
-from mmengine.evaluator import BaseMetric
 from mmengine.model import BaseModel
-from mmengine.registry import METRICS, MODELS
+from mmengine.registry import MODELS
 from torch import distributed, nn
 
 from mmvisionllama import launch
@@ -18,7 +18,7 @@ from mmvisionllama.engine import FullyShardedModel
 from mmvisionllama.engine.sharding import whole_copy
 
 
-@MODELS.register_module()
+@MODELS.register_module(name='SingleModel')
 class SmallModel(BaseModel):
     def __init__(self):
         super().__init__()
@@ -32,21 +32,12 @@ class SmallModel(BaseModel):
         return dict(loss=out.mean()) if mode == 'loss' else list(out)
 
 
-@METRICS.register_module()
-class MeanOutput(BaseMetric):
-    def process(self, data_batch, data_samples):
-        self.results.extend(out.mean().item() for out in data_samples)
-
-    def compute_metrics(self, results):
-        return dict(mean=sum(results) / len(results))
-
-
 def evaluation(folder):
     torch.manual_seed(1)
     loader = dict(dataset=list(torch.randn(4, 3, 16, 16)), batch_size=2, num_workers=0)
     cfg = dict(
         default_scope='mmengine',
-        model=dict(type='SmallModel'),
+        model=dict(type='SingleModel'),
         model_wrapper_cfg=dict(type='FullyShardedModel'),
         work_dir=folder,
         train_dataloader=dict(loader, sampler=dict(type='DefaultSampler', shuffle=True)),

@@ -133,7 +133,8 @@ def test_evaluation_and_copies_amid_gradients(tmp_path):
     with socket.socket() as free:
         free.bind(('127.0.0.1', 0))
         port = str(free.getsockname()[1])
-    env = dict(os.environ, PYTHONPATH=str(ROOT), CUDA_VISIBLE_DEVICES='', RANK='0', WORLD_SIZE='1', LOCAL_RANK='0')
+    path = os.pathsep.join([str(ROOT), str(ROOT / 'tools' / 'dev')])
+    env = dict(os.environ, PYTHONPATH=path, CUDA_VISIBLE_DEVICES='', RANK='0', WORLD_SIZE='1', LOCAL_RANK='0')
     env.update(MASTER_ADDR='127.0.0.1', MASTER_PORT=port)
     script = Path(__file__).with_name('sharded_alone.py')
     done = subprocess.run(

@@ -9,12 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.hooks import CheckpointHook
 from mmengine.optim import AmpOptimWrapper, OptimWrapper
 
 from mmvisionllama import launch
 from mmvisionllama.checkpoints import CheckpointError, sharded
 from mmvisionllama.errors import MissingExtraError
 from mmvisionllama.launch import LaunchError, testing
+from mmvisionllama.launch import runner as launch_runner
 
 ROOT = Path(__file__).parents[2]
 
@@ -304,6 +306,12 @@ def test_tta_that_the_config_must_define(data):
     for scope in ('mmseg', 'mmengine'):
         with pytest.raises(LaunchError, match='tta'):
             launch.use_tta(config(data, scope))
+
+
+def test_checkpoints_are_safe_in_configs_of_pure_python():
+    cfg = Config(dict(default_hooks=dict(checkpoint=dict(type=CheckpointHook, interval=2))))
+    launch_runner.use_safe_checkpoints(cfg)
+    assert cfg.default_hooks.checkpoint == dict(type='SafeCheckpointHook', interval=2)
 
 
 def test_out(data):
