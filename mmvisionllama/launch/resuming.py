@@ -17,6 +17,8 @@ except ImportError:  # Windows
     fcntl = None
 
 LOCK = '.training'
+#: its time is the start of the first turn of a training that was given a checkpoint
+GIVEN = '.resumed'
 
 
 def is_first_process() -> bool:
@@ -71,6 +73,26 @@ def _candidates(work_dir: str) -> List[str]:
     named = _pointer(work_dir)
     others = [str(path) for path in sorted(files, key=age, reverse=True) if str(path) != str(named and Path(named))]
     return ([named] if named else []) + others
+
+
+def mark_first_turn(work_dir: str) -> None:
+    """Remembers when a training began from a given checkpoint, for :func:`newest_of_this_training`."""
+    if is_first_process():
+        os.makedirs(work_dir, exist_ok=True)
+        Path(work_dir, GIVEN).touch()
+
+
+def newest_of_this_training(work_dir: str) -> Optional[str]:
+    """The newest whole checkpoint since :func:`mark_first_turn`, None without one; older ones are not its own."""
+    marker = Path(work_dir, GIVEN)
+    began = marker.stat().st_mtime if marker.exists() else 0.0
+    for path in _candidates(work_dir):
+        with contextlib.suppress(CheckpointError, OSError):
+            if os.path.getmtime(path) >= began:
+                check_resumable(path)
+                _say(f'resumes from {path}')
+                return path
+    return None
 
 
 def newest_checkpoint(work_dir: str) -> Optional[str]:

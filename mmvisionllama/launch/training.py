@@ -11,7 +11,7 @@ from ..engine.hooks.preemption import seconds
 from ..errors import LaunchError
 from .checks import check_checkpoint, check_data, check_pretrained
 from .config import prepare_dataloaders
-from .resuming import check_resume_file, lock_work_dir, newest_checkpoint
+from .resuming import check_resume_file, lock_work_dir, mark_first_turn, newest_checkpoint, newest_of_this_training
 from .runner import build_runner
 
 #: how often a launcher has started this training again
@@ -73,9 +73,11 @@ def prepare_train(
 
 def choose_checkpoint(cfg: Config, resume: Optional[str] = None) -> None:
     """Sets ``load_from`` and ``resume`` to a file that was read and to whether the training continues from it."""
-    if resume and resume != 'auto' and is_started_again():
-        resume = newest_checkpoint(cfg.work_dir) or resume  # PATH was for the first turn
     if resume and resume != 'auto':
+        if is_started_again():  # PATH was for the first turn
+            resume = newest_of_this_training(cfg.work_dir) or resume
+        else:
+            mark_first_turn(cfg.work_dir)
         cfg.load_from, cfg.resume = resume, True
     elif resume or (cfg.get('resume') and not cfg.get('load_from')):
         newest = newest_checkpoint(cfg.work_dir)

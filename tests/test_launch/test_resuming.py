@@ -97,16 +97,22 @@ def test_the_best_one_has_no_optimizer(work):
 
 @pytest.mark.parametrize('variable', ['SLURM_RESTART_COUNT', 'TORCHELASTIC_RESTART_COUNT'])
 def test_a_path_is_for_the_first_turn(work, tmp_path, monkeypatch, variable):
-    """The launcher repeats the command; what the first turn saved is newer."""
-    given = str(work / 'epoch_9.pth')
-    for count, chosen in (('0', 'epoch_9.pth'), ('1', 'epoch_10.pth')):
+    """The launcher repeats the command; what the first turn saved is newer. Older files are of another training."""
+
+    def chosen(count, work_dir=work):
         monkeypatch.setenv(variable, count)
-        cfg = Config(dict(work_dir=str(work)))
-        choose_checkpoint(cfg, given)
-        assert cfg.resume and name(cfg.load_from) == chosen
-    cfg = Config(dict(work_dir=str(tmp_path / 'nothing saved')))
-    choose_checkpoint(cfg, given)
-    assert cfg.resume and name(cfg.load_from) == 'epoch_9.pth'
+        cfg = Config(dict(work_dir=str(work_dir)))
+        choose_checkpoint(cfg, str(work / 'epoch_9.pth'))
+        assert cfg.resume
+        return name(cfg.load_from)
+
+    assert [chosen('0'), chosen('1')] == ['epoch_9.pth', 'epoch_9.pth']  # epoch_10 was there before the first turn
+    now = os.path.getmtime(work / '.resumed')
+    os.utime(work / 'epoch_10.pth', (now, now))
+    assert chosen('1') == 'epoch_10.pth'
+    truncate(work / 'epoch_10.pth')
+    assert chosen('1') == 'epoch_9.pth'
+    assert chosen('1', tmp_path / 'nothing saved') == 'epoch_9.pth'
 
 
 def test_a_whole_file_beside_a_damaged_one_is_named(work):
