@@ -127,7 +127,8 @@ def unpadded(preprocessor: dict) -> dict:
     without padding: the file takes any size and does not know which part is padding."""
     if preprocessor.get('type') != 'SizedDataPreprocessor':
         return preprocessor
-    base = {key: value for key, value in preprocessor.items() if key not in ('base', 'pad_size_divisor')}
+    padding = ('pad_size_divisor', 'test_cfg')  # the second is mmsegmentation's
+    base = {key: value for key, value in preprocessor.items() if key not in ('base', *padding)}
     return dict(base, type=preprocessor['base'])
 
 

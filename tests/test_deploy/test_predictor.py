@@ -180,6 +180,7 @@ def test_pictures_that_cannot_be_used_end_in_one_line(tmp_path):
 def test_an_exported_file_of_packed_or_sized_training_predicts():
     """Packed images come as a list; padding that the network ignored is left out."""
     from mmpretrain.structures import DataSample
+    from mmseg.structures import SegDataSample
 
     class Session:
         """Two classes: the mean of the pixels, and 0."""
@@ -202,6 +203,9 @@ def test_an_exported_file_of_packed_or_sized_training_predicts():
     data = dict(inputs=[picture], data_samples=[DataSample(metainfo=dict(img_shape=(32, 32)))])
     (sample,) = session_model(Session(sized)).test_step(data)
     assert sample.pred_score[0].item() == pytest.approx(1 / (1 + np.exp(-2)))
+    sized = dict(type='SizedDataPreprocessor', base='mmseg.SegDataPreProcessor', test_cfg=dict(size_divisor=64))
+    preprocessor = session_model(Session(sized)).data_preprocessor
+    assert preprocessor(dict(inputs=[picture], data_samples=[SegDataSample()]))['inputs'].shape == (1, 3, 32, 32)
 
 
 def test_wrong_combinations_of_files_are_refused(tmp_path):
