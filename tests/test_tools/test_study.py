@@ -509,12 +509,12 @@ def test_encoders_from_pretraining_to_the_page(study, tmp_path, monkeypatch):
     common = ['--data-root', str(tmp_path / 'data'), '--work-dir', str(tmp_path / 'work')]
     small = ['--cfg-options', 'train_cfg.max_epochs=1', 'train_dataloader.batch_size=8']
     small += ['default_hooks.logger.interval=1']
-    for arm in ('visionllama', 'vit'):
+    for arm in ('visionllama', 'vit_deit_init'):
         log = plan.Job('cifar10', arm, 100, 1e-3).log
         log.parent.mkdir(parents=True, exist_ok=True)
         records = dict(kind='val', epoch=6, top1=1.0), dict(kind='end', seconds=1)
         log.write_text(''.join(json.dumps(record) + '\n' for record in records))
-    job.main(['cifar10', 'vit', '--seed=0', *common])
+    job.main(['cifar10', 'vit_deit_init', '--seed=0', *common])
     finals = {}
     for arm in plan.PARTS['mae'].arms:
         if arm == 'wide_2_blocks':  # costs time, and shows nothing that the others do not
@@ -540,12 +540,12 @@ def test_encoders_from_pretraining_to_the_page(study, tmp_path, monkeypatch):
         assert all(torch.equal(start[name], value) for name, value in left.items())
     sizes = {arm: logs.last(logs.read(plan.Job('mae', arm, 0).log), 'probe')['encoder'] for arm in finals}
     assert abs(sizes['wide_2_blocks'] / sizes['paper'] - 1) < 0.01 and abs(sizes['vit'] / sizes['paper'] - 1) < 0.02
-    scratch = logs.last(logs.read(plan.Job('cifar10', 'vit', 0).log), 'final')['top1']
+    scratch = logs.last(logs.read(plan.Job('cifar10', 'vit_deit_init', 0).log), 'final')['top1']
     text = tables(study, 'mae')
     (line,) = [line for line in text.splitlines() if line.startswith('| vit |')]
     cells = [cell.strip() for cell in line.split('|')[1:-1]]
     assert cells[1] == f'{sizes["vit"]:,}' and cells[-1] == f'{finals["vit"]["top1"] - scratch:+.1f}'
-    assert 'Fine-tuned, vit is at the final mean of the same network from scratch ' in text
+    assert 'Fine-tuned, vit is at the final mean of vit_deit_init from scratch ' in text
     losses, tops = lines_drawn(study['pretraining_page'], 'mae', monkeypatch, tmp_path)
     assert set(losses) == set(finals)
     assert set(tops) == {f'{arm}, fine-tuned' for arm in finals} | {'vit, from scratch'}

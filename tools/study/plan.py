@@ -213,7 +213,7 @@ PARTS = {
         arms={
             'paper': Arm('mae_visionllama-micro_cifar10.py', fine_tuned='visionllama'),
             'wide_2_blocks': Arm('mae_visionllama-micro-wide-2-blocks_cifar10.py', fine_tuned='visionllama'),
-            'vit': Arm('mae_vit-micro_cifar10.py', fine_tuned='vit'),
+            'vit': Arm('mae_vit-micro_cifar10.py', fine_tuned='vit_deit_init'),
         },
         reference='paper',
         seeds=(0, 1, 2),

@@ -57,7 +57,7 @@ def tables(name: str) -> str:
         + speed(
             curves_of(logs.runs[arm], 'val', 'epoch', 'top1'),
             curves_of(runs, 'val', 'epoch', 'top1'),
-            (arm, 'the same network from scratch'),
+            (arm, f'{PARTS[name].arms[arm].fine_tuned} from scratch'),
             'epochs',
         )
         for arm, runs in scratch.items()
