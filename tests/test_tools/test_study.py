@@ -88,6 +88,10 @@ def test_intervals_are_students(study):
     alone = study['comparison'].paired({0: 2.0}, {0: 1.0})
     assert alone.mean == 1.0 and math.isnan(alone.half) and not alone.is_significant and str(alone) == '+1.0'
     assert str(study['comparison'].Difference(-3.0, 1.0, 3)) == '**-3.0 ± 1.0**'
+    # one of 360 images in every seed, of unlike floats: no spread, no interval
+    alike = study['comparison'].paired({0: 99.4444, 1: 98.0556, 2: 0.2778}, {0: 99.1667, 1: 97.7778, 2: 0.0001})
+    assert str(alike) == '+0.3' and math.isnan(alike.p) and not alike.is_significant
+    assert str(study['comparison'].paired({0: 1.0, 1: 2.0}, {0: 1.0, 1: 2.0})) == '+0.0 ± 0.0'
 
 
 def test_speed_is_read_off_mean_curves(study):
@@ -134,6 +138,19 @@ def test_the_smallest_p_is_multiplied(study):
     (_, line) = cells.smallest_p(tested)
     assert line.startswith(f'The smallest p of all 2 differences in these tables is {p:.4f} (b on all test images); ')
     assert line.endswith(f'is {2 * p:.2f}.') and cells.smallest_p([]) == []
+
+
+def test_a_difference_is_counted_once(study):
+    """Positions that change nothing at the training size have the same accuracies there."""
+    cells, tested = study['cells'], []
+    ours, other, vit = ('ours', 'as2d'), ('ours', '2d'), ('vit', 'config')
+    sizes = {
+        '32': {ours: {0: 1.0, 1: 3.0}, other: {0: 1.0, 1: 3.0}, vit: {0: 0.0, 1: 0.0}},
+        '48': {ours: {0: 1.0, 1: 3.0}, other: {0: 1.0, 1: 4.0}, vit: {0: 0.0, 1: 0.0}},
+    }
+    table = cells.differences(sizes, [(*ours, 'as2d', vit), (*other, '2d', vit), (*other, '2d', ours)], tested)
+    assert table[2].split('|')[2] == table[3].split('|')[2]
+    assert [where for _, where in tested] == ['as2d at 32', 'as2d at 48', '2d at 48', '2d at 48']
 
 
 def test_jobs_come_in_an_order_that_can_be_cut_short(study):

@@ -104,13 +104,19 @@ def lines_of(part: Part, sizes: Dict[str, Values]) -> List[Tuple[str, str, str]]
 def differences(
     sizes: Dict[str, Values], lines: List[Tuple[str, str, str, Tuple[str, str]]], tested: Tested
 ) -> List[str]:
-    """A table of differences by size, of (arm, variant, label, what to compare with); appends p and place of each."""
+    """A table of differences by size, of (arm, variant, label, what to compare with); appends p and place of each.
+
+    Positions that change nothing at a size, as scaling at the training size, are not counted again.
+    """
     table = [row('positions', *sizes), row(*['---'] * (1 + len(sizes)))]
     for arm, variant, label, other in lines:
         cells = [paired(sizes[size][arm, variant], sizes[size].get(other, {})) for size in sizes]
         table.append(row(label, *(cell or '' for cell in cells)))
+        earlier = [line[1] for line in lines[: lines.index((arm, variant, label, other))] if line[0::3] == (arm, other)]
         for cell, size in zip(cells, sizes):
-            note(cell, f'{label} at {size}', tested)
+            values = sizes[size]
+            if not any(values[arm, variant] == values[arm, same] for same in earlier):
+                note(cell, f'{label} at {size}', tested)
     return table
 
 

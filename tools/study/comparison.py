@@ -25,7 +25,10 @@ class Logs(NamedTuple):
 
 
 class Difference(NamedTuple):
-    """Mean paired difference and the half-width of its interval; the second is NaN with one pair."""
+    """Mean paired difference and the half-width of its interval.
+
+    The second is NaN with one pair, and where all pairs differ alike, which leaves no spread to judge by.
+    """
 
     mean: float
     half: float
@@ -53,8 +56,10 @@ def paired(values: Dict[int, float], reference: Dict[int, float], digits: int = 
     if count == 1:
         return Difference(mean, math.nan, 1, digits=digits)
     spread = math.sqrt(sum((value - mean) ** 2 for value in found) / (count - 1))
+    if spread <= 1e-3 * abs(mean):  # logs are rounded
+        return Difference(mean, math.nan if any(found) else 0.0, count, digits=digits)
     error = spread / math.sqrt(count)
-    p = 2 * float(t.sf(abs(mean) / error, count - 1)) if error else math.nan
+    p = 2 * float(t.sf(abs(mean) / error, count - 1))
     return Difference(mean, float(t.ppf((1 + CONFIDENCE) / 2, count - 1)) * error, count, p, digits)
 
 

@@ -91,7 +91,10 @@ def _run(job: Job, rate: float, cfg: Config, code: str, stopwatch: 'Stopwatch') 
         )
     ]
     unfit = [record['step'] for record in scalars(work_dir) if not math.isfinite(record.get('loss', 0))]
-    records += [dict(kind='diverged', step=unfit[0])] if unfit else kind.results(job, cfg, work_dir, checkpoint)
+    found = [] if unfit else kind.results(job, cfg, work_dir, checkpoint)
+    # pre-trained weights are fine-tuned in there
+    unfit += [record.get('iter') for record in found if not math.isfinite(record.get('loss', 0))]
+    records += [dict(kind='diverged', step=unfit[0])] if unfit else found
     records.append(dict(kind='end', seconds=round(stopwatch.seconds())))
     (work_dir / 'config.py').write_text(text)
     shutil.copy(checkpoint, work_dir / 'final.pth')
