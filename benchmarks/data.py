@@ -18,7 +18,7 @@ from typing import Callable, Dict, List
 
 import numpy as np
 import torch
-from harness import arguments, compare, wanted, write_csv
+from harness import arguments, compare, results_of, wanted, write_csv
 
 CONFIGS = Path(__file__).parents[1] / 'configs' / '_base_' / 'datasets'
 RECIPES = {
@@ -91,7 +91,7 @@ def contenders(pipeline: List[dict], paths: List[Path]) -> Dict[str, Callable[[]
 
 
 def main() -> None:
-    parser = arguments(__doc__.splitlines()[0], 'data_cpu.csv')
+    parser = arguments(__doc__.splitlines()[0], 'data')
     parser.add_argument('--images', type=Path, help='folder of JPEG files to read')
     parser.add_argument('--count', type=int, default=48, help='pictures of a round')
     args = parser.parse_args()
@@ -124,7 +124,7 @@ def main() -> None:
                 row['images_per_second'] = f'{len(paths) / float(row["median_s"]):.0f}'
                 print(f'  {row["contender"]:<28} {row["images_per_second"]:>6} images/s')
             rows += mine
-    write_csv(args.out, rows, args.append, ('images_per_second',))
+    write_csv(results_of(args), rows, args.append, ('images_per_second',))
 
 
 if __name__ == '__main__':

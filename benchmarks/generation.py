@@ -7,7 +7,7 @@ sampling step is one guided reverse step. Both use this library's diffusion for 
 
 import torch
 import torch.nn.functional as F
-from harness import arguments, compare, gmacs_of, wanted, write_csv
+from harness import arguments, compare, gmacs_of, results_of, wanted, write_csv
 from mmengine.registry import MODELS
 from torch import nn
 
@@ -124,7 +124,7 @@ def sde_calls() -> int:
 
 
 def main() -> None:
-    args = arguments(__doc__.splitlines()[0], 'generation_cpu.csv').parse_args()
+    args = arguments(__doc__.splitlines()[0], 'generation', gpu=True).parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)
     torch.manual_seed(0)
@@ -148,7 +148,7 @@ def main() -> None:
             work_gmacs = {name: factor * value for name, value in gmacs.items()}
             rows += compare(case, calls, rounds=args.rounds, device=device, gmacs=work_gmacs)
     print(f'network evaluations of the 250-step SDE: {sde_calls()} (released code: 500)')
-    write_csv(args.out, rows, args.append)
+    write_csv(results_of(args), rows, args.append)
 
 
 if __name__ == '__main__':

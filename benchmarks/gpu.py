@@ -8,6 +8,7 @@ does not reach is listed. ``--tiny`` runs every case at a toy size, to show that
 """
 
 import argparse
+import contextlib
 import csv
 import gc
 import sys
@@ -35,7 +36,7 @@ MARGIN = 0.97
 
 
 class Report:
-    """Rows as they come, in a CSV file and a table in Markdown."""
+    """Rows as they come, in a CSV file and a table in Markdown; those of cases that are not measured stay."""
 
     def __init__(self, folder: Path, device: torch.device) -> None:
         card = torch.cuda.get_device_name(device) if device.type == 'cuda' else 'cpu'
@@ -44,6 +45,8 @@ class Report:
         folder.mkdir(parents=True, exist_ok=True)
         self.csv, self.markdown = folder / f'{name}.csv', folder / f'{name}.md'
         self.rows: List[dict] = []
+        with contextlib.suppress(FileNotFoundError), open(self.csv, newline='') as file:
+            self.rows = list(csv.DictReader(file))
         self.peak = 0.0  # TFLOP/s
         self.notes: List[str] = []
         self.fastest: Dict[Tuple[int, int, bool], str] = {}  # (head dim, tokens, training) -> backend
@@ -52,7 +55,8 @@ class Report:
         for row in rows:
             if row.get('gmacs') and self.peak:
                 row['peak_fraction'] = f'{2e-3 * float(row["gmacs"]) / float(row["median_s"]) / self.peak:.3f}'
-        self.rows += rows
+        cases = {row['case'] for row in rows}
+        self.rows = [row for row in self.rows if row['case'] not in cases] + rows
         self.write()
 
     def write(self) -> None:
@@ -61,9 +65,9 @@ class Report:
             writer.writeheader()
             writer.writerows(self.rows)
         lines = [f'# {self.card}', '', 'Made by `make bench-gpu`; do not edit.', '']
-        if self.rows:
-            row = self.rows[0]
-            lines += [f'torch {row["torch"]}, bf16 autocast, {row["date"]}. Command: `{row["command"]}`', '']
+        runs = {(row['torch'], row['date'], row['command']): None for row in self.rows}
+        for torch_version, date, command in runs:
+            lines += [f'torch {torch_version}, bf16 autocast, {date}. Command: `{command}`', '']
         lines += [f'- {note}' for note in self.notes]
         lines += ['', '| case | contender | ms | ratio | of the peak | peak memory, MiB |', '|---|---|---|---|---|---|']
         for row in self.rows:

@@ -196,16 +196,23 @@ def peak_mib_of(call: Callable[[], object], device: Optional[torch.device] = Non
     return max(held, default=0) / 2**20
 
 
-def arguments(description: str, results: str) -> argparse.ArgumentParser:
-    """The options that every workload has."""
+def arguments(description: str, name: str, gpu: bool = False) -> argparse.ArgumentParser:
+    """The options that every workload has, and ``--device`` for those that a GPU can run."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument('--out', type=Path, default=RESULTS / results, help='CSV file to write')
+    parser.set_defaults(name=name, device='cpu')
+    parser.add_argument('--out', type=Path, help=f'CSV file to write, without it {RESULTS}/{name}_DEVICE.csv')
     parser.add_argument('--append', action='store_true', help='keep the rows that are there')
     parser.add_argument('--rounds', type=int, default=9, help='measured rounds of each case')
     parser.add_argument('--cases', nargs='*', help='only cases whose name contains one of these words')
     parser.add_argument('--threads', type=int, default=0, help="torch's threads, 0 for its default")
-    parser.add_argument('--device', default='cpu', help='cpu or cuda')
+    if gpu:
+        parser.add_argument('--device', choices=('cpu', 'cuda'), help='where to measure')
     return parser
+
+
+def results_of(args: argparse.Namespace) -> Path:
+    """The CSV file of a workload's options."""
+    return args.out or RESULTS / f'{args.name}_{args.device}.csv'
 
 
 def wanted(case: str, words: Optional[List[str]]) -> bool:

@@ -1,7 +1,7 @@
 """iLLaMA's causal kernel against an explicit additive mask, and against the released mask after the softmax."""
 
 import torch
-from harness import arguments, compare, forward_of, train_step_of, wanted, write_csv
+from harness import arguments, compare, forward_of, results_of, train_step_of, wanted, write_csv
 from torch import nn
 
 from mmvisionllama.backbones import iLLaMA
@@ -71,7 +71,7 @@ def with_mode(model: nn.Module, work: str, call, dtype: str):
 
 
 if __name__ == '__main__':
-    args = arguments(__doc__, 'illama_cpu.csv').parse_args()
+    args = arguments(__doc__, 'illama', gpu=True).parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)
     torch.manual_seed(0)
@@ -79,4 +79,4 @@ if __name__ == '__main__':
         results = measure(args, torch.device('cuda'), 'bfloat16', 'small', 128)
     else:
         results = measure(args, torch.device('cpu'), 'float32', 'tiny', 4)
-    write_csv(args.out, results, args.append)
+    write_csv(results_of(args), results, args.append)

@@ -10,7 +10,7 @@ from contextlib import contextmanager, nullcontext
 from unittest import mock
 
 import torch
-from harness import arguments, compare, train_step_of, wanted, write_csv
+from harness import arguments, compare, results_of, train_step_of, wanted, write_csv
 
 from mmvisionllama.backbones import PyramidVisionLLaMA, VisionLLaMA
 from mmvisionllama.layers import kernels
@@ -58,7 +58,7 @@ def peak_mib(case: str, contender: str, threads: int) -> float:
 
 
 def main() -> None:
-    parser = arguments(__doc__, 'kernels_cpu.csv')
+    parser = arguments(__doc__, 'kernels')
     parser.add_argument('--memory', nargs=2, metavar=('CASE', 'CONTENDER'), help='one measurement of memory, printed')
     args = parser.parse_args()
     if args.threads:
@@ -80,7 +80,7 @@ def main() -> None:
         calls = {name: lambda switches=switches, call=call: call(switches) for name, switches in CONTENDERS.items()}
         memory = {name: peak_mib(case, name, torch.get_num_threads()) for name in CONTENDERS}
         rows += compare(f'{case} training step', calls, rounds=args.rounds, peak_mib=memory)
-    write_csv(args.out, rows, args.append)
+    write_csv(results_of(args), rows, args.append)
 
 
 if __name__ == '__main__':

@@ -4,7 +4,7 @@ Decoder, head and loss are the same mmpretrain modules on both sides.
 """
 
 import torch
-from harness import arguments, compare, wanted, write_csv
+from harness import arguments, compare, results_of, wanted, write_csv
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -61,7 +61,7 @@ def gmacs_of(model: nn.Module, images: torch.Tensor, encoder: bool) -> float:
 
 
 def main() -> None:
-    args = arguments(__doc__, 'mae_cpu.csv').parse_args()
+    args = arguments(__doc__, 'mae', gpu=True).parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)
     torch.manual_seed(0)
@@ -88,7 +88,7 @@ def main() -> None:
             gmacs=gmacs,
             packages=PACKAGES,
         )
-    write_csv(args.out, rows, args.append)
+    write_csv(results_of(args), rows, args.append)
 
 
 if __name__ == '__main__':

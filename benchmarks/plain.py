@@ -1,7 +1,7 @@
 """Plain VisionLLaMA against timm's ViT of the same size, and against a literal implementation at three resolutions."""
 
 import torch
-from harness import arguments, compare, forward_of, gmacs_of, train_step_of, wanted, write_csv
+from harness import arguments, compare, forward_of, gmacs_of, results_of, train_step_of, wanted, write_csv
 from literal import LiteralVisionLLaMA
 from torch import nn
 
@@ -98,8 +98,8 @@ def cuda(args) -> list:
 
 
 if __name__ == '__main__':
-    args = arguments(__doc__, 'plain_cpu.csv').parse_args()
+    args = arguments(__doc__, 'plain', gpu=True).parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)
     torch.manual_seed(0)
-    write_csv(args.out, cuda(args) if args.device == 'cuda' else cpu(args), args.append)
+    write_csv(results_of(args), cuda(args) if args.device == 'cuda' else cpu(args), args.append)

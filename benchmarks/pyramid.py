@@ -1,7 +1,7 @@
 """Pyramid VisionLLaMA against timm's Twins-SVT of the same size, and against a literal implementation at 800 x 1216."""
 
 import torch
-from harness import arguments, compare, forward_of, gmacs_of, peak_mib_of, train_step_of, wanted, write_csv
+from harness import arguments, compare, forward_of, gmacs_of, peak_mib_of, results_of, train_step_of, wanted, write_csv
 from literal_pyramid import LiteralPyramidVisionLLaMA
 from plain import with_mode
 from torch import nn
@@ -65,8 +65,8 @@ def against_literal(args) -> list:
 
 
 if __name__ == '__main__':
-    args = arguments(__doc__, 'pyramid_cpu.csv').parse_args()
+    args = arguments(__doc__, 'pyramid').parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)
     torch.manual_seed(0)
-    write_csv(args.out, against_twins(args) + against_literal(args), args.append)
+    write_csv(results_of(args), against_twins(args) + against_literal(args), args.append)

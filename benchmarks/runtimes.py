@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Callable, Dict, Tuple
 
 import torch
-from harness import arguments, compare, forward_of, wanted, write_csv
+from harness import arguments, compare, forward_of, results_of, wanted, write_csv
 from torch import nn
 
 from mmvisionllama import deploy
@@ -95,7 +95,7 @@ def runtimes(
 
 
 def main() -> None:
-    parser = arguments(__doc__.splitlines()[0], 'runtimes_cpu.csv')
+    parser = arguments(__doc__.splitlines()[0], 'runtimes')
     args = parser.parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)
@@ -127,7 +127,7 @@ def main() -> None:
             rows += found
             # written after each case: a stop loses one
             more = [dict(row, flags=flags(), mib=mib.get(row['contender'], '')) for row in found]
-            write_csv(args.out, more, args.append or rows != found, ('flags', 'mib'))
+            write_csv(results_of(args), more, args.append or rows != found, ('flags', 'mib'))
 
 
 if __name__ == '__main__':

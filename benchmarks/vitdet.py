@@ -5,7 +5,7 @@ training step, against a literal implementation that writes its softmax out, wit
 from functools import partial
 
 import torch
-from harness import arguments, compare, forward_of, gmacs_of, peak_mib_of, train_step_of, wanted, write_csv
+from harness import arguments, compare, forward_of, gmacs_of, peak_mib_of, results_of, train_step_of, wanted, write_csv
 from literal_vitdet import LiteralViTDet
 
 from mmvisionllama.backbones import VisionLLaMA
@@ -46,7 +46,7 @@ def run(args, case: str) -> list:
 
 
 if __name__ == '__main__':
-    parser = arguments(__doc__, 'vitdet_cpu.csv')
+    parser = arguments(__doc__, 'vitdet')
     parser.add_argument('--size', type=int, default=1024, help='side of the image, pixels')
     parser.set_defaults(rounds=3)
     args = parser.parse_args()
@@ -54,4 +54,4 @@ if __name__ == '__main__':
         torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     rows = [row for case in CASES if wanted(case, args.cases) for row in run(args, case)]
-    write_csv(args.out, rows, args.append)
+    write_csv(results_of(args), rows, args.append)

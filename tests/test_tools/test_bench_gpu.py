@@ -1,12 +1,14 @@
 """``make bench-gpu`` at toy sizes, so that it works when a card is there."""
 
 import csv
+import importlib
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 pytest.importorskip('timm')
 pytest.importorskip('mmpretrain')
@@ -49,6 +51,38 @@ def test_every_case_has_rows(tmp_path):
     assert all(row['peak_fraction'] and row['peak_mib'] for row in models)
     table = (tmp_path / 'gpu_cpu.md').read_text()
     assert 'Not measured' not in table and table.count('\n| ') >= len(rows)
+
+
+@pytest.fixture
+def benchmark(monkeypatch):
+    """Imports a module of benchmarks/."""
+    monkeypatch.syspath_prepend(str(ROOT / 'benchmarks'))
+    return importlib.import_module
+
+
+def test_a_part_keeps_the_other_rows(benchmark, tmp_path):
+    device = torch.device('cpu')
+    first, second = (dict(case=case, contender='a', median_s='1', ratio='1') for case in ('plain', 'attention'))
+    first.update(torch='2', date='today', command='all', ratio_low='1', ratio_high='1')
+    second.update(first, case='attention')
+    report = benchmark('gpu').Report(tmp_path, device)
+    report.add([first])
+    report.add([second])
+    report = benchmark('gpu').Report(tmp_path, device)
+    report.add([dict(first, median_s='2', command='part')])
+    with open(tmp_path / 'gpu_cpu.csv') as file:
+        assert [(row['case'], row['median_s']) for row in csv.DictReader(file)] == [('attention', '1'), ('plain', '2')]
+    table = (tmp_path / 'gpu_cpu.md').read_text()
+    assert 'Command: `all`' in table and 'Command: `part`' in table
+
+
+def test_a_gpus_rows_have_a_file_of_their_own(benchmark):
+    harness = benchmark('harness')
+    parser = harness.arguments('', 'plain', gpu=True)
+    for options, name in (([], 'plain_cpu.csv'), (['--device', 'cuda'], 'plain_cuda.csv'), (['--out', 'a'], 'a')):
+        assert harness.results_of(parser.parse_args(options)).name == name
+    with pytest.raises(SystemExit):
+        harness.arguments('', 'pyramid').parse_args(['--device', 'cuda'])
 
 
 def test_without_a_gpu_it_says_so(tmp_path):

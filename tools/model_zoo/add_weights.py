@@ -95,7 +95,9 @@ def main(argv: Optional[List[str]] = None) -> None:
     sha256 = hashlib.sha256(data).hexdigest()
     parameters = sum(parameter.numel() for parameter in model.parameters())
     command = f'python tools/train.py configs/{config} {args.options}'.strip()
-    seed = Config.fromfile(args.config).get('randomness', {}).get('seed')
+    # as it was run, with the command's options
+    used = max(args.work_dir.glob('*.py'), key=lambda path: path.stat().st_mtime, default=args.config)
+    seed = Config.fromfile(used).get('randomness', {}).get('seed')
     card = CARD.format(
         name=name,
         score_name=score_name,
