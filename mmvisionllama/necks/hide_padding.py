@@ -4,14 +4,17 @@ Hooks on their layers: what a convolution or a pooling reads outside of an image
 map when the image is alone.
 """
 
-import math
+from operator import floordiv
 from typing import Any, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor, nn
 
+from ..layers.options import ceil_div
 from ..layers.valid_grid import ValidGrid
 
+#: of levels coarser than the backbone's first map, in its tokens
+STRIDES = [2**power for power in range(1, 16)]
 #: parts of a model whose maps show the whole padded batch; layers of a RoI head see regions
 DENSE_PARTS = ('neck', 'rpn_head', 'bbox_head', 'decode_head', 'auxiliary_head')
 #: logit of the anchors outside, and their shift, by which boxes lie beyond the image and are dropped there
@@ -22,7 +25,7 @@ class PaddingHider:
     """Hides one batch's padding from a model's dense parts; :meth:`install` once, then set :attr:`pixels`.
 
     Args:
-        patch: Pixels (height, width) of a token of the backbone's first map; a level's stride is it times a power of 2.
+        patch: Pixels (height, width) of a token of the backbone's first map; coarser levels halve its grid.
 
     Attributes:
         pixels (ValidGrid, optional): Where the images are; None shows everything and costs nothing.
@@ -52,13 +55,15 @@ class PaddingHider:
 
     def level(self, x: Tensor) -> ValidGrid:
         """Where the images are in a map ``(B, C, H, W)`` of the batch."""
-        # the smallest stride that makes a map of this size: a larger one would make a smaller map
-        ratio = max(side / n / p for side, n, p in zip(self.pixels.grid, x.shape[2:], self.patch))
-        power = math.ceil(math.log2(ratio) - 1e-6)
-        tokens = self.pixels.coarser(self.patch)
-        if power < 0:
-            return ValidGrid(tokens.sizes << -power, x.shape[2:])
-        return ValidGrid(tokens.coarser((1 << power,) * 2).sizes, x.shape[2:])
+        tokens, grid = self.pixels.coarser(self.patch), x.shape[2:]
+        # halved once or several times; a layer that drops an odd row drops it of an image alone, too
+        for halved in (ceil_div, floordiv):
+            for stride in STRIDES:
+                if all(halved(side, stride) == n for side, n in zip(tokens.grid, grid)):
+                    return ValidGrid(halved(tokens.sizes, stride).clamp(min=1), grid)
+        # finer maps, and any others: what fills the batch fills the map
+        sizes = [ceil_div(own * n, side) for own, n, side in zip(tokens.sizes.unbind(1), grid, tokens.grid)]
+        return ValidGrid(torch.stack(sizes, dim=1), grid)
 
     def zero(self, module: nn.Module, args: Tuple) -> Optional[Tuple]:
         """Zeros outside, as the padding of a convolution."""

@@ -32,6 +32,20 @@ def test_odd_patches_and_batches():
     assert found.tolist() == [[3, 2], [1, 3]]
 
 
+def test_levels_that_drop_an_odd_row_drop_it_of_each_image():
+    """MaxPool2d(2) makes 21 of 43 tokens: stride 2, not 4."""
+    hides = hider((43, 32), ((43, 32), (40, 31), (1, 2)), patch=1)
+    assert hides.level(torch.zeros(3, 1, 21, 16)).sizes.tolist() == [[21, 16], [20, 15], [1, 1]]
+    assert hides.level(torch.zeros(3, 1, 10, 8)).sizes.tolist() == [[10, 8], [10, 7], [1, 1]]
+    assert hides.level(torch.zeros(3, 1, 22, 16)).sizes.tolist() == [[22, 16], [20, 16], [1, 1]]
+
+
+@pytest.mark.parametrize('level', [(1, 1), (3, 3), (11, 11), (14, 11), (15, 13), (43, 45), (129, 135), (50, 200)])
+def test_an_image_that_fills_the_batch_fills_every_map(level):
+    found = hider((43, 45), ((43, 45), (2, 9)), patch=1).level(torch.zeros(2, 1, *level))
+    assert found.mask[0].all() and found.mask[1].any()
+
+
 def test_convolutions_and_poolings_see_the_edge_of_a_map():
     neck = nn.ModuleDict(
         dict(
