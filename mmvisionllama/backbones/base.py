@@ -173,16 +173,22 @@ def init_conv(module: nn.Module) -> None:
             nn.init.zeros_(module.bias)
 
 
+def is_pretrained(cfg: dict) -> bool:
+    """Whether an initialiser loads weights: named, or, in pure Python configs and dumped ones, by class or its path."""
+    kind = cfg.get('type')
+    name = getattr(kind, '__name__', str(kind)).rpartition('.')[2]
+    return name in ('Pretrained', 'PretrainedInit', 'StrictPretrained')
+
+
 def strict_pretrained(init_cfg: Optional[Union[dict, list]]) -> Optional[Union[dict, list]]:
     """``init_cfg`` with this package's initialiser in the place of mmengine's ``Pretrained``, last as it is there."""
     if not init_cfg:
         return init_cfg
     cfgs = [init_cfg] if isinstance(init_cfg, dict) else list(init_cfg)
-    kinds = ('Pretrained', 'StrictPretrained')
-    strict = [dict(cfg, type='StrictPretrained') for cfg in cfgs if cfg.get('type') in kinds]
+    strict = [dict(cfg, type='StrictPretrained') for cfg in cfgs if is_pretrained(cfg)]
     if not strict:
         return init_cfg
-    return strict[0] if isinstance(init_cfg, dict) else [cfg for cfg in cfgs if cfg.get('type') not in kinds] + strict
+    return strict[0] if isinstance(init_cfg, dict) else [cfg for cfg in cfgs if not is_pretrained(cfg)] + strict
 
 
 def resolved_norm(cfg: dict) -> dict:

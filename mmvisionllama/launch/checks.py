@@ -8,6 +8,7 @@ from typing import Any, Optional, Sequence, Tuple
 
 from mmengine.config import Config
 
+from ..backbones.base import is_pretrained
 from ..checkpoints.reading import local_file, read_checkpoint
 from ..checkpoints.sharded import is_sharded
 from ..datasets.checks import SPLIT_FOLDERS, check_files, class_names, dataset_class
@@ -110,7 +111,7 @@ def check_pretrained(model: Any, name: str = 'model') -> None:
     pretrained = None if name.endswith('.codec') else model.get('pretrained')
     named = [(f'{name}.pretrained', pretrained, f'{name}.pretrained')]
     for cfg in init_cfg if isinstance(init_cfg, (list, tuple)) else [init_cfg]:
-        if isinstance(cfg, dict) and cfg.get('type') in ('Pretrained', 'StrictPretrained'):
+        if isinstance(cfg, dict) and is_pretrained(cfg):
             named.append((f'{name}.init_cfg.checkpoint', cfg.get('checkpoint'), f'{name}.init_cfg'))
     for option, path, whole in named:
         if not isinstance(path, str) or '://' in path:

@@ -5,11 +5,13 @@ import logging
 
 import pytest
 import torch
+from mmengine.model import PretrainedInit
 from mmengine.registry import MODELS
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmvisionllama.backbones import VisionLLaMA
+from mmvisionllama.checkpoints import CheckpointError
 from mmvisionllama.layers import GELUFFN, RMSNorm
 from mmvisionllama.layers.rotary import axis_scales
 
@@ -505,3 +507,13 @@ class TestPretrained:
         for key, value in source.state_dict().items():
             assert torch.equal(model.state_dict()[key], value)
         assert model.init_cfg['type'] == 'StrictPretrained'  # a second call would load again
+
+    @pytest.mark.parametrize('kind', [PretrainedInit, 'mmengine.model.PretrainedInit', 'mmengine.Pretrained'])
+    def test_other_names_of_the_initialiser_are_as_strict(self, tmp_path, kind):
+        """As pure Python configs write it, as they are dumped, and with a scope."""
+        torch.save({f'module_.{key}': value for key, value in tiny().state_dict().items()}, tmp_path / 'a.pth')
+        model = tiny(init_cfg=[dict(type='Constant', layer='Linear', val=1), dict(type=kind, checkpoint='a.pth')])
+        assert [cfg['type'] for cfg in model.init_cfg] == ['Constant', 'StrictPretrained']
+        model = tiny(init_cfg=dict(type=kind, checkpoint=str(tmp_path / 'a.pth')))
+        with pytest.raises(CheckpointError, match='lacks 100% of the weights'):
+            model.init_weights()

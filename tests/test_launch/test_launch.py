@@ -10,6 +10,7 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.hooks import CheckpointHook
+from mmengine.model import PretrainedInit
 from mmengine.optim import AmpOptimWrapper, OptimWrapper
 
 from mmvisionllama import launch
@@ -386,6 +387,9 @@ def test_missing_pretrained_weights():
         launch.check_pretrained(dict(init_cfg=[dict(type='TruncNormal', layer='Linear'), missing]))
     with pytest.raises(launch.LaunchError, match=r'model.heads.1.init_cfg.checkpoint'):
         launch.check_pretrained(dict(heads=[{}, dict(init_cfg=dict(missing, type='StrictPretrained'))]))
+    for kind in (PretrainedInit, 'mmengine.model.weight_init.PretrainedInit'):  # pure Python configs, and those dumped
+        with pytest.raises(launch.LaunchError, match=r'model.init_cfg.checkpoint'):
+            launch.check_pretrained(dict(init_cfg=dict(missing, type=kind)))
     with pytest.raises(launch.LaunchError, match=r'model.pretrained=FILE, or train without with model.pretrained=None'):
         launch.check_pretrained(dict(pretrained='no/such.pth'))
     web = dict(init_cfg=dict(type='Pretrained', checkpoint='https://example.org/a.pth'))
