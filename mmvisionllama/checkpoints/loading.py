@@ -1,5 +1,6 @@
 """Strict loading of a checkpoint's weights into a model, with advice about those that do not fit."""
 
+import contextlib
 from typing import Dict, List, Optional
 
 import torch
@@ -55,9 +56,26 @@ def is_optional(name: str) -> bool:
     return name.endswith('num_batches_tracked') or any('loss' in part for part in name.split('.'))
 
 
+def fitting(module: nn.Module, state_dict: Dict[str, Tensor]) -> Dict[str, Tensor]:
+    """What fits a module by name and shape, that which its load hooks resample included."""
+    own, hooked = module.state_dict(), dict(state_dict)
+    for name, part in module.named_modules():
+        for hook in part._load_state_dict_pre_hooks.values():
+            # a position embedding of no square grid, say, does not fit
+            with contextlib.suppress(AssertionError, RuntimeError, ValueError):
+                hook(hooked, f'{name}.' if name else '', {}, False, [], [], [])
+    # the hooks run again on loading: only what does not fit without them is taken from them
+    tried = {
+        key: value if value.shape == own[key].shape else hooked.get(key, value)
+        for key, value in state_dict.items()
+        if key in own
+    }
+    return {key: value for key, value in tried.items() if value.shape == own[key].shape}
+
+
 def load_strictly(
     module: nn.Module, state_dict: Dict[str, Tensor], path: str, *, partial: bool = False, assign: bool = False
-) -> None:
+) -> Dict[str, Tensor]:
     """Fills a module from weights that have to be all of its own and nothing else.
 
     Args:
@@ -67,6 +85,9 @@ def load_strictly(
         partial: Take what fits by name and shape, and log what did not.
         assign: As in ``Module.load_state_dict``.
 
+    Returns:
+        dict: The weights that were loaded.
+
     Raises:
         CheckpointError: For weights that are missing, in excess, of another shape or not finite, and for a partial
             loading in which nothing fits.
@@ -74,8 +95,7 @@ def load_strictly(
     check_weights(module, state_dict, path)
     own = module.state_dict()
     if partial:
-        given = state_dict
-        state_dict = {k: v for k, v in given.items() if k in own and v.shape == own[k].shape}
+        given, state_dict = state_dict, fitting(module, state_dict)
         if not state_dict:
             raise CheckpointError(f'{path!r} does not fit: none of its {len(given)} weights is one of the model')
     try:
@@ -90,12 +110,13 @@ def load_strictly(
             f'not used: {_shown(left) or "none"}',
             logger='current',
         )
-        return
+        return state_dict
     missing, unexpected = ([name for name in names if not is_optional(name)] for names in (missing, unexpected))
     if missing or unexpected:
         wrong = [f'{len(missing)} are missing ({_shown(missing)})'] if missing else []
         wrong += [f"{len(unexpected)} are not the model's ({_shown(unexpected)})"] if unexpected else []
         raise CheckpointError(f'{path!r} does not fit the config: of its weights {" and ".join(wrong)}')
+    return state_dict
 
 
 def load_pretrained(

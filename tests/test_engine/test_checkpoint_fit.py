@@ -7,6 +7,7 @@ from mmengine.model import BaseModel
 from mmengine.registry import MODELS
 from torch import nn
 
+from mmvisionllama.backbones import iLLaMA
 from mmvisionllama.checkpoints import CheckpointError, read_checkpoint
 from mmvisionllama.launch import build_runner
 
@@ -23,15 +24,22 @@ class Network(BaseModel):
         return dict(loss=self.head(self.body(torch.randn(4, 2))).square().sum())
 
 
+@MODELS.register_module(name='FitNetworkWithPositions', force=True)
+class WithPositions(Network):
+    def __init__(self, classes=3, size=64):
+        super().__init__(classes)
+        self.body = iLLaMA(dict(embed_dims=16, num_layers=1, num_heads=2), img_size=size)
+
+
 @pytest.fixture
 def runner(tmp_path):
     counter = iter(range(99))
 
-    def build(classes=3, hooks=(), optimizer=None, **kwargs):
+    def build(classes=3, hooks=(), optimizer=None, network='FitNetwork', size=None, **kwargs):
         return build_runner(
             Config(
                 dict(
-                    model=dict(type='FitNetwork', classes=classes),
+                    model=dict(type=network, classes=classes, **(dict(size=size) if size else {})),
                     work_dir=str(tmp_path / str(next(counter))),
                     train_dataloader=dict(
                         batch_size=1, dataset=[0], sampler=dict(type='DefaultSampler', shuffle=False)
@@ -110,6 +118,23 @@ def test_part_of_the_weights_when_asked_for(runner, save):
     torch.save(dict(state_dict=dict(other=torch.ones(1))), path)
     with pytest.raises(CheckpointError, match='none of its 1 weights'):
         load(runner, path, load_from_partial=True)
+
+
+def test_a_position_embedding_is_resampled_amid_a_part_of_the_weights(runner, tmp_path):
+    """As it is where all of them fit; what cannot be resampled stays at its initial values."""
+    torch.save(WithPositions().state_dict(), tmp_path / 'a.pth')
+    whole, part = (
+        load(runner, str(tmp_path / 'a.pth'), network='FitNetworkWithPositions', size=48, **kwargs).body
+        for kwargs in (dict(), dict(classes=5, load_from_partial=True))
+    )
+    assert torch.equal(part.pos_embed, whole.pos_embed)
+    weights = WithPositions().state_dict()
+    weights['body.pos_embed'] = weights['body.pos_embed'][:, :4]  # three patches and the class token
+    torch.save(weights, tmp_path / 'a.pth')
+    part = load(
+        runner, str(tmp_path / 'a.pth'), network='FitNetworkWithPositions', size=48, load_from_partial=True
+    ).body
+    assert torch.equal(part.patch_embed.projection.weight, weights['body.patch_embed.projection.weight'])
 
 
 def test_weights_under_another_key(runner, tmp_path):

@@ -49,11 +49,9 @@ class CheckpointFitHook(Hook):
         path = str(runner._load_from or runner.work_dir)
         partial = self.partial and not runner._resume
         model, weights = unwrapped(runner.model), find_state_dict(checkpoint)
-        load_strictly(model, weights, path, partial=partial)
-        if partial:  # the Runner would only warn about what does not fit, at length
-            own = model.state_dict()
-            weights = {k: v for k, v in weights.items() if k in own and v.shape == own[k].shape}
-        if partial or 'state_dict' not in checkpoint:  # the only key that the Runner knows
+        weights = load_strictly(model, weights, path, partial=partial)
+        # the Runner would only warn about what does not fit, at length; and it knows this key alone
+        if partial or 'state_dict' not in checkpoint:
             checkpoint['state_dict'] = weights
         if runner._resume and 'optimizer' in checkpoint:
             self._check_optimizer(runner, checkpoint['optimizer'], path)
