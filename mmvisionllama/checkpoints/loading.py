@@ -9,6 +9,8 @@ from mmengine.registry import WEIGHT_INITIALIZERS
 from torch import Tensor, nn
 
 from ..errors import CheckpointError
+from ..layers.block import TransformerBlock
+from ..layers.layer_scale import LayerScale
 from .reading import find_state_dict, read_checkpoint
 from .released import FAMILIES
 
@@ -119,6 +121,25 @@ def load_strictly(
     return state_dict
 
 
+def _check_layer_scale(module: nn.Module, state_dict: Dict[str, Tensor], path: str) -> None:
+    """Few elements, but without them, or with new ones of 1e-4, a block is another than the one that was trained."""
+    for name, block in module.named_modules():
+        prefix = f'{name}.' if name else ''
+        if not isinstance(block, TransformerBlock) or not any(key.startswith(prefix) for key in state_dict):
+            continue
+        for branch in ('ls1', 'ls2'):
+            own, stored = getattr(block, branch), state_dict.get(f'{prefix}{branch}.weight')
+            if isinstance(own, LayerScale) == (stored is not None):
+                continue
+            factors = own.weight if stored is None else stored
+            if (factors != 1).any():
+                has, lacks = ('this model', 'the checkpoint') if stored is None else ('the checkpoint', 'this model')
+                raise CheckpointError(
+                    f'{path!r}: {has} has LayerScale ({prefix}{branch}.weight) and {lacks} has none: give the backbone '
+                    f'the layer_scale_init_value that the weights were trained with (0 for none)'
+                )
+
+
 def load_pretrained(
     module: nn.Module,
     path: str,
@@ -136,8 +157,9 @@ def load_pretrained(
         unsafe: See :func:`read_checkpoint`.
 
     Raises:
-        CheckpointError: If nothing stands under the prefix, a shape differs, or more than ``max_missing`` is missing.
-            The module is left as it was.
+        CheckpointError: If nothing stands under the prefix, a shape differs, more than ``max_missing`` is missing, or
+            only one of checkpoint and module has LayerScale (all 1 does nothing and may be missing). The module is left
+            as it was.
     """
     checkpoint = state_dict = find_state_dict(read_checkpoint(path, unsafe=unsafe))
     if prefix:
@@ -167,6 +189,7 @@ def load_pretrained(
             f'{path!r} lacks {lost:.0%} of the weights of this {type(module).__name__} ({len(missing)} tensors: '
             f'{_shown(missing)}). {_advice(checkpoint, prefix)}; its first keys are {unexpected[:4]}'
         )
+    _check_layer_scale(module, state_dict, path)
     module.load_state_dict(state_dict, strict=False)
     print_log(f'loaded {len(own) - len(missing)} of {len(own)} tensors from {path}', logger='current')
     for names, what in ((missing, 'not in the checkpoint, left at their initial values'), (unexpected, 'not used')):

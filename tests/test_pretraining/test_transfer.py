@@ -61,9 +61,9 @@ def log():
     logger.removeHandler(handler)
 
 
-def build(path, arch=TINY, **settings):
-    init_cfg = dict(type='Pretrained', checkpoint=str(path), prefix='backbone.')
-    return VisionLLaMA(arch, with_cls_token=False, layer_scale_init_value=0.0, init_cfg=init_cfg, **settings)
+def build(path, arch=TINY, layer_scale_init_value=0.0, **settings):
+    settings['init_cfg'] = dict(type='Pretrained', checkpoint=str(path), prefix='backbone.')
+    return VisionLLaMA(arch, with_cls_token=False, layer_scale_init_value=layer_scale_init_value, **settings)
 
 
 @pytest.mark.parametrize('use', USES)
@@ -97,6 +97,29 @@ def test_much_missing_is_an_error_that_says_so(pretrained):
         CheckpointError, match=r"nothing under prefix 'encoder.'; its keys start with \['backbone', 'neck'\]"
     ):
         wrong_prefix.init_weights()
+
+
+def test_layer_scale_has_to_be_that_of_the_training(pretrained, tmp_path):
+    """New factors of 1e-4 would all but remove the trained blocks, and trained ones cannot be left out."""
+    path, _ = pretrained
+    scaled = build(path, layer_scale_init_value=1e-4, out_type='featmap')
+    before = {key: value.clone() for key, value in scaled.state_dict().items()}
+    with pytest.raises(
+        CheckpointError,
+        match=r'this model has LayerScale \(layers.0.ls1.weight\) .* layer_scale_init_value .*0 for none',
+    ):
+        scaled.init_weights()
+    assert all(torch.equal(value, before[key]) for key, value in scaled.state_dict().items())
+    torch.save({f'backbone.{key}': value for key, value in before.items()}, tmp_path / 'scaled.pth')
+    with pytest.raises(CheckpointError, match=r'the checkpoint has LayerScale \(layers.0.ls1.weight\) and this model'):
+        build(tmp_path / 'scaled.pth', out_type='featmap').init_weights()
+    build(tmp_path / 'scaled.pth', layer_scale_init_value=0.1, out_type='featmap').init_weights()
+    build(path, layer_scale_init_value=1.0, out_type='featmap').init_weights()  # 1 does nothing yet
+    embedding = {f'backbone.{key}': value for key, value in before.items() if key.startswith('patch_embed')}
+    torch.save(embedding, tmp_path / 'embedding.pth')
+    fresh = build(tmp_path / 'embedding.pth', layer_scale_init_value=0.1, out_type='featmap')
+    fresh.init_cfg['max_missing'] = 1  # blocks that are new altogether
+    fresh.init_weights()
 
 
 def depth_by_hand(name, num_layers):
