@@ -18,7 +18,8 @@ from ..layers.options import at_least_fp32
 class LayerNorm2d(nn.LayerNorm):
     """LayerNorm over the channels of each pixel of a map ``(B, C, H, W)``; a ``norm_cfg`` for mmdetection's heads.
 
-    Computes in fp32 and returns fp32 (fp64 for fp64) whatever the autocast state: RoIAlign knows no bfloat16.
+    Computes in fp32 (fp64 for fp64) and returns the dtype of its weights whatever the autocast state: RoIAlign knows no
+    bfloat16.
 
     Args:
         num_channels: Channels C.
@@ -31,8 +32,8 @@ class LayerNorm2d(nn.LayerNorm):
     def forward(self, x: Tensor) -> Tensor:
         """``(B, C, H, W)`` to the same shape, channels last in memory."""
         x = x.permute(0, 2, 3, 1).to(at_least_fp32(x.dtype))
-        x = F.layer_norm(x, self.normalized_shape, self.weight, self.bias, self.eps)
-        return x.permute(0, 3, 1, 2)
+        x = F.layer_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.bias.to(x.dtype), self.eps)
+        return x.to(self.weight.dtype).permute(0, 3, 1, 2)
 
 
 @MODELS.register_module(name='VisionLLaMASimpleFPN')

@@ -77,6 +77,16 @@ def test_full_precision_under_autocast():
     assert {level.dtype for level in levels} == {torch.float32}
 
 
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+@torch.no_grad()
+def test_half_precision_throughout(dtype):
+    """A neck whose weights are halved hands maps of their dtype on."""
+    neck, x = SimpleFPN(16, out_channels=8).to(dtype), torch.randn(1, 16, 4, 4).to(dtype)
+    for level, expected in zip(neck(x), neck.float()(x.float())):
+        assert level.dtype == dtype
+        torch.testing.assert_close(level.float(), expected, atol=0.1, rtol=0.05)
+
+
 def test_registered_under_names_of_our_own():
     assert MODELS.get('VisionLLaMASimpleFPN') is SimpleFPN and MODELS.get('VisionLLaMALN2d') is LayerNorm2d
     assert MODELS.get('SimpleFPN') is not SimpleFPN and MODELS.get('LN2d') is not LayerNorm2d
