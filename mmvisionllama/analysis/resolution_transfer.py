@@ -160,6 +160,9 @@ def build_variants(
         config.backbone = rotary_variant(config.backbone, variant)
         config.backbone.pop('init_cfg', None)
         model = MODELS.build(config).to(device).eval()
+        for name, own in model.state_dict().items():  # a file may hold half precision
+            if name in state_dict and own.is_floating_point() and state_dict[name].is_floating_point():
+                state_dict[name] = state_dict[name].to(own.dtype)
         load_strictly(model, state_dict, checkpoint, assign=True)
         models[variant] = model
     return models

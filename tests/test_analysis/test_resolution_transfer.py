@@ -201,11 +201,18 @@ def test_evaluate(experiment, name):
         assert row['top1'] == pytest.approx(expected, abs=1e-3)
 
 
-def test_variants_share_one_copy_of_the_weights(experiment):
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float16])
+def test_variants_share_one_copy_of_the_weights(experiment, dtype):
+    """In the model's dtypes, whatever the file's."""
     config, checkpoint = experiment('pyramid')
+    weights = torch.load(checkpoint)['state_dict']
+    weights = {key: value.to(dtype) if value.is_floating_point() else value for key, value in weights.items()}
+    torch.save(dict(state_dict=weights), checkpoint)
     models = study.build_variants(launch.load_config(config), checkpoint, ['as2d', '2d'], torch.device('cpu'))
     a, b = (dict(model.named_parameters()) for model in models.values())
-    assert all(a[key].data_ptr() == b[key].data_ptr() for key in a)
+    assert all(a[key].data_ptr() == b[key].data_ptr() and a[key].dtype == torch.float32 for key in a)
+    for model in models.values():
+        model.extract_feat(torch.rand(1, 3, 16, 16))
 
 
 def test_command_line(experiment, tmp_path):
