@@ -120,7 +120,8 @@ class BaseBackbone(BaseModule):
 
     def _resize_loaded_pos_embed(self, state_dict: dict, prefix: str, *args) -> None:
         """Load-state-dict hook of backbones with a ``pos_embed`` for their ``pos_embed_grid``."""
-        # the file does not say its grid: a square one is assumed, any other is left to the usual shape error
+        # the file does not say its grid: as many tokens as here are taken for the same grid, another square number for
+        # a square one; any other is left to the usual shape error
         stored = state_dict.get(prefix + 'pos_embed')
         if stored is not None and stored.ndim == 3 and stored.shape[1] != self.pos_embed.shape[1]:
             side = math.isqrt(stored.shape[1])

@@ -218,6 +218,7 @@ class iLLaMA(PlainBackbone):
         loaded = state_dict.get(key)
         if loaded is None or loaded.ndim != 3 or loaded.shape[1] == self.pos_embed.shape[1]:
             return
+        # the file does not say its grid: a square number of tokens is taken for a square one, 7 x 28 for 14 x 14
         tokens = loaded.shape[1] - self.with_cls_token
         side = math.isqrt(tokens)
         if side * side != tokens:
