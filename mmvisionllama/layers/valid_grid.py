@@ -8,7 +8,7 @@ from typing import Optional, Sequence, Tuple, Union
 import torch
 from torch import Tensor
 
-from .options import ceil_div
+from .options import at_least_fp32, ceil_div
 
 #: one (height, width) in pixels per image, as numbers or as a tensor (B, 2)
 ImageSizes = Union[Sequence[Sequence[int]], Tensor]
@@ -60,8 +60,9 @@ class ValidGrid:
 
     def mean(self, x: Tensor) -> Tensor:
         """Mean of each image's own tokens: ``(B, N, C)`` to ``(B, C)``."""
-        count = self.sizes.prod(dim=1, keepdim=True).to(x.dtype)
-        return self.hide(x).sum(dim=1) / count
+        wide = at_least_fp32(x.dtype)  # a sum over many tokens exceeds fp16, and bf16 knows only small counts
+        count = self.sizes.prod(dim=1, keepdim=True).to(wide)
+        return (self.hide(x).sum(dim=1, dtype=wide) / count).to(x.dtype)
 
 
 def checked_sizes(sizes: ImageSizes, images: Tensor) -> Tensor:

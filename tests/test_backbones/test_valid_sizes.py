@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from mmvisionllama.backbones import PyramidVisionLLaMA, VisionLLaMA, iLLaMA
+from mmvisionllama.layers import ValidGrid
 from mmvisionllama.pretraining import MAEVisionLLaMA
 
 #: none is a multiple of a patch, window and cell at once; the third is lower than the second and wider
@@ -155,6 +156,18 @@ def test_gradients_are_those_of_the_images_alone(name):
     for once, again, param in zip(*grads, model.parameters()):
         torch.testing.assert_close(once, again, atol=0, rtol=0)
         torch.testing.assert_close(once, param.grad, atol=1e-3, rtol=1e-3)
+
+
+def test_means_of_many_tokens_in_half_precision():
+    """4032 tokens of about 30 sum to twice what fp16 holds; bf16 has no 3969."""
+    valid = ValidGrid(torch.tensor([[64, 63], [63, 63]]), (64, 64))
+    x = torch.rand(2, 64 * 64, 8) + 30
+    expected = torch.stack([x[0].view(64, 64, 8)[:, :63].mean((0, 1)), x[1].view(64, 64, 8)[:63, :63].mean((0, 1))])
+    for dtype in (torch.float16, torch.bfloat16):
+        mean = valid.mean(x.to(dtype))
+        assert mean.dtype == dtype
+        torch.testing.assert_close(mean, expected.to(dtype), atol=0, rtol=torch.finfo(dtype).eps)
+    torch.testing.assert_close(valid.mean(x), expected)
 
 
 def test_masking_refuses_padding():
