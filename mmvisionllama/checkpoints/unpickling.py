@@ -29,7 +29,7 @@ CODE_MODULES = (
 HARMLESS = (
     r'(builtins|__builtin__)\.(bool|bytearray|bytes|complex|dict|float|frozenset|getattr|int|list|long|object|range|'
     r'set|slice|str|tuple|unicode)|functools\.partial|operator\.(attr|item)getter|types\.SimpleNamespace|'
-    r'pathlib\.(Pure)?(Posix|Windows)?Path'
+    r'pathlib(\._local)?\.(Pure)?(Posix|Windows)?Path'  # _local: Python 3.13
 )
 
 STATISTICS = ('min', 'max', 'current', 'mean')
