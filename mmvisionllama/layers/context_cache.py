@@ -6,7 +6,7 @@ key holds all of these, the device and the dtype, and nothing that a model learn
 
 import threading
 from collections import OrderedDict
-from typing import Callable, Hashable
+from typing import Callable, Hashable, Optional
 
 import torch
 from torch import nn
@@ -33,18 +33,20 @@ def may_be_shared(*rotaries: nn.Module) -> bool:
     return all(type(r) is AS2DRoPE and not (r.is_learned or r._forward_hooks or r._forward_pre_hooks) for r in rotaries)
 
 
-def cached_context(key: Hashable, device: torch.device, make: Callable[[], AttentionContext]) -> AttentionContext:
+def cached_context(
+    key: Hashable, device: Optional[torch.device], make: Callable[[], AttentionContext]
+) -> AttentionContext:
     """The context made for ``key`` before, or a new one.
 
     Args:
         key: Everything that ``make`` depends on but the device.
-        device: Device of its tensors.
+        device: Device of its tensors; None is torch's default one.
         make: Makes the context. Tables with a gradient are made each time, as is everything under compilers, tracers,
             dispatch modes, CUDA graph capture and with kernels off (:func:`~mmvisionllama.layers.use_kernels`).
     """
     if not kernels.usable() or torch._C._len_torch_dispatch_stack():
         return make()
-    device = torch.device('cpu' if device is None else device)
+    device = torch.empty(0, device=device).device  # where None leads to, and which of several cards
     stream = None
     if device.type == 'cuda':
         if torch.cuda.is_current_stream_capturing():  # its memory belongs to the graph

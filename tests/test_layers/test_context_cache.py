@@ -84,6 +84,16 @@ def test_one_context_for_one_set_of_inputs(make):
     assert len({id(context) for context in seen}) == len(OTHERS[make]) + 2
 
 
+def test_the_default_device_is_a_device():
+    first = calibrated()
+    with torch.device('meta'):
+        assert calibrated().query.cos.is_meta and calibrated() is calibrated()
+    assert calibrated() is first
+    with torch.device('meta'):
+        calibrated((3, 5))
+    assert not calibrated((3, 5)).query.cos.is_meta
+
+
 def test_what_is_not_kept():
     sizes = ValidGrid(torch.tensor([[4, 6], [6, 9]]), (6, 9))
     calibration = GSAPositionCalibration(16, 2)
