@@ -97,6 +97,8 @@ class BaseBackbone(BaseModule):
 
     def valid_pixels(self, x: Tensor, valid_sizes: Optional[ImageSizes]) -> Optional[ValidGrid]:
         """Where the images are in the padded batch ``x``, ``(B, C, H, W)``; None if all of it is image."""
+        if isinstance(x, (list, tuple)):
+            raise ValueError(f'{type(self).__name__} takes no packed images: pad them and give valid_sizes instead')
         if valid_sizes is not None:
             return ValidGrid(checked_sizes(valid_sizes, x), x.shape[2:])
         batch = self.batch_pixels

@@ -51,6 +51,13 @@ def test_it_trains(classifier):
     assert torch.isfinite(loss) and classifier.backbone.patch_embed.projection.weight.grad.any()
 
 
+@pytest.mark.parametrize('name', ['PyramidVisionLLaMA', 'iLLaMA'])
+def test_backbones_that_cannot_be_packed_say_so(name):
+    backbone = MODELS.build(dict(type=name, arch='tiny' if name == 'iLLaMA' else 'small'))
+    with pytest.raises(ValueError, match=f'{name} takes no packed images: pad them and give valid_sizes'):
+        backbone([torch.rand(3, 64, 64), torch.rand(3, 32, 64)])
+
+
 def test_mixing_is_refused():
     with pytest.raises(OptionError, match='mixed'):
         MODELS.build(dict(type='PackedDataPreprocessor', batch_augments=dict(augments=dict(type='Mixup', alpha=0.8))))
