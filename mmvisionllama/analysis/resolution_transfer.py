@@ -7,7 +7,8 @@ Variants: ``as2d`` (AS2DRoPE, eq. 4), ``2d`` (2D RoPE, unscaled positions), ``nt
 ``1d`` (for models trained with it), ``anchor:PIXELS`` (AS2DRoPE scaled onto another size than the training's) and
 ``yarn:LOW:HIGH`` (YaRN's ramp between two frequencies, radians per token). ``+log_n`` and ``+inverse_log_n`` behind any
 of them, ``as2d+log_n`` say, give the plain backbone that temperature. A config with released switches gets the
-release's version of each. ``config`` leaves the model as it is, which other libraries' backbones may have, too.
+release's version of each. ``config`` leaves the model as it is, which other libraries' backbones may have, too; it is
+iLLaMA's only one.
 """
 
 import copy
@@ -96,6 +97,11 @@ def rotary_variant(backbone: dict, variant: str) -> dict:
     kind = MODELS.get(backbone['type'])
     if kind is None or 'rope_cfg' not in inspect.signature(kind).parameters:
         raise OptionError(f'backbone {backbone["type"]} has no rope_cfg, so there are no variants to compare')
+    if 'rope_scale' in inspect.signature(kind).parameters:
+        raise OptionError(
+            f'variant {variant!r} is none of {backbone["type"]}, whose positions are 1D by design: evaluate config, '
+            'with another model.backbone.rope_scale or model.backbone.anchor'
+        )
     rope_cfg = dict(backbone.get('rope_cfg') or {})
     released = backbone.get('key_position') in ('flat_index', 'released')
     variant, _, temperature = variant.partition('+')

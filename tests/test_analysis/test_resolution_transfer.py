@@ -92,6 +92,14 @@ def test_config_leaves_any_backbone_as_it_is():
     assert study.rotary_variant(backbone, 'config') == backbone
 
 
+@pytest.mark.parametrize('variant', ['as2d', '2d', '1d', 'ntk:2', 'anchor:96'])
+def test_positions_of_illama_have_no_variants(variant):
+    backbone = dict(type='iLLaMA', arch='tiny')
+    assert study.rotary_variant(backbone, 'config') == backbone
+    with pytest.raises(OptionError, match=f"variant '{variant}' is none of iLLaMA, .* evaluate config"):
+        study.rotary_variant(backbone, variant)
+
+
 def test_height_and_width():
     pipeline = [dict(type='ResizeEdge', scale=80), dict(type='CenterCrop', crop_size=72)]
     scaled = study.scale_pipeline(pipeline, (72, 144))
