@@ -104,6 +104,21 @@ def file_info(cfg: Config, model: nn.Module) -> Dict[str, Any]:
         raise OptionError(f'the config cannot be kept in the exported file: {error}') from error
 
 
+def file_pipeline(metadata: dict) -> List[dict]:
+    """Steps of an exported file's pipeline; JSON made lists of sizes, for which mmcv asks tuples."""
+    return _tuples(metadata.get('pipeline') or [])
+
+
+def _tuples(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _tuples(part) for key, part in value.items()}
+    if not isinstance(value, list):
+        return value
+    if value and all(isinstance(part, (int, float)) for part in value):
+        return tuple(value)
+    return [_tuples(part) for part in value]
+
+
 class SessionBackbone(nn.Module):
     """An exported file in the place of a library model's network.
 

@@ -13,7 +13,7 @@ from ..analysis.resolution_transfer import Size, scale_pipeline
 from ..datasets.pictures import read
 from ..errors import DataError, OptionError
 from ..zoo import config_and_weights, list_models
-from .models import image_pipeline, load_model, session_model
+from .models import file_pipeline, image_pipeline, load_model, session_model
 from .runtimes import is_exported, load_exported
 
 PICTURE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff')
@@ -94,7 +94,7 @@ class Predictor:
             session = load_exported(file_or_config, threads=threads, precision=precision)
             self.scope = session.metadata.get('scope')
             self.model = session_model(session)
-            pipeline = session.metadata.get('pipeline') or []
+            pipeline = file_pipeline(session.metadata)
         else:
             cfg = file_or_config
             if isinstance(cfg, str) and checkpoint is None and cfg in list_models():

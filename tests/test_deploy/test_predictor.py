@@ -10,7 +10,7 @@ from PIL import Image
 
 import mmvisionllama
 from mmvisionllama import deploy, launch, zoo
-from mmvisionllama.deploy.models import file_info, load_model, model_config, session_model
+from mmvisionllama.deploy.models import file_info, file_pipeline, load_model, model_config, session_model
 from mmvisionllama.errors import CheckpointError, DataError, OptionError
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
@@ -150,6 +150,24 @@ def test_segmentation_is_the_same_from_a_checkpoint_and_from_an_exported_file(ta
         scale = b.seg_logits.data.abs().max()
         assert (a.seg_logits.data - b.seg_logits.data).abs().max() <= 1e-5 * scale
         assert len(b.pred_sem_seg.data.unique()) > 1
+
+
+def test_an_exported_file_resizes_in_proportion(tmp_path, pictures):
+    """As the configs of ADE20K do; JSON has no tuples, and mmcv takes no list for a size."""
+    cfg = classification_config()
+    cfg.model.backbone.arch.num_layers = 1
+    (resize,) = (step for step in cfg.test_dataloader.dataset.pipeline if step['type'] == 'Resize')
+    resize.update(scale=(96, 64), keep_ratio=True)
+    checkpoint = trained(cfg, tmp_path / 'model.pth', [str(i) for i in range(10)])
+    reference = deploy.Predictor(cfg, checkpoint)
+    predictor = deploy.Predictor(exported(cfg, checkpoint, tmp_path, 'torch'))
+    for picture, size in zip(sorted(pictures.iterdir()), ((64, 82), (64, 64), (26, 96)), strict=True):
+        assert predictor.prepare(str(picture))['inputs'].shape[1:] == size
+    (ours,), (theirs,) = predictor(picture), reference(picture)
+    torch.testing.assert_close(ours.pred_score, theirs.pred_score, rtol=1e-4, atol=1e-6)
+    steps = [dict(type='A', scales=[[64, 32], [0.5, 1]], keys=['a', 'b'], none=[], steps=[dict(size=[3, 4])])]
+    found = [dict(type='A', scales=[(64, 32), (0.5, 1)], keys=['a', 'b'], none=[], steps=[dict(size=(3, 4))])]
+    assert file_pipeline(dict(pipeline=steps)) == found
 
 
 def test_pictures_that_cannot_be_used_end_in_one_line(tmp_path):
