@@ -42,14 +42,14 @@ def _parse_value(value: str) -> Any:
     return DictAction._parse_iterable(value)
 
 
-def run_cli(main: Callable[[], Any]) -> None:
+def run_cli(main: Callable[[], Any]) -> Any:
     """Runs ``main`` and ends with one clear line, without a traceback, when the user can put it right.
 
-    Of several processes only the first speaks. With ``MMVISIONLLAMA_TRACEBACK=1`` in the environment every error keeps
-    its traceback.
+    Returns what ``main`` does, an exit status or None. Of several processes only the first speaks. With
+    ``MMVISIONLLAMA_TRACEBACK=1`` in the environment every error keeps its traceback.
     """
     try:
-        main()
+        returned = main()
     except SystemExit:  # a preempted run ends in order, too
         leave_processes()
         raise
@@ -59,7 +59,7 @@ def run_cli(main: Callable[[], Any]) -> None:
             raise
     else:
         leave_processes()
-        return
+        return returned
     if os.environ.get('RANK', os.environ.get('SLURM_PROCID', '0')) == '0':
         print(f'error: {message}', file=sys.stderr)
     sys.exit(1)

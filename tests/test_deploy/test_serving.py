@@ -3,6 +3,7 @@
 import importlib
 import io
 import json
+import runpy
 import socket
 import threading
 import time
@@ -90,6 +91,16 @@ def test_a_real_model(tools):
     reply = TestClient(tools[0].make_app(predictor)).post('/predict', content=png(100, (32, 32)))
     assert reply.status_code == 200 and len(reply.json()['scores']) == 5
     assert reply.json()['scores'] == sorted(reply.json()['scores'], reverse=True)
+
+
+@pytest.mark.parametrize('replies, status', [({'whole: 200': 9, 'broken: 400': 1}, 0), ({'whole: 500': 10}, 1)])
+def test_the_exit_status_of_a_load_test(replies, status, tools, monkeypatch, capsys):
+    monkeypatch.setattr(tools[1].httpx, 'get', lambda url: None)
+    monkeypatch.setattr(tools[1].anyio, 'run', lambda *_: dict(replies=replies))
+    monkeypatch.setattr('sys.argv', ['load_test.py', 'http://127.0.0.1:1', 'a.png'])
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_path(tools[1].__file__, run_name='__main__')
+    assert stop.value.code == status
 
 
 def test_load(tools, tmp_path, capsys):

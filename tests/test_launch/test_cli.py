@@ -44,6 +44,11 @@ def test_cfg_options_that_cannot_be_read(item, capsys):
     assert stop.value.code == 2 and 'error: --cfg-options: ' in capsys.readouterr().err
 
 
+@pytest.mark.parametrize('status', [None, 0, 1])
+def test_what_a_tool_returns_is_its_exit_status(status):
+    assert launch.run_cli(lambda: status) is status
+
+
 def raiser(error):
     def main():
         raise error
