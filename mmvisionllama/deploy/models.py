@@ -86,6 +86,7 @@ def file_info(cfg: Config, model: nn.Module) -> Dict[str, Any]:
     preprocessor = settings.get('data_preprocessor') or {}
     meta = getattr(model, 'dataset_meta', None) or {}
     head = getattr(model, 'decode_head', None)
+    classifier = getattr(model, 'head', None)
     info = {
         'classes': list(meta['classes']) if meta.get('classes') else None,
         'palette': meta.get('palette'),
@@ -95,6 +96,10 @@ def file_info(cfg: Config, model: nn.Module) -> Dict[str, Any]:
         'scope': cfg.get('default_scope'),
         'align_corners': getattr(head, 'align_corners', None),
         'num_classes': getattr(head, 'num_classes', None),
+        'out_channels': getattr(head, 'out_channels', None),
+        'threshold': getattr(head, 'threshold', None),
+        # heads of several labels have a threshold
+        'multi_label': dict(thr=classifier.thr, topk=classifier.topk) if hasattr(classifier, 'thr') else None,
         'model': settings,
         'pipeline': image_pipeline(cfg),
     }
@@ -160,7 +165,9 @@ def session_model(session: Any) -> nn.Module:
     if settings.get('data_preprocessor'):
         shell['data_preprocessor'] = unpadded(settings['data_preprocessor'])
     if metadata['task'] == 'classification':
-        shell.update(type='ImageClassifier', head=dict(type='ClsHead'))
+        labels = metadata.get('multi_label')
+        head = dict(type='ClsHead') if labels is None else dict(type='MultiLabelClsHead', **labels)
+        shell.update(type='ImageClassifier', head=head)
     elif metadata['task'] == 'segmentation':
         shell.update(
             type='EncoderDecoder',
@@ -169,6 +176,8 @@ def session_model(session: Any) -> nn.Module:
                 in_channels=1,
                 channels=1,
                 num_classes=metadata['num_classes'],
+                out_channels=metadata.get('out_channels'),
+                threshold=metadata.get('threshold'),
                 align_corners=metadata['align_corners'],
             ),
             test_cfg=ConfigDict(settings.get('test_cfg') or dict(mode='whole')),

@@ -1,5 +1,6 @@
 """A checkpoint and every exported file of it give the same predictions, in the library's own result types."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from PIL import Image
 
 import mmvisionllama
 from mmvisionllama import deploy, launch, zoo
+from mmvisionllama.deploy.export import describe
 from mmvisionllama.deploy.models import file_info, file_pipeline, load_model, model_config, session_model
 from mmvisionllama.errors import CheckpointError, DataError, OptionError
 
@@ -224,6 +226,44 @@ def test_an_exported_file_of_packed_or_sized_training_predicts():
     sized = dict(type='SizedDataPreprocessor', base='mmseg.SegDataPreProcessor', test_cfg=dict(size_divisor=64))
     preprocessor = session_model(Session(sized)).data_preprocessor
     assert preprocessor(dict(inputs=[picture], data_samples=[SegDataSample()]))['inputs'].shape == (1, 3, 32, 32)
+
+
+def own_session(model, cfg):
+    """What an exported file of the model gives, without tracing."""
+    network = deploy.export_network(model)
+    metadata = json.loads(json.dumps(describe(network, file_info(cfg, model))))
+    return deploy.Session('torch', metadata, lambda images: [network(images)])
+
+
+def test_a_binary_segmentor_keeps_its_threshold():
+    cfg = segmentation_config()
+    cfg.model.decode_head.update(num_classes=2, out_channels=1, threshold=0.4)
+    cfg.model.decode_head.loss_decode = dict(type='CrossEntropyLoss', use_sigmoid=True)
+    init_default_scope('mmseg')
+    model = MODELS.build(model_config(cfg)).eval()
+    for parameter in model.decode_head.conv_seg.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    session = own_session(model, cfg)
+    data = dict(inputs=[torch.randint(0, 256, (3, 64, 64), dtype=torch.uint8)])
+    (ours,), (theirs,) = (m.test_step(data) for m in (session_model(session), model))
+    assert torch.equal(ours.pred_sem_seg.data, theirs.pred_sem_seg.data)
+    assert len(theirs.pred_sem_seg.data.unique()) == 2
+    for key in ('out_channels', 'threshold', 'multi_label'):  # a file written before they were kept
+        del session.metadata[key]
+    assert session_model(session).decode_head.out_channels == 2
+
+
+@pytest.mark.parametrize('rule', [dict(thr=0.4), dict(topk=2)], ids=str)
+def test_a_classifier_of_several_labels_keeps_its_rule(rule):
+    cfg = classification_config()
+    cfg.model.head = dict(type='MultiLabelLinearClsHead', num_classes=10, in_channels=16, **rule)
+    init_default_scope('mmpretrain')
+    model = MODELS.build(model_config(cfg)).eval()
+    torch.nn.init.normal_(model.head.fc.weight, std=2.0)
+    data = dict(inputs=[torch.randint(0, 256, (3, 32, 32), dtype=torch.uint8)])
+    (ours,), (theirs,) = (m.test_step(data) for m in (session_model(own_session(model, cfg)), model))
+    torch.testing.assert_close(ours.pred_score, theirs.pred_score, rtol=1e-4, atol=1e-6)
+    assert torch.equal(ours.pred_label, theirs.pred_label) and 1 < len(theirs.pred_label) < 10
 
 
 def test_wrong_combinations_of_files_are_refused(tmp_path):
