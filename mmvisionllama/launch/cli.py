@@ -2,11 +2,13 @@
 
 import os
 import sys
+import traceback
 from argparse import ArgumentParser, Namespace
 from typing import Any, Callable, Optional
 
 from mmengine.config import DictAction
 from torch import distributed
+from torch.utils.data import dataloader
 
 from ..errors import DataError, MMVisionLLaMAError
 from .config import missing_library
@@ -45,8 +47,8 @@ def _parse_value(value: str) -> Any:
 def run_cli(main: Callable[[], Any]) -> Any:
     """Runs ``main`` and ends with one clear line, without a traceback, when the user can put it right.
 
-    Returns what ``main`` does, an exit status or None. Of several processes only the first speaks. With
-    ``MMVISIONLLAMA_TRACEBACK=1`` in the environment every error keeps its traceback.
+    Returns what ``main`` does, an exit status or None. Of several processes only the first speaks, but each of its own
+    share of the data. With ``MMVISIONLLAMA_TRACEBACK=1`` in the environment every error keeps its traceback.
     """
     try:
         returned = main()
@@ -54,13 +56,13 @@ def run_cli(main: Callable[[], Any]) -> Any:
         leave_processes()
         raise
     except Exception as error:
-        message = explain(error)
+        message, shared = explain(error), not _of_own_data(error)
         if message is None or os.environ.get(TRACEBACK):
             raise
     else:
         leave_processes()
         return returned
-    if os.environ.get('RANK', os.environ.get('SLURM_PROCID', '0')) == '0':
+    if not shared or os.environ.get('RANK', os.environ.get('SLURM_PROCID', '0')) == '0':
         print(f'error: {message}', file=sys.stderr)
     sys.exit(1)
 
@@ -69,6 +71,12 @@ def leave_processes() -> None:
     """Ends the process group, whose threads can abort a process that exits under them."""
     if distributed.is_available() and distributed.is_initialized():
         distributed.destroy_process_group()
+
+
+def _of_own_data(error: Exception) -> bool:
+    """Whether a data loader raised it, which gives each process samples of its own."""
+    files = (frame.f_code.co_filename for frame, _ in traceback.walk_tb(error.__traceback__))
+    return dataloader.__file__ in files
 
 
 def explain(error: Exception) -> Optional[str]:

@@ -196,7 +196,9 @@ def test_test_tool_makes_the_same_set(trained, tmp_path, monkeypatch):
             assert results[f'generation/{name}'] == pytest.approx(value, rel=1e-6)
 
 
-def test_encode_latents(tmp_path, monkeypatch, capsys):
+@pytest.fixture
+def encoded(tmp_path):
+    """Two pictures, each in a folder of its own, and options of a VAE for them."""
     diffusers = pytest.importorskip('diffusers')
     from PIL import Image
 
@@ -206,8 +208,12 @@ def test_encode_latents(tmp_path, monkeypatch, capsys):
     for label in 'ab':
         (tmp_path / 'images' / label).mkdir(parents=True)
         Image.new('RGB', (12, 10), 'red').save(tmp_path / 'images' / label / '0.png')
-    args = [tmp_path / 'images', tmp_path / 'out', '--size', 8, '--downsample', 2, '--workers', 0, '--device', 'cpu']
-    assert run('encode_latents', *args, '--vae', tmp_path / 'vae', monkeypatch=monkeypatch) == 0
+    return ['--size', 8, '--downsample', 2, '--device', 'cpu', '--vae', tmp_path / 'vae']
+
+
+def test_encode_latents(encoded, tmp_path, monkeypatch, capsys):
+    args = [tmp_path / 'images', tmp_path / 'out', *encoded, '--workers', 0]
+    assert run('encode_latents', *args, monkeypatch=monkeypatch) == 0
     assert 'shard 1 of 1 written' in capsys.readouterr().out
     assert np.load(tmp_path / 'out' / 'moments_00000.npy').shape == (2, 2, 8, 4, 4)
     assert json.loads((tmp_path / 'out' / 'latents.json').read_text())['classes'] == 2
@@ -217,13 +223,26 @@ def test_encode_latents(tmp_path, monkeypatch, capsys):
     broken = tmp_path / 'images' / 'a' / '0.png'
     broken.write_bytes(broken.read_bytes()[:40])
     args[1] = tmp_path / 'other'
-    args += ['--vae', tmp_path / 'vae']
     assert run('encode_latents', *args, monkeypatch=monkeypatch) == 1
     assert f'error: picture {broken} cannot be read' in capsys.readouterr().err
     assert not list((tmp_path / 'other').glob('*.npy')), 'no shard is half written'
     assert run('encode_latents', *args, '--on-error', 'skip', monkeypatch=monkeypatch) == 0
     assert '1 pictures cannot be read: the next ones took their places' in capsys.readouterr().out
     assert np.load(tmp_path / 'other' / 'labels_00000.npy').tolist() == [1, 1]
+
+
+@pytest.mark.parametrize('workers', [0, 1])
+def test_each_process_names_the_broken_picture_of_its_own_shards(workers, encoded, tmp_path, monkeypatch, capsys):
+    broken = tmp_path / 'images' / 'b' / '0.png'
+    broken.write_bytes(broken.read_bytes()[:40])
+    monkeypatch.setenv('RANK', '1')
+    monkeypatch.setenv('WORLD_SIZE', '2')
+    args = [tmp_path / 'images', tmp_path / 'out', '--shard-size', 1, '--workers', workers, *encoded]
+    assert run('encode_latents', *args, monkeypatch=monkeypatch) == 1
+    error = capsys.readouterr().err
+    assert error.startswith(f'error: picture {broken} cannot be read') and error.count('\n') == 1
+    assert run('encode_latents', *args, '--size', 7, monkeypatch=monkeypatch) == 1
+    assert not capsys.readouterr().err, 'what is wrong for all says the first process'
 
 
 @TASK_UTILS.register_module('ToolColours')

@@ -11,6 +11,7 @@ import argparse
 import os
 
 from mmvisionllama import launch
+from mmvisionllama.errors import MMVisionLLaMAError
 from mmvisionllama.generation import LabelledImages, VAECodec
 from mmvisionllama.generation.labelled_images import ON_ERROR
 from mmvisionllama.generation.latents import check_image_size, encode_dataset
@@ -72,6 +73,8 @@ def main() -> None:
         )
         if dataset.skipped:
             print(f'{dataset.skipped} pictures cannot be read: the next ones took their places')
+    except MMVisionLLaMAError:
+        raise
     except (ValueError, FileNotFoundError, ImportError) as error:
         raise launch.LaunchError(str(error)) from error
 
