@@ -161,6 +161,20 @@ def test_two_processes_sample_the_set_of_one(trained, tmp_path, monkeypatch):
     assert not list(tmp_path.glob('*partial*'))
 
 
+def test_a_fast_process_waits_for_hours(monkeypatch):
+    """Torch's own 30 minutes would end it, and with it the others' work."""
+    monkeypatch.setenv('RANK', '0')
+    monkeypatch.setenv('WORLD_SIZE', '1')
+    begun = []
+    monkeypatch.setattr(torch.distributed, 'init_process_group', lambda *_, timeout: begun.append(timeout))
+    module = tool('sample')
+    module.processes('cpu')
+    assert not begun
+    monkeypatch.setenv('WORLD_SIZE', '2')
+    module.processes('cpu')
+    assert begun[0].total_seconds() >= 12 * 3600
+
+
 TEST = """
 default_scope = 'mmengine'
 test_dataloader = dict(

@@ -10,6 +10,7 @@ The result depends on the seed, not on the number of processes.
 import argparse
 import os
 import time
+from datetime import timedelta
 
 import numpy as np
 import torch
@@ -62,7 +63,8 @@ def processes(device: str):
         device = f'cuda:{os.environ.get("LOCAL_RANK", 0)}'
         torch.cuda.set_device(device)
     if world_size > 1:
-        torch.distributed.init_process_group('gloo')  # only to wait for each other
+        # only to wait for each other, at the end, when the fastest may have been done for hours
+        torch.distributed.init_process_group('gloo', timeout=timedelta(days=1))
     return rank, world_size, device
 
 
