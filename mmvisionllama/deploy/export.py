@@ -1,10 +1,12 @@
 """Exporting: ``torch.export`` with dynamic batch, height and width first, every other format from that program."""
 
+import contextlib
 import copy
 import json
+import os
 import time
 from pathlib import Path
-from typing import Any, Dict, NamedTuple, Optional, Tuple
+from typing import Any, Dict, Iterator, NamedTuple, Optional, Tuple
 
 import torch
 from torch import Tensor, nn
@@ -48,6 +50,29 @@ def check_target(target: str) -> None:
         raise OptionError(f'exporting needs torch >= 2.9, and torch {torch.__version__} is installed')
     for library in TARGETS[target][1]:
         extra(library)
+
+
+def target_path(path: Any, target: str) -> Path:
+    """``path`` with the target's suffix, which is added where it is missing."""
+    path, suffix = Path(path), TARGETS[target][0]
+    return path if path.suffix == suffix else path.with_name(path.name + suffix)
+
+
+@contextlib.contextmanager
+def written_aside(path: Path) -> Iterator[Path]:
+    """A name beside ``path`` for a file that has yet to be judged.
+
+    It takes the place of ``path`` when the block ends, and is removed where an error ends it.
+    """
+    aside = path.with_name(f'{path.stem}.partial{path.suffix}')
+    suffixes = ('.bin', '.xml') if path.suffix == '.xml' else (path.suffix,)  # OpenVINO goes by the name alone
+    try:
+        yield aside
+        for suffix in suffixes:
+            os.replace(aside.with_suffix(suffix), path.with_suffix(suffix))
+    finally:
+        for suffix in suffixes:
+            aside.with_suffix(suffix).unlink(missing_ok=True)
 
 
 def export_program(network: Network) -> ExportedProgram:
@@ -178,9 +203,7 @@ def export(
         OptionError: For an unknown target, a missing library, and a model that does not export.
     """
     check_target(target)
-    path = Path(path)
-    if path.suffix != TARGETS[target][0]:
-        path = path.with_name(path.name + TARGETS[target][0])
+    path = target_path(path, target)
     path.parent.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
     metadata = describe(network, info)

@@ -133,6 +133,7 @@ def run(monkeypatch, capsys, tmp_path):
         launch.run_cli(tool.main)
         return capsys.readouterr().out
 
+    run.tool = tool
     return run
 
 
@@ -152,6 +153,24 @@ def test_a_model_that_loses_too_much_is_not_written(run, tmp_path, capsys):
     assert captured.err.count('\n') <= 1 or 'points are lost even with half' in captured.err
     assert 'points are lost even with half' in captured.err and not (tmp_path / 'int8.onnx').exists()
     assert '20 of 22' in captured.out and '12 of 22' in captured.out
+
+
+def test_a_refused_model_leaves_the_files_before_it(run, tmp_path, monkeypatch, capsys):
+    contents, points = iter('ab'), iter((90.0, 89.8, *[90.0] * 2, *[50.0] * 20))
+    monkeypatch.setattr(deploy, 'export', lambda network, path, *_, **__: path.write_text(next(contents)))
+    monkeypatch.setattr(run.tool, 'training_images', lambda *_: [None])
+    monkeypatch.setattr(run.tool, 'sensitivity', lambda *_: dict.fromkeys(range(8)))
+    monkeypatch.setattr(run.tool, 'quantize_onnx', lambda before, after, *_: after.write_text(before.read_text() * 2))
+    monkeypatch.setattr(run.tool, 'accuracy', lambda *_: next(points))
+    files = {'int8_v1.2.onnx': 'aa', 'int8_v1.2_fp32.onnx': 'a'}
+    (tmp_path / 'out').mkdir()
+    assert 'int8_v1.2.onnx: +0.20 points lost' in run('--out', 'out/int8_v1.2')
+    assert {path.name: path.read_text() for path in (tmp_path / 'out').iterdir()} == files
+    next(points)
+    with pytest.raises(SystemExit):
+        run('--out', 'out/int8_v1.2')
+    assert 'no file is written' in capsys.readouterr().err
+    assert {path.name: path.read_text() for path in (tmp_path / 'out').iterdir()} == files
 
 
 def test_a_triton_repository_is_made_from_the_file(exported, tmp_path, monkeypatch, capsys):

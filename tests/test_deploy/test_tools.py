@@ -10,7 +10,7 @@ import torch
 from mmengine.registry import MODELS, init_default_scope
 from PIL import Image
 
-from mmvisionllama import launch
+from mmvisionllama import deploy, launch
 from mmvisionllama.deploy.models import model_config
 
 ROOT = Path(__file__).parents[2]
@@ -50,6 +50,34 @@ def test_a_trained_model_is_exported_and_predicts_on_a_folder(run, tmp_path):
     printed = run('predict', tmp_path / 'digits.pt2', tmp_path / 'pictures', '--out', tmp_path / 'out')
     assert 'grey.png: ' in printed
     assert Image.open(tmp_path / 'out/grey_predicted.png').size == (30, 20)
+
+
+@pytest.mark.parametrize('target', ['onnx', 'openvino'])
+def test_a_refused_export_leaves_the_file_before_it(target, run, tmp_path, monkeypatch):
+    pytest.importorskip('mmpretrain')
+    init_default_scope('mmpretrain')
+    torch.save(MODELS.build(model_config(launch.load_config(CONFIG))).state_dict(), tmp_path / 'model.pth')
+    (tmp_path / 'out').mkdir()
+    contents = iter('abc')
+
+    def export(network, path, target, **_):
+        content = next(contents)
+        for file in {path, path.with_suffix('.bin') if target == 'openvino' else path}:
+            assert not file.exists()
+            file.write_text(content)
+        return deploy.Export(path, 0.0)
+
+    differences = iter((0.0, 1.0, float('nan')))
+    monkeypatch.setattr(deploy, 'export', export)
+    monkeypatch.setattr(deploy, 'load_exported', lambda path: path.read_text())
+    monkeypatch.setattr(deploy, 'largest_difference', lambda *_, **__: next(differences))
+    args = ['export', CONFIG, tmp_path / 'model.pth', '--to', target, '--out', tmp_path / 'out/digits_v1.2']
+    assert 'digits_v1.2' in run(*args)
+    for _ in range(2):
+        assert 'is not written: it differs from PyTorch' in run(*args, fails=True)
+        names = {'onnx': ['digits_v1.2.onnx'], 'openvino': ['digits_v1.2.bin', 'digits_v1.2.xml']}[target]
+        assert sorted(path.name for path in (tmp_path / 'out').iterdir()) == names
+        assert all((tmp_path / 'out' / name).read_text() == 'a' for name in names)
 
 
 def test_mistakes_end_in_one_line(run, tmp_path):

@@ -79,30 +79,30 @@ def main() -> None:
     cfg = classifier.load_config(args.config, args.cfg_options)
     model = load_model(cfg, args.checkpoint)
     network = deploy.export_network(model)
-    out = (args.out or Path(cfg.work_dir) / 'int8').with_suffix('.onnx')
-    before_file = out.with_name(out.stem + '_fp32.onnx')
-    deploy.export(network, before_file, 'onnx', info=file_info(cfg, model))
-    images = training_images(cfg, model, args.images)
-    before = accuracy(cfg, before_file)
-    print(f'fp32: top-1 {before:.2f} %, {before_file.stat().st_size / 2**20:.2f} MiB', flush=True)
-    order, keep = list(sensitivity(network, images[0])), []
-    while True:
-        quantize_onnx(before_file, out, images, keep)
-        after = accuracy(cfg, out)
-        print(
-            f'int8: top-1 {after:.2f} %, {out.stat().st_size / 2**20:.2f} MiB, '
-            f'{len(order) - len(keep)} of {len(order)} layers in 8 bits',
-            flush=True,
-        )
-        if before - after <= args.allowed:
-            break
-        keep = order[: len(keep) + max(1, len(order) // 8)]
-        if len(keep) > len(order) / 2:
-            out.unlink()
-            raise launch.LaunchError(
-                f'more than {args.allowed:g} points are lost even with half of the layers in fp32: no file is written. '
-                f'Try more --images, or tools/analysis_tools/quantize.py --training-aware'
+    out = deploy.target_path(args.out or Path(cfg.work_dir) / 'int8', 'onnx')
+    fp32 = out.with_name(out.stem + '_fp32.onnx')
+    with deploy.written_aside(fp32) as before_file, deploy.written_aside(out) as after_file:
+        deploy.export(network, before_file, 'onnx', info=file_info(cfg, model))
+        images = training_images(cfg, model, args.images)
+        before = accuracy(cfg, before_file)
+        print(f'fp32: top-1 {before:.2f} %, {before_file.stat().st_size / 2**20:.2f} MiB', flush=True)
+        order, keep = list(sensitivity(network, images[0])), []
+        while True:
+            quantize_onnx(before_file, after_file, images, keep)
+            after = accuracy(cfg, after_file)
+            print(
+                f'int8: top-1 {after:.2f} %, {after_file.stat().st_size / 2**20:.2f} MiB, '
+                f'{len(order) - len(keep)} of {len(order)} layers in 8 bits',
+                flush=True,
             )
+            if before - after <= args.allowed:
+                break
+            keep = order[: len(keep) + max(1, len(order) // 8)]
+            if len(keep) > len(order) / 2:
+                raise launch.LaunchError(
+                    f'more than {args.allowed:g} points are lost even with half of the layers in fp32: no file is '
+                    f'written. Try more --images, or tools/analysis_tools/quantize.py --training-aware'
+                )
     print(f'{out}: {before - after:+.2f} points lost, in fp32: {", ".join(keep) or "none of them"}')
 
 
