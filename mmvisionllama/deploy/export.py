@@ -26,6 +26,8 @@ TARGETS = {
     'openvino': ('.xml', ('onnx', 'onnxscript', 'openvino')),
 }
 DEFAULT_OPSET = 20
+#: bytes of weights in an ONNX file, one message of protobuf's 2 GiB; the rest is for the graph
+ONNX_LIMIT = 2**31 - 2**24
 #: under this name every file carries its description, as JSON
 METADATA_KEY = 'mmvisionllama'
 
@@ -56,6 +58,17 @@ def target_path(path: Any, target: str) -> Path:
     """``path`` with the target's suffix, which is added where it is missing."""
     path, suffix = Path(path), TARGETS[target][0]
     return path if path.suffix == suffix else path.with_name(path.name + suffix)
+
+
+def check_weights(network: Network, target: str) -> None:
+    """Raises an OptionError for weights that are too large for the target's file."""
+    size = sum(weight.nbytes for weight in (*network.parameters(), *network.buffers()))
+    if 'onnx' in TARGETS[target][1] and size > ONNX_LIMIT:
+        fitting = [name for name, (_, libraries) in TARGETS.items() if 'onnx' not in libraries]
+        raise OptionError(
+            f"the weights take {size / 2**30:.1f} GiB, and ONNX files, which OpenVINO's are made from, hold 2 GiB at "
+            f'most: export to {" or ".join(fitting)}'
+        )
 
 
 @contextlib.contextmanager
@@ -200,9 +213,11 @@ def export(
         info: More to keep in the file, as JSON: classes, normalisation, config.
 
     Raises:
-        OptionError: For an unknown target, a missing library, and a model that does not export.
+        OptionError: For an unknown target, a missing library, weights of more than 2 GiB in ONNX and OpenVINO, and a
+            model that does not export.
     """
     check_target(target)
+    check_weights(network, target)
     path = target_path(path, target)
     path.parent.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()

@@ -12,7 +12,7 @@ from torch import nn
 from mmvisionllama import deploy
 from mmvisionllama.backbones import PyramidVisionLLaMA, VisionLLaMA, iLLaMA
 from mmvisionllama.deploy.export import describe, write_openvino
-from mmvisionllama.deploy.networks import AdaptiveAveragePool
+from mmvisionllama.deploy.networks import AdaptiveAveragePool, Network
 from mmvisionllama.deploy.rewriting import fold_layer_scales
 from mmvisionllama.errors import CheckpointError, MissingExtraError, OptionError
 from mmvisionllama.generation import DiTLLaMA, ImageGenerator
@@ -180,6 +180,13 @@ def test_pooling_by_products_is_adaptive_average_pooling(cells, size):
 def test_an_unknown_target_is_refused_with_the_known_ones(tmp_path):
     with pytest.raises(OptionError, match='torch, aoti, onnx, openvino'):
         deploy.export(deploy.export_network(VisionLLaMA(TINY)), tmp_path / 'model', 'tflite')
+
+
+@pytest.mark.parametrize('target', ['onnx', 'openvino'])
+def test_weights_beyond_onnx_are_refused_before_tracing(target, tmp_path):
+    network = Network(nn.Linear(2**15, 2**15, bias=False, device='meta'))  # cannot be traced
+    with pytest.raises(OptionError, match=r'weights take 4\.0 GiB.* hold 2 GiB at most: export to torch or aoti'):
+        deploy.export(network, tmp_path / 'model', target)
 
 
 @pytest.mark.nightly  # a C++ compiler works for a minute
