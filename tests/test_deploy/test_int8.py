@@ -16,6 +16,7 @@ from mmvisionllama.backbones import VisionLLaMA
 from mmvisionllama.datasets.digits import write_digits
 from mmvisionllama.deploy.export import METADATA_KEY
 from mmvisionllama.deploy.int8 import linear_layers, quantize_onnx, sensitivity
+from mmvisionllama.deploy.models import load_model
 
 ROOT = Path(__file__).parents[2]
 CONFIG = str(ROOT / 'configs/mmpretrain/quickstart/vision_llama_digits.py')
@@ -153,6 +154,15 @@ def test_a_model_that_loses_too_much_is_not_written(run, tmp_path, capsys):
     assert captured.err.count('\n') <= 1 or 'points are lost even with half' in captured.err
     assert 'points are lost even with half' in captured.err and not (tmp_path / 'int8.onnx').exists()
     assert '20 of 22' in captured.out and '12 of 22' in captured.out
+
+
+@pytest.mark.parametrize('name, batches', [('vision_llama_digits', 2), ('vision_llama_digits_packed', 32)])
+def test_images_are_counted_not_batches(name, batches, run):
+    """A packed config's model takes a list, and the file one size at a time."""
+    cfg = launch.load_config(str(Path(CONFIG).with_name(f'{name}.py')))
+    images = run.tool.training_images(cfg, load_model(cfg, WEIGHTS), 20)
+    assert len(images) == batches and sum(map(len, images)) == 32  # whole batches of the loader
+    assert {image.shape[1:] for image in images} == {(3, 32, 32)}
 
 
 def test_a_refused_model_leaves_the_files_before_it(run, tmp_path, monkeypatch, capsys):

@@ -40,7 +40,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def training_images(cfg: Config, model: torch.nn.Module, count: int) -> List[Tensor]:
-    """Batches of training images, prepared and normalised as in a test."""
+    """Batches of training images, prepared and normalised as in a test; of packed images each is a batch."""
     loader = copy.deepcopy(cfg.train_dataloader)
     loader.dataset.pipeline = cfg.test_dataloader.dataset.pipeline
     loader.update(batch_size=16, num_workers=0, persistent_workers=False, drop_last=False)
@@ -48,8 +48,9 @@ def training_images(cfg: Config, model: torch.nn.Module, count: int) -> List[Ten
     loader.pop('batch_sampler', None)
     batches, found = [], 0
     for data in Runner.build_dataloader(loader, seed=0):
-        batches.append(model.data_preprocessor(data)['inputs'].cpu())
-        found += len(batches[-1])
+        images = model.data_preprocessor(data)['inputs']
+        found += len(images)
+        batches.extend([images.cpu()] if isinstance(images, Tensor) else [image[None].cpu() for image in images])
         if found >= count:
             break
     return batches
