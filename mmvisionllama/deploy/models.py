@@ -101,7 +101,8 @@ def file_info(cfg: Config, model: nn.Module) -> Dict[str, Any]:
         # heads of several labels have a threshold
         'multi_label': dict(thr=classifier.thr, topk=classifier.topk) if hasattr(classifier, 'thr') else None,
         'model': settings,
-        'pipeline': image_pipeline(cfg),
+        # none for generators and backbones, which Predictor does not serve
+        'pipeline': image_pipeline(cfg) if hasattr(model, 'extract_feat') else None,
     }
     try:
         return json.loads(json.dumps(Config(info).to_dict()))

@@ -12,6 +12,7 @@ from PIL import Image
 
 from mmvisionllama import deploy, launch
 from mmvisionllama.deploy.models import model_config
+from mmvisionllama.errors import OptionError
 
 ROOT = Path(__file__).parents[2]
 CONFIG = str(ROOT / 'configs/mmpretrain/quickstart/vision_llama_digits.py')
@@ -50,6 +51,28 @@ def test_a_trained_model_is_exported_and_predicts_on_a_folder(run, tmp_path):
     printed = run('predict', tmp_path / 'digits.pt2', tmp_path / 'pictures', '--out', tmp_path / 'out')
     assert 'grey.png: ' in printed
     assert Image.open(tmp_path / 'out/grey_predicted.png').size == (30, 20)
+
+
+@pytest.mark.parametrize('model', ['generation', 'features'])
+def test_models_that_no_picture_goes_into_are_exported(model, run, tmp_path):
+    """Their configs have no pipeline that prepares one."""
+    config = tmp_path / 'config.py'
+    arch = dict(_delete_=True, embed_dims=16, num_layers=1, num_heads=2)
+    if model == 'generation':
+        base = str(ROOT / 'configs/generation/quickstart/dit_llama_digits.py')
+        config.write_text(f'_base_ = [{base!r}]\nmodel = dict(network=dict(arch={arch}))\n')
+    else:
+        del arch['_delete_']
+        config.write_text(
+            f"custom_imports = dict(imports='mmvisionllama')\nmodel = dict(type='VisionLLaMA', arch={arch})"
+        )
+    cfg = launch.load_config(str(config))
+    torch.save(MODELS.build(model_config(cfg)).state_dict(), tmp_path / 'model.pth')
+    printed = run('export', config, tmp_path / 'model.pth', '--to', 'torch', '--out', tmp_path / 'model')
+    assert f'model.pt2: {model}' in printed
+    assert ('at 32 x 48, ' in printed) == (model == 'generation')  # latents are smaller than pictures
+    with pytest.raises(OptionError, match='holds a part of a model'):
+        deploy.Predictor(tmp_path / 'model.pt2')
 
 
 @pytest.mark.parametrize('target', ['onnx', 'openvino'])
