@@ -2,6 +2,7 @@
 
 import copy
 import json
+from types import FunctionType
 from typing import Any, Dict, List, Sequence, Union
 
 import torch
@@ -64,6 +65,11 @@ def test_dataset(cfg: Config) -> dict:
     return dataset
 
 
+def type_name(kind: Any) -> str:
+    """The last part of a type's name; in a config it may be a name, one with dots or a class."""
+    return getattr(kind, '__name__', str(kind)).split('.')[-1]
+
+
 def image_pipeline(cfg: Config) -> List[dict]:
     """Steps of the test pipeline that a picture without labels goes through.
 
@@ -73,7 +79,7 @@ def image_pipeline(cfg: Config) -> List[dict]:
     pipeline = test_dataset(cfg).get('pipeline')
     if not pipeline:
         raise OptionError('the config has no test_dataloader.dataset.pipeline: it says how a picture is prepared')
-    return [dict(step) for step in pipeline if str(step['type']).split('.')[-1] not in LABEL_STEPS]
+    return [dict(step) for step in pipeline if type_name(step['type']) not in LABEL_STEPS]
 
 
 def file_info(cfg: Config, model: nn.Module) -> Dict[str, Any]:
@@ -105,9 +111,16 @@ def file_info(cfg: Config, model: nn.Module) -> Dict[str, Any]:
         'pipeline': image_pipeline(cfg) if hasattr(model, 'extract_feat') else None,
     }
     try:
-        return json.loads(json.dumps(Config(info).to_dict()))
+        return json.loads(json.dumps(Config(info).to_dict(), default=_dotted))
     except TypeError as error:
         raise OptionError(f'the config cannot be kept in the exported file: {error}') from error
+
+
+def _dotted(value: Any) -> str:
+    """A class or function of a pure Python config as the name that mmengine builds from."""
+    if isinstance(value, (type, FunctionType)) and '<' not in value.__qualname__:
+        return f'{value.__module__}.{value.__qualname__}'
+    raise TypeError(f'{value!r} is no JSON')
 
 
 def file_pipeline(metadata: dict) -> List[dict]:
@@ -146,7 +159,7 @@ class SessionBackbone(nn.Module):
 def unpadded(preprocessor: dict) -> dict:
     """A data preprocessor's config; in the place of SizedDataPreprocessor, whose network ignores padding, its base
     without padding: the file takes any size and does not know which part is padding."""
-    if preprocessor.get('type') != 'SizedDataPreprocessor':
+    if type_name(preprocessor.get('type')) != 'SizedDataPreprocessor':
         return preprocessor
     padding = ('pad_size_divisor', 'test_cfg')  # the second is mmsegmentation's
     base = {key: value for key, value in preprocessor.items() if key not in ('base', *padding)}

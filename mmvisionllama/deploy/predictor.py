@@ -13,7 +13,7 @@ from ..analysis.resolution_transfer import Size, scale_pipeline
 from ..datasets.pictures import read
 from ..errors import DataError, OptionError
 from ..zoo import config_and_weights, list_models
-from .models import file_pipeline, image_pipeline, load_model, session_model
+from .models import file_pipeline, image_pipeline, load_model, session_model, type_name
 from .runtimes import is_exported, load_exported
 
 PICTURE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff')
@@ -113,7 +113,7 @@ class Predictor:
         if size is not None:
             pipeline = scale_pipeline(pipeline, size)
         self._enter_scope()
-        is_load = [str(step['type']).split('.')[-1].startswith('LoadImage') for step in pipeline]
+        is_load = [type_name(step['type']).startswith('LoadImage') for step in pipeline]
         if not any(is_load):
             raise OptionError('the test pipeline has no LoadImageFromFile: it cannot prepare pictures')
         start = is_load.index(True)

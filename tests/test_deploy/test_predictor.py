@@ -172,6 +172,38 @@ def test_an_exported_file_resizes_in_proportion(tmp_path, pictures):
     assert file_pipeline(dict(pipeline=steps)) == found
 
 
+PURE_PYTHON = """
+from mmcv.transforms import LoadAnnotations, LoadImageFromFile, Resize
+from mmpretrain.datasets import CustomDataset, PackInputs
+from mmpretrain.models import ClsDataPreprocessor, ImageClassifier, LinearClsHead
+
+from mmvisionllama.backbones import VisionLLaMA
+from mmvisionllama.engine import SizedDataPreprocessor
+
+default_scope = 'mmpretrain'
+model = dict(
+    type=ImageClassifier,
+    data_preprocessor=dict(type=SizedDataPreprocessor, base=ClsDataPreprocessor, mean=[100.0] * 3, std=[50.0] * 3),
+    backbone=dict(type=VisionLLaMA, arch=dict(embed_dims=16, num_layers=1, num_heads=2), layer_scale_init_value=0),
+    head=dict(type=LinearClsHead, num_classes=5, in_channels=16),
+)
+pipeline = [dict(type=LoadImageFromFile), dict(type=Resize, scale=(40, 32)), dict(type=LoadAnnotations)]
+test_dataloader = dict(dataset=dict(type=CustomDataset, pipeline=[*pipeline, dict(type=PackInputs)]))
+"""
+
+
+def test_a_pure_python_config_is_exported(tmp_path, pictures):
+    pytest.importorskip('mmpretrain')
+    (tmp_path / 'config.py').write_text(PURE_PYTHON)
+    cfg = launch.load_config(str(tmp_path / 'config.py'))
+    checkpoint = trained(cfg, tmp_path / 'model.pth', list('abcde'))
+    reference = deploy.Predictor(cfg, checkpoint)
+    predictor = deploy.Predictor(exported(cfg, checkpoint, tmp_path, 'torch'))
+    for ours, theirs in zip(predictor(pictures), reference(pictures), strict=True):
+        torch.testing.assert_close(ours.pred_score, theirs.pred_score, rtol=1e-4, atol=1e-6)
+    assert predictor.prepare(str(pictures / '0.png'))['inputs'].shape[1:] == (32, 40)
+
+
 def test_pictures_that_cannot_be_used_end_in_one_line(tmp_path):
     cfg = classification_config()
     predictor = deploy.Predictor(cfg, trained(cfg, tmp_path / 'model.pth', ['a']))
@@ -219,10 +251,11 @@ def test_an_exported_file_of_packed_or_sized_training_predicts():
     model = session_model(Session(dict(type='PackedDataPreprocessor', base='ClsDataPreprocessor')))
     for sample in model.test_step(data):
         assert sample.pred_score[0].item() == pytest.approx(1 / (1 + np.exp(-2)))
-    sized = dict(type='SizedDataPreprocessor', base='ClsDataPreprocessor', pad_size_divisor=64)
     data = dict(inputs=[picture], data_samples=[DataSample(metainfo=dict(img_shape=(32, 32)))])
-    (sample,) = session_model(Session(sized)).test_step(data)
-    assert sample.pred_score[0].item() == pytest.approx(1 / (1 + np.exp(-2)))
+    for name in ('SizedDataPreprocessor', 'mmvisionllama.engine.SizedDataPreprocessor'):  # the second of pure Python
+        sized = dict(type=name, base='ClsDataPreprocessor', pad_size_divisor=64)
+        (sample,) = session_model(Session(sized)).test_step(data)
+        assert sample.pred_score[0].item() == pytest.approx(1 / (1 + np.exp(-2)))
     sized = dict(type='SizedDataPreprocessor', base='mmseg.SegDataPreProcessor', test_cfg=dict(size_divisor=64))
     preprocessor = session_model(Session(sized)).data_preprocessor
     assert preprocessor(dict(inputs=[picture], data_samples=[SegDataSample()]))['inputs'].shape == (1, 3, 32, 32)
