@@ -13,6 +13,10 @@ class DataError(MMVisionLLaMAError, ValueError):
     """A file of a data set is missing, damaged or does not fit, or a data set is empty."""
 
 
+class MissingFileError(MMVisionLLaMAError, FileNotFoundError):
+    """A file that a metric needs is not there."""
+
+
 class OptionError(MMVisionLLaMAError, ValueError):
     """A setting that does not fit a model, a config or a data set."""
 

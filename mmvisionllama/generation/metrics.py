@@ -20,7 +20,7 @@ from mmengine.registry import METRICS, TASK_UTILS
 from torch import Tensor
 
 from ..checkpoints.reading import find_state_dict, read_checkpoint
-from ..errors import CheckpointError, MissingExtraError
+from ..errors import CheckpointError, DataError, MissingExtraError, MissingFileError
 from .neighbours import full_precision, precision_recall
 from .pictures import iterate_npz, npz_header
 
@@ -112,7 +112,7 @@ class InceptionFeatures:
 
     Raises:
         MissingExtraError: Without torch-fidelity.
-        FileNotFoundError: If ``weights`` is no file. Nothing is downloaded.
+        MissingFileError: If ``weights`` is no file. Nothing is downloaded.
         CheckpointError: If the file is damaged or holds more than weights.
     """
 
@@ -120,7 +120,7 @@ class InceptionFeatures:
 
     def __init__(self, weights: str) -> None:
         if not weights or not os.path.isfile(weights):
-            raise FileNotFoundError(
+            raise MissingFileError(
                 f"{weights!r} is no file: give the path of torch-fidelity's Inception weights "
                 f'(weights-inception-2015-12-05-6726825d.pth, from the releases of torch-fidelity)'
             )
@@ -162,11 +162,11 @@ def extract_npz(path: str, extractor, batch_size: int = 64, device: str = 'cpu')
     """Features of the images in a ``.npz`` file (``arr_0``, ``(N, height, width, 3)`` uint8), read in batches.
 
     Raises:
-        ValueError: If ``arr_0`` is of another kind or empty.
+        DataError: If ``arr_0`` is of another kind or empty.
     """
     shape, dtype = npz_header(path)
     if dtype != np.uint8 or len(shape) != 4 or shape[3] != 3 or not shape[0]:
-        raise ValueError(
+        raise DataError(
             f'arr_0 of {path!r} holds {dtype} of shape {shape}: expected uint8 images (N, height, width, 3)'
         )
     parts: List[Dict[str, Any]] = []
@@ -190,13 +190,13 @@ def load_reference(path: str, extractor=None, batch_size: int = 64, device: str 
         dict: ``statistics`` by feature name and ``features`` by feature name.
 
     Raises:
-        FileNotFoundError: If ``path`` is no file.
-        ValueError: If it is no ``.npz`` file, or holds neither images nor statistics.
+        MissingFileError: If ``path`` is no file.
+        DataError: If it is no ``.npz`` file, or holds neither images nor statistics.
     """
     if not os.path.isfile(path):
-        raise FileNotFoundError(f'the reference {path!r} is no file: give a .npz with images or statistics')
+        raise MissingFileError(f'the reference {path!r} is no file: give a .npz with images or statistics')
     if not zipfile.is_zipfile(path):
-        raise ValueError(f'the reference {path!r} is no .npz file: give one with images or statistics')
+        raise DataError(f'the reference {path!r} is no .npz file: give one with images or statistics')
     with np.load(path) as archive:
         names = set(archive.files)
         found = {}
@@ -209,7 +209,7 @@ def load_reference(path: str, extractor=None, batch_size: int = 64, device: str 
         if key in features and key not in found:
             found[key] = statistics(features[key])
     if not found:
-        raise ValueError(f'{path!r} has neither images (arr_0) nor statistics (mu, sigma) that fit: it has {names}')
+        raise DataError(f'{path!r} has neither images (arr_0) nor statistics (mu, sigma) that fit: it has {names}')
     return dict(statistics=found, features={key: features[key] for key in ('pool',) if key in features})
 
 

@@ -9,6 +9,8 @@ from typing import Iterator, Optional, Sequence, Tuple
 import numpy as np
 from torch import Tensor
 
+from ..errors import DataError
+
 #: endings of the pictures that are written
 PICTURES = ('.png', '.jpg', '.jpeg', '.webp', '.bmp', '.tif', '.tiff')
 
@@ -88,13 +90,13 @@ def npz_header(path: str, key: str = 'arr_0') -> Tuple[Tuple[int, ...], np.dtype
     """Shape and dtype of an array in a ``.npz`` file, without reading it.
 
     Raises:
-        ValueError: If the file is no such archive or has no such array.
+        DataError: If the file is no such archive or has no such array.
     """
     try:
         with zipfile.ZipFile(path) as archive, archive.open(f'{key}.npy') as file:
             return _header(file)
     except (zipfile.BadZipFile, KeyError) as error:
-        raise ValueError(f'{str(path)!r} is no .npz file with an array {key}') from error
+        raise DataError(f'{str(path)!r} is no .npz file with an array {key}') from error
 
 
 def iterate_npz(path: str, batch_size: int, key: str = 'arr_0') -> Iterator[np.ndarray]:
@@ -112,5 +114,5 @@ def _header(file) -> Tuple[Tuple[int, ...], np.dtype]:
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, fortran, dtype = read(file)
     if fortran:
-        raise ValueError('arrays in column order are not supported: save a C-ordered copy')
+        raise DataError('arrays in column order are not supported: save a C-ordered copy')
     return shape, dtype

@@ -210,6 +210,24 @@ def test_test_tool_makes_the_same_set(trained, tmp_path, monkeypatch):
             assert results[f'generation/{name}'] == pytest.approx(value, rel=1e-6)
 
 
+@pytest.mark.parametrize(
+    'changed, message',
+    [
+        ('reference="nothing.npz"', "the reference 'nothing.npz' is no file: give a .npz"),
+        ('reference="text.npz"', "the reference 'text.npz' is no .npz file: give one"),
+        ('extractor=dict(_delete_=True, type="InceptionFeatures", weights="no.pth")', "'no.pth' is no file: give the"),
+    ],
+)
+def test_test_tool_says_which_file_is_missing(changed, message, trained, tmp_path, monkeypatch, capsys):
+    _, config, weights = trained
+    config.write_text(CONFIG + TEST.replace('REFERENCE', '"reference.npz"'))
+    (tmp_path / 'other.py').write_text(f'_base_ = ["config.py"]\ntest_evaluator = dict({changed})\n')
+    (tmp_path / 'text.npz').write_text('no archive')
+    monkeypatch.chdir(tmp_path)
+    assert run('../test', tmp_path / 'other.py', weights, monkeypatch=monkeypatch) == 1
+    assert capsys.readouterr().err.splitlines()[-1].startswith(f'error: {message}')
+
+
 @pytest.fixture
 def encoded(tmp_path):
     """Two pictures, each in a folder of its own, and options of a VAE for them."""
