@@ -217,7 +217,7 @@ PARTS = {
         },
         reference='paper',
         seeds=(0, 1, 2),
-        rates=(1e-3, 2e-3, 4e-3),
+        rates=(1e-3, 2e-3, 4e-3, 8e-3),
         sizes=(),
         options={'train_dataloader.num_workers': 0, 'train_dataloader.persistent_workers': False},
         tuning={
