@@ -28,7 +28,7 @@ from ..checkpoints.loading import load_strictly
 from ..checkpoints.reading import find_state_dict, read_checkpoint
 from ..errors import OptionError
 from ..layers.logit_scale import LOGIT_SCALES
-from ..layers.options import checked_choice
+from ..layers.options import checked_choice, type_name
 from ..moved import moved
 
 #: transform -> its setting that is a size in pixels
@@ -59,7 +59,8 @@ def scale_pipeline(pipeline: Sequence[dict], size: Size) -> List[dict]:
         OptionError: If no transform of the pipeline sets a size, or the last cannot set a height and a width.
     """
     pipeline = [copy.deepcopy(dict(step)) for step in pipeline]
-    sized = [(step, SIZE_KEYS[step['type']]) for step in pipeline if step.get('type') in SIZE_KEYS]
+    named = [(step, type_name(step.get('type'))) for step in pipeline]
+    sized = [(step, SIZE_KEYS[name]) for step, name in named if name in SIZE_KEYS]
     sized = [(step, key) for step, key in sized if step.get(key) is not None]
     if not sized:
         raise OptionError(
@@ -75,7 +76,7 @@ def scale_pipeline(pipeline: Sequence[dict], size: Size) -> List[dict]:
         else:
             step[name] = tuple(round(side * longest / base) for side in value)
     if not isinstance(size, int):
-        if last['type'] not in ('Resize', 'CenterCrop', 'Pad'):
+        if type_name(last['type']) not in ('Resize', 'CenterCrop', 'Pad'):
             raise OptionError(f'{last["type"]} at the end of the test pipeline takes no height and width')
         last[key] = (size[1], size[0])  # mmcv's order: width, height
     return pipeline

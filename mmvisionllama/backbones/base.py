@@ -12,7 +12,7 @@ from ..errors import OptionError
 from ..layers.embed import PatchEmbed, resize_pos_embed
 from ..layers.feedforward import swiglu_hidden
 from ..layers.norm import NORMS
-from ..layers.options import checked_choice, checked_rate, checked_sides, checked_whole
+from ..layers.options import checked_choice, checked_rate, checked_sides, checked_whole, type_name
 from ..layers.valid_grid import ImageSizes, ValidGrid, checked_sizes, resize_pos_embed_each
 
 
@@ -178,9 +178,7 @@ def init_conv(module: nn.Module) -> None:
 
 def is_pretrained(cfg: dict) -> bool:
     """Whether an initialiser loads weights: named, or, in pure Python configs and dumped ones, by class or its path."""
-    kind = cfg.get('type')
-    name = getattr(kind, '__name__', str(kind)).rpartition('.')[2]
-    return name in ('Pretrained', 'PretrainedInit', 'StrictPretrained')
+    return type_name(cfg.get('type')) in ('Pretrained', 'PretrainedInit', 'StrictPretrained')
 
 
 def strict_pretrained(init_cfg: Optional[Union[dict, list]]) -> Optional[Union[dict, list]]:

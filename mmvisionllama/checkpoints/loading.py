@@ -92,7 +92,7 @@ def load_strictly(
 
     Raises:
         CheckpointError: For weights that are missing, in excess, of another shape or not finite, and for a partial
-            loading in which nothing fits.
+            loading in which nothing fits, or of whose sides only one has LayerScale.
     """
     check_weights(module, state_dict, path)
     own = module.state_dict()
@@ -100,6 +100,7 @@ def load_strictly(
         given, state_dict = state_dict, fitting(module, state_dict)
         if not state_dict:
             raise CheckpointError(f'{path!r} does not fit: none of its {len(given)} weights is one of the model')
+        _check_layer_scale(module, given, path)
     try:
         missing, unexpected = module.load_state_dict(state_dict, strict=False, assign=assign)
     except RuntimeError as error:

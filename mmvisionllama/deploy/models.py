@@ -12,6 +12,7 @@ from torch import nn
 
 from ..checkpoints.reading import find_state_dict, read_checkpoint
 from ..errors import CheckpointError, OptionError
+from ..layers.options import type_name
 
 #: steps of a test pipeline that only a data set with labels needs
 LABEL_STEPS = ('LoadAnnotations', 'LoadPanopticAnnotations', 'LoadProposals', 'CheckSegFiles', 'CheckCocoFile')
@@ -63,11 +64,6 @@ def test_dataset(cfg: Config) -> dict:
     while 'pipeline' not in dataset and 'dataset' in dataset:
         dataset = dataset['dataset']
     return dataset
-
-
-def type_name(kind: Any) -> str:
-    """The last part of a type's name; in a config it may be a name, one with dots or a class."""
-    return getattr(kind, '__name__', str(kind)).split('.')[-1]
 
 
 def image_pipeline(cfg: Config) -> List[dict]:

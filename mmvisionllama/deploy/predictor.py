@@ -12,8 +12,9 @@ from mmengine.registry import DefaultScope, init_default_scope
 from ..analysis.resolution_transfer import Size, scale_pipeline
 from ..datasets.pictures import read
 from ..errors import DataError, OptionError
+from ..layers.options import type_name
 from ..zoo import config_and_weights, list_models
-from .models import file_pipeline, image_pipeline, load_model, session_model, type_name
+from .models import file_pipeline, image_pipeline, load_model, session_model
 from .runtimes import is_exported, load_exported
 
 PICTURE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff')

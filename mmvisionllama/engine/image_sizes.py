@@ -109,7 +109,7 @@ def once_registered(child: nn.Module, callback: Callable[[nn.Module], Any]) -> N
     def registered(parent: nn.Module, name: str, module: Optional[nn.Module]) -> None:
         # removed with the child: torch iterates over the hooks at this moment
         if module is not None and not done and module is reference():
-            done.append(parent)
+            done.append(True)  # not the parent: the hook is global, and would keep it alive
             callback(parent)
 
     handle = nn.modules.module.register_module_module_registration_hook(registered)

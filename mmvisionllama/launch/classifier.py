@@ -8,6 +8,7 @@ from torch import nn
 from ..checkpoints.loading import load_strictly
 from ..checkpoints.reading import find_state_dict, read_checkpoint
 from ..errors import LaunchError
+from ..layers.options import type_name
 from . import config
 from .runner import build_runner
 from .testing import prepare_test
@@ -24,7 +25,7 @@ def load_config(path: str, cfg_options: Optional[dict] = None) -> Config:
         LaunchError: If there is no such config, or it is not one of a classifier with a test set.
     """
     cfg = config.load_config(path, cfg_options)
-    model = (cfg.get('model') or {}).get('type')
+    model = type_name((cfg.get('model') or {}).get('type'))
     if cfg.get('default_scope') != 'mmpretrain' or model != 'ImageClassifier':
         raise LaunchError(
             f'{path!r} builds a {model} (default_scope {cfg.get("default_scope")}), and this analysis takes '

@@ -5,10 +5,11 @@ import sys
 import traceback
 from argparse import ArgumentParser, Namespace
 from typing import Any, Callable, Optional
+from urllib.error import URLError
 
 from mmengine.config import DictAction
 from torch import distributed
-from torch.utils.data import dataloader
+from torch.utils.data._utils import fetch
 
 from ..errors import DataError, MMVisionLLaMAError
 from .config import missing_library
@@ -74,9 +75,9 @@ def leave_processes() -> None:
 
 
 def _of_own_data(error: Exception) -> bool:
-    """Whether a data loader raised it, which gives each process samples of its own."""
-    files = (frame.f_code.co_filename for frame, _ in traceback.walk_tb(error.__traceback__))
-    return dataloader.__file__ in files
+    """Whether it comes from reading samples, of which each process has its own, here or in a loader's worker."""
+    codes = [frame.f_code for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return any(code.co_filename == fetch.__file__ or code.co_name == '_process_data' for code in codes)
 
 
 def explain(error: Exception) -> Optional[str]:
@@ -89,6 +90,8 @@ def explain(error: Exception) -> Optional[str]:
     if isinstance(error, ModuleNotFoundError):
         known = error.name is not None and not error.name.startswith('mmvisionllama')
         return missing_library(error.name) if known else None
+    if isinstance(error, URLError):
+        return f'a download failed ({error.reason}): put the files there by hand, or say where they are (data_root)'
     if isinstance(error, OSError) and error.strerror and isinstance(error.filename, (str, bytes)):
         return f'{os.fsdecode(error.filename)!r} cannot be used ({error.strerror}): check the path and its permissions'
     return build_mistake(error)

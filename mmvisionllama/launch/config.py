@@ -13,6 +13,7 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 
 from ..errors import LaunchError
+from ..layers.options import type_name
 
 #: scope of a config -> what to install for it
 LIBRARIES = {
@@ -101,8 +102,8 @@ def check_model(cfg: Config) -> dict:
     if not isinstance(model, dict) or 'type' not in model:
         raise LaunchError(f'the config has no model: expected model=dict(type=...), got {model!r}')
     # mmpretrain's MAE hands over no mask, so the backbone itself cannot tell, and unpacking its result fails
-    backbone = (model.get('backbone') or {}).get('type')
-    if model['type'] == 'MAE' and backbone in ('VisionLLaMA', 'PyramidVisionLLaMA', 'iLLaMA'):
+    backbone = type_name((model.get('backbone') or {}).get('type'))
+    if type_name(model['type']) == 'MAE' and backbone in ('VisionLLaMA', 'PyramidVisionLLaMA', 'iLLaMA'):
         raise LaunchError(f"MAE needs a backbone that hides patches, and {backbone} does not: type='MAEVisionLLaMA'")
     return model
 

@@ -17,7 +17,7 @@ except ImportError:  # Windows
     fcntl = None
 
 LOCK = '.training'
-#: its time is the start of the first turn of a training that was given a checkpoint
+#: says which checkpoint a training was given; its time is the start of the training's first turn
 GIVEN = '.resumed'
 
 
@@ -75,17 +75,22 @@ def _candidates(work_dir: str) -> List[str]:
     return ([named] if named else []) + others
 
 
-def mark_first_turn(work_dir: str) -> None:
+def _mark(given: str) -> str:
+    return f'{os.environ.get("SLURM_JOB_ID", "")} {given}'
+
+
+def mark_first_turn(work_dir: str, given: str) -> None:
     """Remembers when a training began from a given checkpoint, for :func:`newest_of_this_training`."""
     if is_first_process():
-        os.makedirs(work_dir, exist_ok=True)
-        Path(work_dir, GIVEN).touch()
+        Path(work_dir, GIVEN).write_text(_mark(given))
 
 
-def newest_of_this_training(work_dir: str) -> Optional[str]:
+def newest_of_this_training(work_dir: str, given: str) -> Optional[str]:
     """The newest whole checkpoint since :func:`mark_first_turn`, None without one; older ones are not its own."""
     marker = Path(work_dir, GIVEN)
-    began = marker.stat().st_mtime if marker.exists() else 0.0
+    if not marker.exists() or marker.read_text() != _mark(given):
+        return None
+    began = marker.stat().st_mtime
     for path in _candidates(work_dir):
         with contextlib.suppress(CheckpointError, OSError):
             if os.path.getmtime(path) >= began:

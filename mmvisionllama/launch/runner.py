@@ -1,13 +1,13 @@
 """Building a Runner, with or without GPUs."""
 
 import os
+import re
 import subprocess
 from datetime import timedelta
 from typing import Optional
 
 import torch
 from mmengine.config import Config
-from mmengine.hooks import CheckpointHook
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
@@ -87,7 +87,9 @@ def use_safe_checkpoints(cfg: Config) -> None:
     hooks = cfg.setdefault('default_hooks', {})
     hooks.setdefault('checkpoint', dict(type='CheckpointHook', interval=1))  # the Runner's own default
     for hook in [*hooks.values(), *(cfg.get('custom_hooks') or [])]:
-        if isinstance(hook, dict) and hook.get('type') in ('CheckpointHook', 'mmengine.CheckpointHook', CheckpointHook):
+        kind = hook.get('type') if isinstance(hook, dict) else None
+        name = f'{kind.__module__}.{kind.__name__}' if isinstance(kind, type) else str(kind)
+        if re.fullmatch(r'(mmengine\.(.*\.)?)?CheckpointHook', name):
             hook['type'] = 'SafeCheckpointHook'
 
 
@@ -119,8 +121,9 @@ def build_runner(cfg: Config) -> Runner:
     use_safe_checkpoints(cfg)
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else CheckedRunner.from_cfg(cfg)
     if isinstance(runner, Runner):  # strategies load sharded files of their own
-        runner.register_hook(CheckpointNamesHook())
-        runner.register_hook(CheckpointFitHook(partial=cfg.get('load_from_partial', False)), 'VERY_LOW')
+        partial = cfg.get('load_from_partial', False)
+        runner.register_hook(CheckpointNamesHook(partial))
+        runner.register_hook(CheckpointFitHook(partial), 'VERY_LOW')
         if not any(isinstance(hook, ReseedHook) for hook in runner.hooks):  # an epoch is continued by it alone
             runner.register_hook(ReseedHook())
         runner.register_hook(ShardedCheckpointHook())

@@ -5,10 +5,13 @@ from typing import Optional
 
 import torch
 from mmengine.config import Config
+from mmengine.dist import all_gather_object
+from mmengine.runner import Runner
 from torch import nn
 
 from ..engine.hooks.preemption import seconds
 from ..errors import LaunchError
+from ..layers.options import type_name
 from .checks import check_checkpoint, check_data, check_pretrained
 from .config import prepare_dataloaders
 from .resuming import check_resume_file, lock_work_dir, mark_first_turn, newest_checkpoint, newest_of_this_training
@@ -74,11 +77,9 @@ def prepare_train(
 def choose_checkpoint(cfg: Config, resume: Optional[str] = None) -> None:
     """Sets ``load_from`` and ``resume`` to a file that was read and to whether the training continues from it."""
     if resume and resume != 'auto':
-        if is_started_again():  # PATH was for the first turn
-            resume = newest_of_this_training(cfg.work_dir) or resume
-        else:
-            mark_first_turn(cfg.work_dir)
-        cfg.load_from, cfg.resume = resume, True
+        # PATH is for the first turn
+        newest = newest_of_this_training(cfg.work_dir, resume) if is_started_again() else None
+        cfg.load_from, cfg.resume, cfg.resume_path = newest or resume, True, resume
     elif resume or (cfg.get('resume') and not cfg.get('load_from')):
         newest = newest_checkpoint(cfg.work_dir)
         cfg.resume = newest is not None
@@ -102,8 +103,24 @@ def train(cfg: Config) -> nn.Module:
     Raises:
         LaunchError: If another training writes into the same folder.
     """
+    given = cfg.pop('resume_path', None)
     with lock_work_dir(cfg.work_dir):
-        return build_runner(cfg).train()
+        runner = build_runner(cfg)
+        if given:
+            agree_on_checkpoint(runner, given)
+        return runner.train()
+
+
+def agree_on_checkpoint(runner: Runner, given: str) -> None:
+    """Lets all processes go on from one file: only those of the machine that failed know that they were started again.
+
+    Where none of them has found a newer one than ``given``, the training begins here.
+    """
+    newer = [path for path in all_gather_object(runner._load_from) if path != given]
+    if newer:
+        runner._load_from = newer[0]
+    else:
+        mark_first_turn(runner.work_dir, given)
 
 
 def use_amp(cfg: Config) -> None:
@@ -113,8 +130,7 @@ def use_amp(cfg: Config) -> None:
     for it: ``optim_wrapper.dtype='float16'`` or ``type='AmpOptimWrapper'``.
     """
     wrapper = cfg.optim_wrapper
-    kind = wrapper.get('type', 'OptimWrapper')
-    kind = getattr(kind, '__name__', kind)  # a class, in configs of pure Python
+    kind = type_name(wrapper.get('type', 'OptimWrapper'))
     if kind == 'AutocastOptimWrapper':
         return  # is mixed precision already
     if kind not in ('OptimWrapper', 'AmpOptimWrapper'):

@@ -11,6 +11,11 @@ from torch import Tensor
 from ..errors import OptionError
 
 
+def type_name(kind: Any) -> str:
+    """The last part of a type's name; in a config it may be a name, one with dots or a class."""
+    return getattr(kind, '__name__', str(kind)).rpartition('.')[2]
+
+
 def checked_choice(name: str, value: Any, choices: Sequence[Any], aliases: Optional[Mapping[Any, Any]] = None) -> Any:
     """The choice that ``value`` names.
 

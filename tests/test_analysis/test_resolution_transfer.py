@@ -48,6 +48,8 @@ def test_pipeline_keeps_its_proportions():
 
 
 def test_pipeline_with_pairs():
+    for kind in ('mmcv.transforms.Resize', type('Resize', (), {})):  # in configs of pure Python
+        assert study.scale_pipeline([dict(type=kind, scale=32)], (16, 48)) == [dict(type=kind, scale=(48, 16))]
     (step,) = study.scale_pipeline([dict(type='Resize', scale=(64, 32))], 48)
     assert step['scale'] == (96, 48)
     with pytest.raises(OptionError, match='sets no size'):

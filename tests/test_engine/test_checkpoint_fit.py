@@ -71,6 +71,7 @@ def save(tmp_path):
 
 def load(runner, path, **kwargs):
     built = runner(load_from=path, **kwargs)
+    built.call_hook('before_run')
     built.load_or_resume()
     return built.model
 
@@ -120,20 +121,20 @@ def test_part_of_the_weights_when_asked_for(runner, save):
         load(runner, path, load_from_partial=True)
 
 
-def test_a_position_embedding_is_resampled_amid_a_part_of_the_weights(runner, tmp_path):
+@pytest.mark.parametrize('hooks', [[], [dict(type='EMAHook')]])
+def test_a_position_embedding_is_resampled_amid_a_part_of_the_weights(runner, tmp_path, hooks):
     """As it is where all of them fit; what cannot be resampled stays at its initial values."""
     torch.save(WithPositions().state_dict(), tmp_path / 'a.pth')
     whole, part = (
         load(runner, str(tmp_path / 'a.pth'), network='FitNetworkWithPositions', size=48, **kwargs).body
-        for kwargs in (dict(), dict(classes=5, load_from_partial=True))
+        for kwargs in (dict(), dict(classes=5, load_from_partial=True, hooks=hooks))
     )
     assert torch.equal(part.pos_embed, whole.pos_embed)
     weights = WithPositions().state_dict()
     weights['body.pos_embed'] = weights['body.pos_embed'][:, :4]  # three patches and the class token
     torch.save(weights, tmp_path / 'a.pth')
-    part = load(
-        runner, str(tmp_path / 'a.pth'), network='FitNetworkWithPositions', size=48, load_from_partial=True
-    ).body
+    options = dict(network='FitNetworkWithPositions', size=48, load_from_partial=True, hooks=hooks)
+    part = load(runner, str(tmp_path / 'a.pth'), **options).body
     assert torch.equal(part.patch_embed.projection.weight, weights['body.patch_embed.projection.weight'])
 
 

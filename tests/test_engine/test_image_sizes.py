@@ -1,6 +1,8 @@
 """The sizes of images reach the backbones inside stock models."""
 
 import copy
+import gc
+import weakref
 from pathlib import Path
 
 import pytest
@@ -284,6 +286,14 @@ def test_distributed_models_follow_too(tmp_path):
     finally:
         torch.distributed.destroy_process_group()
     torch.testing.assert_close(out, expected, atol=0, rtol=0)
+
+
+def test_models_are_freed():
+    """The hook that waits for the model is torch's, for all modules."""
+    init_default_scope('mmengine')
+    model = weakref.ref(sized())
+    gc.collect()
+    assert model() is None
 
 
 @torch.no_grad()

@@ -3,6 +3,7 @@
 import argparse
 import os
 from contextlib import nullcontext
+from urllib.error import URLError
 
 import pytest
 from mmengine.registry import Registry
@@ -47,6 +48,12 @@ def test_cfg_options_that_cannot_be_read(item, capsys):
 @pytest.mark.parametrize('status', [None, 0, 1])
 def test_what_a_tool_returns_is_its_exit_status(status):
     assert launch.run_cli(lambda: status) is status
+
+
+def test_a_download_that_fails_is_one_line():
+    assert launch.explain(URLError('no route')) == (
+        'a download failed (no route): put the files there by hand, or say where they are (data_root)'
+    )
 
 
 def raiser(error):

@@ -222,7 +222,8 @@ def test_amp(data, monkeypatch):
     before = cfg.optim_wrapper.copy()
     launch.use_amp(cfg)
     assert cfg.optim_wrapper == before, 'mixed precision already'
-    for kind in (OptimWrapper, AmpOptimWrapper):  # a class, in configs of pure Python
+    # in configs of pure Python, and as they are written down
+    for kind in (OptimWrapper, AmpOptimWrapper, 'mmengine.optim.OptimWrapper'):
         cfg.optim_wrapper.type = kind
         launch.use_amp(cfg)
         assert cfg.optim_wrapper.type == 'AutocastOptimWrapper'
@@ -309,8 +310,10 @@ def test_tta_that_the_config_must_define(data):
             launch.use_tta(config(data, scope))
 
 
-def test_checkpoints_are_safe_in_configs_of_pure_python():
-    cfg = Config(dict(default_hooks=dict(checkpoint=dict(type=CheckpointHook, interval=2))))
+@pytest.mark.parametrize('kind', [CheckpointHook, 'mmengine.hooks.CheckpointHook'])
+def test_checkpoints_are_safe_in_configs_of_pure_python(kind):
+    """And in those that the Runner writes down of them."""
+    cfg = Config(dict(default_hooks=dict(checkpoint=dict(type=kind, interval=2))))
     launch_runner.use_safe_checkpoints(cfg)
     assert cfg.default_hooks.checkpoint == dict(type='SafeCheckpointHook', interval=2)
 

@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,8 +12,9 @@ from mmengine.config import Config
 
 from mmvisionllama import launch
 from mmvisionllama.checkpoints import CheckpointError
-from mmvisionllama.launch import LaunchError, lock_work_dir, newest_checkpoint
-from mmvisionllama.launch.training import choose_checkpoint
+from mmvisionllama.launch import LaunchError, lock_work_dir, newest_checkpoint, training
+from mmvisionllama.launch.resuming import mark_first_turn
+from mmvisionllama.launch.training import agree_on_checkpoint, choose_checkpoint
 
 
 def save(path, epoch=1, **rest):
@@ -106,13 +108,43 @@ def test_a_path_is_for_the_first_turn(work, tmp_path, monkeypatch, variable):
         assert cfg.resume
         return name(cfg.load_from)
 
-    assert [chosen('0'), chosen('1')] == ['epoch_9.pth', 'epoch_9.pth']  # epoch_10 was there before the first turn
+    assert [chosen('0'), chosen('1')] == ['epoch_9.pth', 'epoch_9.pth']  # no turn has begun yet
+    (work / '.resumed').write_text(' elsewhere.pth')  # nor one of this training
+    assert chosen('1') == 'epoch_9.pth'
+    mark_first_turn(str(work), str(work / 'epoch_9.pth'))
+    assert chosen('1') == 'epoch_9.pth'  # epoch_10 was there before
     now = os.path.getmtime(work / '.resumed')
     os.utime(work / 'epoch_10.pth', (now, now))
-    assert chosen('1') == 'epoch_10.pth'
+    assert chosen('1') == 'epoch_10.pth' and chosen('0') == 'epoch_9.pth'
     truncate(work / 'epoch_10.pth')
     assert chosen('1') == 'epoch_9.pth'
     assert chosen('1', tmp_path / 'nothing saved') == 'epoch_9.pth'
+
+
+def test_all_processes_go_on_from_one_file(work, monkeypatch):
+    """Only those of the machine whose process died know that they were started again."""
+    given, newest = str(work / 'epoch_9.pth'), str(work / 'epoch_10.pth')
+    runner = SimpleNamespace(work_dir=str(work), _load_from=given)
+    monkeypatch.setattr(training, 'all_gather_object', lambda own: [own, newest])
+    agree_on_checkpoint(runner, given)
+    assert runner._load_from == newest and not (work / '.resumed').exists()
+    runner._load_from = given
+    monkeypatch.setattr(training, 'all_gather_object', lambda own: [own, given])
+    agree_on_checkpoint(runner, given)
+    assert runner._load_from == given and (work / '.resumed').exists()
+
+
+def test_a_command_that_fails_leaves_the_mark(work, monkeypatch):
+    """Beside a running training, say."""
+
+    def fails(cfg):
+        assert 'resume_path' not in cfg  # not among the settings that the Runner writes down
+        raise LaunchError('another training')
+
+    monkeypatch.setattr(training, 'build_runner', fails)
+    with pytest.raises(LaunchError, match='another training'):
+        launch.train(Config(dict(work_dir=str(work), resume_path=str(work / 'epoch_9.pth'))))
+    assert not (work / '.resumed').exists()
 
 
 def test_a_whole_file_beside_a_damaged_one_is_named(work):

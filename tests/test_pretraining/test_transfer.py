@@ -13,6 +13,7 @@ from mmengine.registry import init_default_scope
 
 from mmvisionllama.backbones import VisionLLaMA
 from mmvisionllama.checkpoints import CheckpointError
+from mmvisionllama.checkpoints.loading import load_strictly
 from mmvisionllama.pretraining import MAEVisionLLaMA
 
 TINY = dict(embed_dims=32, num_layers=3, num_heads=2, feedforward_channels=48)
@@ -115,6 +116,8 @@ def test_layer_scale_has_to_be_that_of_the_training(pretrained, tmp_path):
         build(tmp_path / 'scaled.pth', out_type='featmap').init_weights()
     build(tmp_path / 'scaled.pth', layer_scale_init_value=0.1, out_type='featmap').init_weights()
     build(path, layer_scale_init_value=1.0, out_type='featmap').init_weights()  # 1 does nothing yet
+    with pytest.raises(CheckpointError, match='this model has LayerScale'):
+        load_strictly(scaled, build(path, out_type='featmap').state_dict(), path, partial=True)
     embedding = {f'backbone.{key}': value for key, value in before.items() if key.startswith('patch_embed')}
     torch.save(embedding, tmp_path / 'embedding.pth')
     fresh = build(tmp_path / 'embedding.pth', layer_scale_init_value=0.1, out_type='featmap')

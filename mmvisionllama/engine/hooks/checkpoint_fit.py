@@ -5,10 +5,13 @@ from typing import Any, Dict
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
-from ...checkpoints.loading import load_strictly
+from ...checkpoints.loading import fitting, load_strictly
 from ...checkpoints.reading import find_state_dict
 from ...errors import CheckpointError
 from ..unwrapping import unwrapped
+
+#: all weights of a checkpoint of which a part is loaded
+GIVEN = 'given_state_dict'
 
 
 @HOOKS.register_module()
@@ -16,15 +19,24 @@ class CheckpointNamesHook(Hook):
     """Finds the weights of a loaded checkpoint before other hooks read them; the Runner's builder adds it.
 
     mmengine's EMAHook knows them under ``state_dict`` alone, and under the model's own names.
+
+    Args:
+        partial: Leave there what fits by name and shape. Resuming is never partial.
     """
 
     priority = 'HIGHEST'
+
+    def __init__(self, partial: bool = False) -> None:
+        self.partial = partial
 
     def after_load_checkpoint(self, runner: Any, checkpoint: Dict[str, Any]) -> None:
         """Puts a raw state dict, one under another key, or that of a wrapped model in the place of ``state_dict``."""
         own = checkpoint.get('state_dict')
         if not isinstance(own, dict) or any(str(name).startswith('module.') for name in own):
             checkpoint['state_dict'] = find_state_dict(checkpoint)
+        if self.partial and not runner._resume:
+            checkpoint[GIVEN] = checkpoint['state_dict']
+            checkpoint['state_dict'] = fitting(unwrapped(runner.model), checkpoint[GIVEN])
 
 
 @HOOKS.register_module()
@@ -48,7 +60,8 @@ class CheckpointFitHook(Hook):
         """Loads the weights strictly; the Runner loads the same ones again afterwards."""
         path = str(runner._load_from or runner.work_dir)
         partial = self.partial and not runner._resume
-        model, weights = unwrapped(runner.model), find_state_dict(checkpoint)
+        model = unwrapped(runner.model)
+        weights = checkpoint.pop(GIVEN, None) or find_state_dict(checkpoint)
         weights = load_strictly(model, weights, path, partial=partial)
         # the Runner would only warn about what does not fit, at length; and it knows this key alone
         if partial or 'state_dict' not in checkpoint:
