@@ -9,6 +9,7 @@ from torch import nn
 
 from mmvisionllama.backbones import iLLaMA
 from mmvisionllama.checkpoints import CheckpointError, read_checkpoint
+from mmvisionllama.engine.hooks import checkpoint_fit
 from mmvisionllama.launch import build_runner
 
 
@@ -169,6 +170,13 @@ def test_resuming(runner, hooks):
     second.train()
     assert second.epoch == 1
     assert all(torch.equal(a, b) for a, b in zip(first.model.parameters(), second.model.parameters()))
+
+
+def test_processes_that_begin_at_different_places_are_refused(runner, monkeypatch):
+    """Machines that see different files would average gradients of different weights."""
+    monkeypatch.setattr(checkpoint_fit, 'all_gather_object', lambda own: [own, ('epoch_3.pth', 3)])
+    with pytest.raises(CheckpointError, match=r"epoch_3.pth \(iteration 3\), another nothing \(iteration 0\).*'/"):
+        runner().train()
 
 
 def test_resuming_what_is_not_this_training(runner, save):

@@ -1,7 +1,9 @@
 """Refuses a checkpoint that is not the model's, where mmengine would warn and go on from random values."""
 
+import os
 from typing import Any, Dict
 
+from mmengine.dist import all_gather_object
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
@@ -68,6 +70,17 @@ class CheckpointFitHook(Hook):
             checkpoint['state_dict'] = weights
         if runner._resume and 'optimizer' in checkpoint:
             self._check_optimizer(runner, checkpoint['optimizer'], path)
+
+    def before_train(self, runner: Any) -> None:
+        """Refuses processes that begin at different places, as machines do that see different files."""
+        name = os.path.basename(str(runner._load_from)) if runner._load_from else 'nothing'
+        found = all_gather_object((name, runner.iter))
+        if len(set(found)) > 1:
+            (ours, step), (theirs, other) = sorted(set(found))[:2]
+            raise CheckpointError(
+                f'the processes do not begin alike: one loaded {ours} (iteration {step}), another {theirs} (iteration '
+                f'{other}). All machines have to see the same work directory {runner.work_dir!r}'
+            )
 
     @staticmethod
     def _check_optimizer(runner: Any, state: Dict[str, Any], path: str) -> None:
