@@ -43,7 +43,7 @@ def test_first_stage(size, suffix, drop_path, lr, weight_decay, resolution, edge
     assert backbone.anchor == backbone.img_size == resolution
     assert crops(cfg) == (resolution, resolution, edge)
     optimizer = cfg.optim_wrapper.optimizer
-    assert (optimizer.type, optimizer.lr, optimizer.weight_decay) == ('Lamb', lr, weight_decay)
+    assert (optimizer.type, optimizer.lr, optimizer.weight_decay, optimizer.eps) == ('Lamb', lr, weight_decay, 1e-8)
     assert (cfg.optim_wrapper.clip_grad is None) == released
     assert loss == dict(type='BinarizedCrossEntropyLoss')
     assert backbone.get('cls_position', 'origin') == ('above_top_right' if released else 'origin')
@@ -113,6 +113,7 @@ def test_what_decays():
     cfg.model.head.in_channels = 32
     model = MODELS.build(cfg.model)
     groups = build_optim_wrapper(model, cfg.optim_wrapper).optimizer.param_groups
+    assert {group['eps'] for group in groups} == {1e-8}, "DeiT III's; mmpretrain's default is 1e-6"
     names = {id(param): key for key, param in model.named_parameters()}
     decays = {names[id(p)]: group['weight_decay'] for group in groups for p in group['params']}
     assert set(decays) == set(names.values())

@@ -1,7 +1,7 @@
 # LAMB for 800 epochs at batch 2048 (Table 13, column D.1).
 optim_wrapper = dict(
-    # mmpretrain's LAMB clips the gradient's global norm to 1.0 as well
-    optimizer=dict(type='Lamb', lr=3e-3, weight_decay=0.02),
+    # mmpretrain's LAMB clips the gradient's global norm to 1.0 as well; its default eps is 1e-6, DeiT III's is 1e-8
+    optimizer=dict(type='Lamb', lr=3e-3, weight_decay=0.02, eps=1e-8),
     clip_grad=dict(max_norm=1.0),
     # no decay for biases, norms, LayerScale and the class token
     paramwise_cfg=dict(flat_decay_mult=0.0, custom_keys={'.cls_token': dict(decay_mult=0.0)}),
