@@ -158,6 +158,27 @@ def test_released_plain_recipe():
         assert (embedding, block, head) == pytest.approx(expected)
 
 
+@pytest.mark.parametrize('size', ['base', 'large'])
+@pytest.mark.parametrize('suffix', ['', '_released'])
+def test_what_decays_in_the_pyramid(size, suffix):
+    """0.05 for what has two dimensions; in the release, whose keys are Twins', 0.01 for all but LayerNorms."""
+    pytest.importorskip('mmseg')
+    name = f'pyramid-visionllama-{size}_upernet_8xb2-160k_ade20k-512x512{suffix}'
+    cfg = launch.load_config(str(next(path for path in CONFIGS if path.stem == name)))
+    init_default_scope('mmseg')
+    cfg.model.backbone.init_cfg = None
+    with torch.device('meta'):
+        model = MODELS.build(cfg.model)
+    groups = build_optim_wrapper(model, cfg.optim_wrapper).optimizer.param_groups
+    found = {id(param): (group['lr'], group['weight_decay']) for group in groups for param in group['params']}
+    layer_norms = [module for module in model.modules() if isinstance(module, torch.nn.LayerNorm)]
+    assert len(layer_norms) > 50
+    exempt = {id(param) for module in layer_norms for param in module.parameters()}
+    for key, param in model.named_parameters():
+        decay = (0.01 if id(param) not in exempt else 0.0) if suffix else (0.05 if param.ndim > 1 else 0.0)
+        assert found[id(param)] == (6e-5, decay), key
+
+
 def test_held_out_scenes_of_the_quickstart_are_not_padded(tmp_path):
     """Sides become multiples of the coarsest stride, labels stay: padding is as bright as ink and was taken for it."""
     pytest.importorskip('mmseg')

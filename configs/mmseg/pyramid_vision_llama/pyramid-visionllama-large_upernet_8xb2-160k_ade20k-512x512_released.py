@@ -1,6 +1,6 @@
 # UperNet with Pyramid VisionLLaMA-L on ADE20K as released: positions scaled by 14 / H in every stage, the released
-# positions of GSA's keys, windows that attend to their padding, stage norms that flow on into the trunk, LayerScale, slide
-# inference. All else as in the config it inherits from.
+# positions of GSA's keys, windows that attend to their padding, stage norms that flow on into the trunk, LayerScale, weight
+# decay 0.01 (0.05) for all but the backbone's norms, slide inference. All else as in the config it inherits from.
 # Paper (Table 4a): mIoU 50.0 % single-scale, "133 M" parameters. Not reproduced here.
 # Model: 138.23 M parameters, 304.44 GMACs at 512.
 # Schedule (section D.7, length as released): 8 GPUs x 2 = 16 images; 160,000 iterations.
@@ -19,4 +19,9 @@ model = dict(
         init_cfg=dict(checkpoint='work_dirs/pyramid-visionllama-large_8xb128-300e_in1k_released/epoch_300.pth'),
     ),
     test_cfg=dict(mode='slide'),
+)
+# mmsegmentation's keys for Twins: LayerNorms alone are exempt, not biases, LayerScale and the heads' batch norms
+optim_wrapper = dict(
+    optimizer=dict(weight_decay=0.01),
+    paramwise_cfg=dict(_delete_=True, custom_keys={'norm': dict(decay_mult=0.0), '.ln': dict(decay_mult=0.0)}),
 )
