@@ -72,6 +72,23 @@ def test_rates_of_vitdet(path):
         assert found[id(model.get_parameter(name))] == (pytest.approx(1e-4 * factor**power), decay), name
 
 
+@pytest.mark.parametrize('suffix', ['', '_released'])
+def test_what_decays_in_the_pyramid(suffix):
+    """0.05 for what has two dimensions; in the release for all but norms, biases and LayerScale included."""
+    cfg = load(next(path for path in CONFIGS if path.stem.endswith(f'base_mask-rcnn_8xb2-ms-3x_coco{suffix}')))
+    cfg.model.backbone.init_cfg = None
+    with torch.device('meta'):
+        model = MODELS.build(cfg.model)
+    groups = build_optim_wrapper(model, cfg.optim_wrapper).optimizer.param_groups
+    found = {id(param): (group['lr'], group['weight_decay']) for group in groups for param in group['params']}
+    norms = [module for module in model.modules() if isinstance(module, nn.LayerNorm)]
+    assert len(norms) > 50 and not any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
+    exempt = {id(param) for module in norms for param in module.parameters()}
+    for key, param in model.named_parameters():
+        decays = id(param) not in exempt if suffix else param.ndim > 1
+        assert found[id(param)] == (1e-4, 0.05 if decays else 0.0), key
+
+
 def test_two_batches_make_one_step():
     """Gradients of two batches are averaged, in bf16; the rates fall after the epochs of the paper."""
     cfg = load(BASE)
