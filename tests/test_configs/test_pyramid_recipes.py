@@ -3,7 +3,10 @@
 from pathlib import Path
 
 import pytest
+import torch
 from mmengine.config import Config
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import MODELS, init_default_scope
 
 FOLDER = Path(__file__).parents[2] / 'configs' / 'mmpretrain' / 'pyramid_vision_llama'
 DROP_PATH = {'small': 0.2, 'base': 0.3, 'large': 0.5}
@@ -54,3 +57,19 @@ def test_ablation_of_table_7g():
     assert learnable.model.backbone.pop('abs_pos_embed') is True
     assert peg.model == learnable.model == plain.model
     assert learnable.optim_wrapper.paramwise_cfg.custom_keys['.pos_embed'].decay_mult == 0
+
+
+def test_what_decays_with_a_position_encoding_generator():
+    """Matrices and patch convolutions; not its kernels, which Twins exempts, nor biases and norms."""
+    pytest.importorskip('mmpretrain.models')
+    cfg = load('small-peg')
+    init_default_scope('mmpretrain')
+    with torch.device('meta'):
+        model = MODELS.build(cfg.model)
+    groups = build_optim_wrapper(model, cfg.optim_wrapper).optimizer.param_groups
+    found = {id(param): group['weight_decay'] for group in groups for param in group['params']}
+    kernels = {id(module.weight) for module in model.modules() if getattr(module, 'groups', 1) > 1}
+    assert len(kernels) == 4
+    for key, param in model.named_parameters():
+        assert found[id(param)] == (0.0 if param.ndim == 1 or id(param) in kernels else 0.05), key
+    assert '.cls_token' in cfg.optim_wrapper.paramwise_cfg.custom_keys, 'what is inherited stays'

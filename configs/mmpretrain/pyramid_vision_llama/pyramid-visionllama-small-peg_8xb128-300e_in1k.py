@@ -6,3 +6,5 @@
 _base_ = ['pyramid-visionllama-small_8xb128-300e_in1k.py']
 
 model = dict(backbone=dict(peg=True))
+# no decay for the generators' kernels either, as in Twins
+optim_wrapper = dict(paramwise_cfg=dict(custom_keys={'.pegs.': dict(decay_mult=0.0)}))
