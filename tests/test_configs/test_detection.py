@@ -176,6 +176,42 @@ def test_large_scale_jitter(objects):
     assert not image[:, height:].any() and not image[:, :, width:].any(), 'padded right and below'
 
 
+def test_pipelines_of_released_vitdet(objects, tmp_path):
+    """114 right and below before the normalisation, in testing too; crops that keep no object are dropped."""
+    from mmdet.registry import DATASETS, TRANSFORMS
+
+    cfg = load(next(path for path in VITDET if path.stem.endswith('_released')))
+    preprocessor = MODELS.build(cfg.model.data_preprocessor)
+    (test_sample,) = DATASETS.build(dict(cfg.test_dataloader.dataset, **objects))
+    found = [*samples(cfg, objects, 8), test_sample]
+    for sample in found:
+        image = sample['inputs']
+        assert image.shape == (3, 1024, 1024) and sample['data_samples'].img_shape == (1024, 1024)
+        # random pixels and then the padding: columns and rows that are 114 throughout
+        grey = (image == 114).all(dim=0)
+        rows, cols = int((~grey.all(dim=1)).sum()), int((~grey.all(dim=0)).sum())
+        assert grey[rows:].all() and grey[:, cols:].all()
+        if sample is test_sample:
+            assert (rows, cols) == (683, 1024)
+        if rows < 1024:
+            (padded,) = preprocessor(dict(inputs=[image], data_samples=[sample['data_samples']]))['inputs']
+            expected = [(114 - mean) / std for mean, std in zip((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))]
+            torch.testing.assert_close(padded[:, -1, 0], torch.tensor(expected))
+    for sample in found[:-1]:
+        check_boxes(sample)
+    assert cfg.val_dataloader.dataset.pipeline == cfg.test_dataloader.dataset.pipeline
+
+    # a box whose mask is empty
+    from mmdet.structures.bbox import HorizontalBoxes
+
+    for kept, released in ((load(BASE), False), (cfg, True)):
+        (step,) = [step for step in kept.train_dataloader.dataset.pipeline if step.type == 'FilterAnnotations']
+        result = TRANSFORMS.build(step)(dict(gt_bboxes=HorizontalBoxes(torch.tensor([[5.0, 5.0, 5.0, 5.0]]))))
+        assert (result is None) == released
+        empty = TRANSFORMS.build(step)(dict(gt_bboxes=HorizontalBoxes(torch.zeros(0, 4))))
+        assert len(empty['gt_bboxes']) == 0, 'without any box nothing is filtered'
+
+
 def test_multi_scale(objects):
     """Short sides of 480 ... 800, as they are or cropped out of a resized image before."""
     found = samples(load(next(path for path in CONFIGS if 'base_mask-rcnn_8xb2-ms-3x' in path.stem)), objects, 60)
