@@ -4,6 +4,8 @@
 # Schedule: 8 GPUs x 2 = 16 images; 160,000 iterations. lr 6e-5, wd 0.01 and the crop are the paper's; it does not state the
 # iterations, the drop-path rate, the blocks whose maps are used, and how positions and mask are treated at 512. Here:
 # 160,000, 0.1, blocks 4, 6, 8 and 12, positions rescaled, causal. Multi-scale: tools/test.py --tta
+# The history of the release has several configs of the development, with layer-wise decay 0.9, the mask multiplied after
+# the softmax and positions not rescaled; the paper does not state which gave its numbers.
 #
 #     tools/dist_train.sh configs/mmseg/illama/illama-tiny-p16_upernet_8xb2-160k-no-soft-mask_ade20k-512x512.py 8
 _base_ = [
