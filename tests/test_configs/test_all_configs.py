@@ -4,8 +4,9 @@ What a head says, in a comment (lines may be wrapped)::
 
     # Paper (Table 2): top-1 81.6 %. ...
     # Model: 21.96 M parameters, 4.60 GMACs at 224. ...
-    # Schedule (Table 13): 8 GPUs x 256 [x 4 accumulated] = 2048 images;
-    # floor(1,281,167 / 2048) = 625 iterations x 800 epochs. ...
+    # Schedule (Table 13): 8 GPUs x 256 = 2048 images; floor(1,281,167 / 2048) = 625 iterations x 800 epochs. ...
+    # Schedule: 8 GPUs x 128 x 4 accumulated = 4096 images; floor(1,281,167 / 1024) = 1251 iterations x 300 epochs. ...
+    # 375,300 iterations are 93,825 steps of the optimizer ...
     #
     #     tools/dist_train.sh configs/... 8
 
@@ -415,11 +416,17 @@ def test_schedule(path):
     if epochs:
         rounding, images, divisor = re.search(r'(floor|ceil)\(([\d,]+) / (\d+)\)', schedule.group(5)).groups()
         assert images in IMAGES
-        quotient = int(images.replace(',', '')) / int(divisor)
-        assert int(divisor) == (total if rounding == 'floor' else gpus * batch)
-        iterations = getattr(math, rounding)(quotient)
+        count = int(images.replace(',', ''))
+        assert int(divisor) == gpus * batch, 'an iteration of the Runner is one batch of every GPU'
+        iterations = getattr(math, rounding)(count / int(divisor))
+        # mmengine's sampler gives every GPU as many images, some twice
+        whole = math.floor if cfg.train_dataloader.get('drop_last') else math.ceil
+        assert iterations == whole(math.ceil(count / gpus) / batch)
         assert f' {iterations} iterations x {epochs} epochs' in schedule.group(5)
         iterations *= epochs
+        if accumulated > 1:
+            steps = math.ceil(iterations / accumulated)  # mmengine's last step may have fewer batches
+            assert f'{iterations:,} iterations are {steps:,} steps of the optimizer' in schedule.group(5)
     for scheduler in cfg.param_scheduler:
         last = epochs if scheduler.get('by_epoch', True) else iterations
         assert scheduler.get('end', 1) <= last, 'a schedule outlasts the training'

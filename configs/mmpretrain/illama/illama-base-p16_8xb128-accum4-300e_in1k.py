@@ -2,7 +2,9 @@
 # Paper: top-1 81.6 %. Not reproduced here. Model: 86.50 M parameters, 17.56 GMACs at 224.
 # The log of the release ends at 81.61 %.
 # The paper counts no position embedding. The released code multiplies the mask after the softmax: ..._released.py
-# Schedule: 8 GPUs x 128 x 4 accumulated = 4096 images; floor(1,281,167 / 4096) = 312 iterations x 300 epochs.
+# Schedule: 8 GPUs x 128 x 4 accumulated = 4096 images; floor(1,281,167 / 1024) = 1251 iterations x 300 epochs. An
+# iteration of the Runner is one batch of 1024, and batches of two epochs may make one step: 375,300 iterations are
+# 93,825 steps of the optimizer (the release drops the rest of each epoch: 93,600).
 # lr 4e-3, wd 0.05, warm-up 50 epochs, Mixup 0.95, CutMix 1.0, drop-path 0.4; fp32.
 #
 #     tools/dist_train.sh configs/mmpretrain/illama/illama-base-p16_8xb128-accum4-300e_in1k.py 8

@@ -1,7 +1,9 @@
 # iLLaMA-B, pre-trained on ImageNet-21K (10,450 classes) at 224, constant soft mask over the first 30 epochs.
 # Paper: no accuracy; the log of the release ends at top-1 48.28 % on its held-out images. Not reproduced here.
 # Model: 93.77 M parameters, 17.57 GMACs at 224.
-# Schedule: 8 GPUs x 128 x 4 accumulated = 4096 images; floor(11,060,223 / 4096) = 2700 iterations x 90 epochs.
+# Schedule: 8 GPUs x 128 x 4 accumulated = 4096 images; ceil(11,060,223 / 1024) = 10801 iterations x 90 epochs. An
+# iteration of the Runner is one batch of 1024, and batches of two epochs may make one step: 972,090 iterations are
+# 243,023 steps of the optimizer (the release drops the rest of each epoch: 243,000).
 # lr 1e-3, wd 0.01, warm-up 5 epochs, Mixup 0.8, CutMix 1.0, drop-path 0.1.
 #
 #     tools/dist_train.sh configs/mmpretrain/illama/illama-base-p16_8xb128-accum4-90e_in21k.py 8

@@ -1,7 +1,9 @@
 # iLLaMA-B pre-trained on ImageNet-21K as the released code does it: the mask multiplies the weights after the softmax.
 # Paper: no accuracy; the log of the release ends at top-1 48.28 % on its held-out images. Not reproduced here.
 # Model: 93.77 M parameters, 17.57 GMACs at 224.
-# Schedule: 8 GPUs x 128 x 4 accumulated = 4096 images; floor(11,060,223 / 4096) = 2700 iterations x 90 epochs.
+# Schedule: 8 GPUs x 128 x 4 accumulated = 4096 images; ceil(11,060,223 / 1024) = 10801 iterations x 90 epochs. An
+# iteration of the Runner is one batch of 1024, and batches of two epochs may make one step: 972,090 iterations are
+# 243,023 steps of the optimizer (the release drops the rest of each epoch: 243,000).
 #
 #     tools/dist_train.sh configs/mmpretrain/illama/illama-base-p16_8xb128-accum4-90e_in21k_released.py 8
 _base_ = ['illama-base-p16_8xb128-accum4-90e_in21k.py']

@@ -3,7 +3,8 @@
 # most of them. All else as in the config it inherits from.
 # Paper (Table 3): top-1 85.5 % (ViT-Large-MAE 85.4 %). Not reproduced here.
 # Model: 914.83 M parameters, 180.85 GMACs at 224.
-# Schedule (Table 15): 8 GPUs x 64 x 2 accumulated = 1024 images; floor(1,281,167 / 1024) = 1251 iterations x 50 epochs.
+# Schedule (Table 15): 8 GPUs x 64 x 2 accumulated = 1024 images; floor(1,281,167 / 512) = 2502 iterations x 50 epochs.
+# An iteration of the Runner is one batch of 512: 125,100 iterations are 62,550 steps of the optimizer.
 # Weights: init_cfg.checkpoint; others with --cfg-options model.backbone.init_cfg.checkpoint=FILE
 #
 #     tools/dist_train.sh configs/mmpretrain/mae_vision_llama/visionllama-large-p16_mae-800e-pre_8xb64-ft-50e_in1k_released.py 8
