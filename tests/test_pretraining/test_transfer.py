@@ -217,6 +217,19 @@ def test_released_probing_scales_the_bias_too(pattern):
     assert model.backbone.layers[0].ffn.up.bias is not None
     groups = build_optim_wrapper(model, cfg.optim_wrapper).optimizer.param_groups
     assert [group.get('lars_exclude', False) for group in groups] == [False, False]
+    assert not any(param.requires_grad for param in model.backbone.parameters())
+
+
+@pytest.mark.parametrize('pattern', ['*-base-*-800e-*-lp-90e', '*-base-*-1600e-*-lp-90e', '*-large-*-lp-90e'])
+@pytest.mark.parametrize('suffix, interpolation', [('', 'bicubic'), ('_released', 'bilinear')])
+def test_interpolation_of_probing(pattern, suffix, interpolation):
+    """Crops and flips alone; MAE resizes bicubically, the released pipelines by mmpretrain's default."""
+    cfg = config(f'{pattern}_in1k{suffix}.py')
+    train, test = cfg.train_dataloader.dataset.pipeline, cfg.test_dataloader.dataset.pipeline
+    assert [step.type for step in train] == ['LoadImageFromFile', 'RandomResizedCrop', 'RandomFlip', 'PackInputs']
+    assert [step.type for step in test] == ['LoadImageFromFile', 'ResizeEdge', 'CenterCrop', 'PackInputs']
+    assert train[1].interpolation == test[1].interpolation == interpolation
+    assert cfg.val_dataloader.dataset.pipeline == test
 
 
 @pytest.mark.parametrize('path', sorted(CONFIGS.glob('*_in1k.py')), ids=lambda path: path.stem)

@@ -1,5 +1,5 @@
-# VisionLLaMA-B: linear probing on ImageNet-1K after 1600 epochs of MAE, as released: base-wide, and LARS scales
-# the bias too. All else as in the config it inherits from.
+# VisionLLaMA-B: linear probing on ImageNet-1K after 1600 epochs of MAE, as released: base-wide, LARS scales the
+# bias too, and pictures are resized bilinearly. All else as in the config it inherits from.
 # Paper (Table 3): top-1 71.7 % (ViT-Base-MAE 67.0 %). Not reproduced here.
 # Model: 256.44 M parameters, 50.77 GMACs at 224; the 0.77 M of the head are trained.
 # Schedule (Table 14): 8 GPUs x 2048 = 16384 images; floor(1,281,167 / 16384) = 78 iterations x 90 epochs.
