@@ -160,12 +160,13 @@ def test_released_plain_recipe():
 
 @pytest.mark.parametrize('size', ['base', 'large'])
 @pytest.mark.parametrize('suffix', ['', '_released'])
-def test_what_decays_in_the_pyramid(size, suffix):
-    """0.05 for what has two dimensions; in the release, whose keys are Twins', 0.01 for all but LayerNorms."""
+def test_regularisation_of_the_pyramid(size, suffix):
+    """Drop path by size; decay 0.05 for what has two dimensions, in the release 0.01 for all but LayerNorms."""
     pytest.importorskip('mmseg')
     name = f'pyramid-visionllama-{size}_upernet_8xb2-160k_ade20k-512x512{suffix}'
     cfg = launch.load_config(str(next(path for path in CONFIGS if path.stem == name)))
     init_default_scope('mmseg')
+    assert cfg.model.backbone.drop_path_rate == (0.3 if size == 'large' else 0.2)
     cfg.model.backbone.init_cfg = None
     with torch.device('meta'):
         model = MODELS.build(cfg.model)

@@ -2,7 +2,7 @@
 # Paper (Table 4a): mIoU 50.0 % single-scale (Twins-SVT-L 48.8, Swin-B 48.1), "133 M" parameters. Not reproduced here.
 # Model: 138.21 M parameters, 304.44 GMACs at 512; the paper repeats the parameters of Twins.
 # Schedule (section D.7, length as released): 8 GPUs x 2 = 16 images; 160,000 iterations. The paper gives no drop-path rate
-# for L; 0.3 is Twins-SVT-L's.
+# for L; 0.3 is the release's.
 # Test: the whole image; sliding windows with --cfg-options model.test_cfg.mode=slide, multi-scale with
 # tools/test.py --tta. The release slides, and scales positions by other anchors: ..._released.py
 # Weights: init_cfg.checkpoint; others with --cfg-options model.backbone.init_cfg.checkpoint=FILE
