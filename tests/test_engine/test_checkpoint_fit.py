@@ -3,7 +3,7 @@
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.model import BaseModel
+from mmengine.model import BaseModel, BaseTTAModel
 from mmengine.registry import MODELS
 from torch import nn
 
@@ -32,15 +32,22 @@ class WithPositions(Network):
         self.body = iLLaMA(dict(embed_dims=16, num_layers=1, num_heads=2), img_size=size)
 
 
+@MODELS.register_module(name='FitTTA', force=True)
+class TTA(BaseTTAModel):
+    def merge_preds(self, data_samples_list):
+        return data_samples_list[0]
+
+
 @pytest.fixture
 def runner(tmp_path):
     counter = iter(range(99))
 
-    def build(classes=3, hooks=(), optimizer=None, network='FitNetwork', size=None, **kwargs):
+    def build(classes=3, hooks=(), optimizer=None, network='FitNetwork', size=None, tta=False, **kwargs):
+        model = dict(type=network, classes=classes, **(dict(size=size) if size else {}))
         return build_runner(
             Config(
                 dict(
-                    model=dict(type=network, classes=classes, **(dict(size=size) if size else {})),
+                    model=dict(type='FitTTA', module=model) if tta else model,
                     work_dir=str(tmp_path / str(next(counter))),
                     train_dataloader=dict(
                         batch_size=1, dataset=[0], sampler=dict(type='DefaultSampler', shuffle=False)
@@ -158,6 +165,35 @@ def test_averaged_weights_begin_from_the_loaded_ones(runner, tmp_path, stored):
     (average,) = (hook.ema_model for hook in own.hooks if type(hook).__name__ == 'EMAHook')
     for weights in (own.model, average.module):
         assert torch.equal(weights.head.weight, saved['head.weight'])
+
+
+def ema(scope, **options):
+    if scope == 'mmpretrain':
+        pytest.importorskip('mmpretrain.engine')
+    return dict(type=f'{scope}.EMAHook', momentum=0.1, **options)
+
+
+@pytest.mark.parametrize('scope', ['mmengine', 'mmpretrain'])
+@pytest.mark.parametrize('tta', [False, True])
+def test_a_test_is_of_the_averaged_weights(runner, scope, tta):
+    """With test-time augmentation, too, whose copy of the model has other names than the checkpoint."""
+    first = runner(hooks=[ema(scope)])
+    first.train()
+    path = f'{first.work_dir}/epoch_1.pth'
+    saved = read_checkpoint(path)
+    raw = saved['ema_state_dict']['module.head.weight'].add_(1)  # mmengine exchanges them on saving
+    torch.save(saved, path)
+
+    def tested(**options):
+        own = runner(hooks=[ema(scope, **options)], tta=tta, load_from=path)
+        own.call_hook('before_run')
+        own.load_or_resume()
+        own.call_hook('before_test_epoch')
+        return (own.model.module if tta else own.model).head.weight
+
+    assert torch.equal(tested(), saved['state_dict']['head.weight'])
+    if scope == 'mmpretrain':
+        assert torch.equal(tested(evaluate_on_ema=False, evaluate_on_origin=True), raw)
 
 
 @pytest.mark.parametrize('hooks', [[], [dict(type='EMAHook')]])

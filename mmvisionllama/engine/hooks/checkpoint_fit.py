@@ -4,7 +4,8 @@ import os
 from typing import Any, Dict
 
 from mmengine.dist import all_gather_object
-from mmengine.hooks import Hook
+from mmengine.hooks import EMAHook, Hook
+from mmengine.model import BaseTTAModel
 from mmengine.registry import HOOKS
 
 from ...checkpoints.loading import fitting, load_strictly
@@ -57,6 +58,12 @@ class CheckpointFitHook(Hook):
 
     def __init__(self, partial: bool = False) -> None:
         self.partial = partial
+
+    def before_run(self, runner: Any) -> None:
+        """Lets an EMAHook average the model itself inside test-time augmentation, whose names no checkpoint has."""
+        for hook in runner.hooks:
+            if isinstance(hook, EMAHook) and isinstance(hook.src_model, BaseTTAModel):
+                hook.src_model, hook.ema_model.module = unwrapped(hook.src_model), unwrapped(hook.ema_model.module)
 
     def after_load_checkpoint(self, runner: Any, checkpoint: Dict[str, Any]) -> None:
         """Loads the weights strictly; the Runner loads the same ones again afterwards."""
