@@ -3,6 +3,7 @@
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.hooks import EMAHook
 from mmengine.model import BaseModel, BaseTTAModel
 from mmengine.registry import MODELS
 from torch import nn
@@ -194,6 +195,30 @@ def test_a_test_is_of_the_averaged_weights(runner, scope, tta):
     assert torch.equal(tested(), saved['state_dict']['head.weight'])
     if scope == 'mmpretrain':
         assert torch.equal(tested(evaluate_on_ema=False, evaluate_on_origin=True), raw)
+
+
+@pytest.mark.parametrize('scope', ['mmengine', 'mmpretrain'])
+def test_part_of_averaged_weights(runner, scope):
+    """A training begins from the average; a test is of what the hook is asked for."""
+    first = runner(hooks=[ema(scope)])
+    first.train()
+    path = f'{first.work_dir}/epoch_1.pth'
+    saved = read_checkpoint(path)
+    raw = saved['ema_state_dict']['module.body.0.weight'].add_(1)
+    torch.save(saved, path)
+
+    def loaded(event, **options):
+        own = runner(classes=5, hooks=[ema(scope, **options)], load_from=path, load_from_partial=True)
+        own.call_hook('before_run')
+        own.load_or_resume()
+        (average,) = (hook for hook in own.hooks if isinstance(hook, EMAHook))
+        getattr(average, event)(own)
+        return own.model.body[0].weight
+
+    assert torch.equal(loaded('before_train'), saved['state_dict']['body.0.weight'])
+    assert torch.equal(loaded('before_test_epoch'), saved['state_dict']['body.0.weight'])
+    if scope == 'mmpretrain':
+        assert torch.equal(loaded('before_test_epoch', evaluate_on_ema=False, evaluate_on_origin=True), raw)
 
 
 @pytest.mark.parametrize('hooks', [[], [dict(type='EMAHook')]])

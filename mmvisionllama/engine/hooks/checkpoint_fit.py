@@ -40,6 +40,17 @@ class CheckpointNamesHook(Hook):
         if self.partial and not runner._resume:
             checkpoint[GIVEN] = checkpoint['state_dict']
             checkpoint['state_dict'] = fitting(unwrapped(runner.model), checkpoint[GIVEN])
+            if 'ema_state_dict' in checkpoint:  # mmpretrain's EMAHook reads it without resuming, too
+                self._keep_fitting(runner, checkpoint)
+
+    @staticmethod
+    def _keep_fitting(runner: Any, checkpoint: Dict[str, Any]) -> None:
+        stored, prefix = checkpoint['ema_state_dict'], 'module.'
+        weights = {name[len(prefix) :]: value for name, value in stored.items() if name.startswith(prefix)}
+        fits = fitting(unwrapped(runner.model), weights)
+        kept = {prefix + name: fits[name] for name in checkpoint['state_dict'] if name in fits}
+        counters = {name: value for name, value in stored.items() if not name.startswith(prefix)}
+        checkpoint['ema_state_dict'] = {**counters, **kept}
 
 
 @HOOKS.register_module()
@@ -70,7 +81,9 @@ class CheckpointFitHook(Hook):
         path = str(runner._load_from or runner.work_dir)
         partial = self.partial and not runner._resume
         model = unwrapped(runner.model)
-        weights = checkpoint.pop(GIVEN, None) or find_state_dict(checkpoint)
+        given = checkpoint.pop(GIVEN, None)
+        # an EMAHook may have exchanged what fits
+        weights = {**given, **checkpoint['state_dict']} if given else find_state_dict(checkpoint)
         weights = load_strictly(model, weights, path, partial=partial)
         # the Runner would only warn about what does not fit, at length; and it knows this key alone
         if partial or 'state_dict' not in checkpoint:
