@@ -60,13 +60,20 @@ def load_config(path: str, cfg_options: Optional[dict] = None) -> Config:
 #: what is read from the top level of a config, by mmengine, its hooks and this package
 SETTINGS = (
     *(name for name in inspect.signature(Runner.__init__).parameters if name not in ('self', 'cfg')),
+    'activation_checkpointing',
+    'compile',
     'custom_imports',
+    'efficient_conv_bn_eval',
     'find_unused_parameters',
     'model_wrapper_cfg',
     'runner_type',
+    'strategy',
+    'sync_bn',
     'tta_model',
     'tta_pipeline',
     'broken_pictures',
+    'load_from_partial',
+    'stop_after',
 )
 
 

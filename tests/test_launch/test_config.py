@@ -50,6 +50,23 @@ def test_options_that_mmengine_reads_need_not_be_in_the_config(path):
     assert (cfg.load_from, cfg.model.type, cfg.epochs, cfg.tta_model.type) == ('a.pth', 'B', 4, 'C')
 
 
+@pytest.mark.parametrize(
+    'name',
+    [
+        'activation_checkpointing',
+        'broken_pictures',
+        'compile',
+        'efficient_conv_bn_eval',
+        'load_from_partial',
+        'stop_after',
+        'strategy',
+        'sync_bn',
+    ],
+)
+def test_options_that_are_no_arguments_of_the_runner(path, name):
+    assert launch.load_config(path, {name: 'x'})[name] == 'x'
+
+
 def test_settings_that_nothing_reads(tmp_path):
     (tmp_path / 'c.py').write_text('train_cgf = dict(max_epochs=3)\n')
     with pytest.raises(LaunchError, match='nothing reads train_cgf of the config: did you mean train_cfg?'):
