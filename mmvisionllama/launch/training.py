@@ -82,7 +82,8 @@ def choose_checkpoint(cfg: Config, resume: Optional[str] = None) -> None:
         cfg.load_from, cfg.resume, cfg.resume_path = newest or resume, True, resume
     elif resume or (cfg.get('resume') and not cfg.get('load_from')):
         newest = newest_checkpoint(cfg.work_dir)
-        cfg.resume = newest is not None
+        # without one, what the config itself resumes
+        cfg.resume = newest is not None or bool(cfg.get('resume') and cfg.get('load_from'))
         cfg.load_from = newest or cfg.get('load_from')
         if newest:
             return  # has been read

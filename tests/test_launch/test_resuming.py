@@ -167,6 +167,19 @@ def test_what_the_runner_gets(work, tmp_path):
     assert cfg.resume and name(cfg.load_from) == 'epoch_10.pth'
 
 
+def test_the_config_itself_resumes_a_file(work, tmp_path):
+    """--resume, which the scripts that restart add, is for what the work directory has."""
+    cfg = Config(dict(work_dir=str(tmp_path / 'new'), load_from=str(work / 'epoch_9.pth'), resume=True))
+    choose_checkpoint(cfg, 'auto')
+    assert cfg.resume and name(cfg.load_from) == 'epoch_9.pth'
+    truncate(work / 'epoch_9.pth')
+    with pytest.raises(LaunchError, match='epoch_9.pth.* is damaged .*: --resume .*/epoch_10.pth'):
+        choose_checkpoint(cfg, 'auto')
+    cfg.work_dir = str(work)
+    choose_checkpoint(cfg, 'auto')
+    assert cfg.resume and name(cfg.load_from) == 'epoch_10.pth'
+
+
 OTHER = """
 import sys
 from mmvisionllama.launch import LaunchError, lock_work_dir
