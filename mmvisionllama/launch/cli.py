@@ -1,10 +1,11 @@
 """How a command-line tool begins and ends: its options, and a clear line where the user can put an error right."""
 
 import os
+import socket
 import sys
 import traceback
 from argparse import ArgumentParser, Namespace
-from typing import Any, Callable, Optional
+from typing import Any, Callable, Optional, Tuple
 from urllib.error import URLError
 
 from mmengine.config import DictAction
@@ -17,6 +18,12 @@ from .mistakes import build_mistake
 
 #: set in the environment, errors keep their traceback
 TRACEBACK = 'MMVISIONLLAMA_TRACEBACK'
+#: what torchrun, Slurm and MPI call a process's number, among all and on its machine
+PLACES = (
+    ('RANK', 'LOCAL_RANK'),
+    ('SLURM_PROCID', 'SLURM_LOCALID'),
+    ('OMPI_COMM_WORLD_RANK', 'OMPI_COMM_WORLD_LOCAL_RANK'),
+)
 
 
 class CfgOptions(DictAction):
@@ -48,9 +55,11 @@ def _parse_value(value: str) -> Any:
 def run_cli(main: Callable[[], Any]) -> Any:
     """Runs ``main`` and ends with one clear line, without a traceback, when the user can put it right.
 
-    Returns what ``main`` does, an exit status or None. Of several processes only the first speaks, but each of its own
-    share of the data. With ``MMVISIONLLAMA_TRACEBACK=1`` in the environment every error keeps its traceback.
+    Returns what ``main`` does, an exit status or None. Of several processes only the first of each machine speaks, but
+    each of its own share of the data. With ``MMVISIONLLAMA_TRACEBACK=1`` in the environment every error keeps its
+    traceback.
     """
+    is_first, is_first_here = _place()  # before tools set a LOCAL_RANK that is missing to 0
     try:
         returned = main()
     except SystemExit:  # a preempted run ends in order, too
@@ -63,9 +72,16 @@ def run_cli(main: Callable[[], Any]) -> Any:
     else:
         leave_processes()
         return returned
-    if not shared or os.environ.get('RANK', os.environ.get('SLURM_PROCID', '0')) == '0':
-        print(f'error: {message}', file=sys.stderr)
+    if is_first or is_first_here or not shared:
+        host = '' if is_first or not shared else f' on {socket.gethostname()}'
+        print(f'error{host}: {message}', file=sys.stderr)
     sys.exit(1)
+
+
+def _place() -> Tuple[bool, bool]:
+    """Whether this is the first process of all, and the first of its machine, whose files may differ."""
+    rank, local = next((names for names in PLACES if names[0] in os.environ), PLACES[0])
+    return os.environ.get(rank, '0') == '0', os.environ.get(local) == '0'
 
 
 def leave_processes() -> None:

@@ -3,6 +3,7 @@
 import argparse
 import os
 from contextlib import nullcontext
+from itertools import chain
 from urllib.error import URLError
 
 import pytest
@@ -11,7 +12,7 @@ from torch import distributed
 
 from mmvisionllama import launch
 from mmvisionllama.errors import DataError, MissingExtraError, OptionError
-from mmvisionllama.launch.cli import TRACEBACK
+from mmvisionllama.launch.cli import PLACES, TRACEBACK
 
 
 def options(*items):
@@ -93,6 +94,39 @@ def test_what_a_user_can_put_right_is_one_line(error, line, capsys):
 def test_errors_are_told_by_their_type_not_by_their_words(error):
     with pytest.raises(type(error)):
         launch.run_cli(raiser(error))
+
+
+@pytest.mark.parametrize(
+    'environment, speaks',
+    [
+        (dict(RANK='0', LOCAL_RANK='0'), 'error: '),
+        (dict(RANK='3', LOCAL_RANK='1'), None),
+        (dict(RANK='2', LOCAL_RANK='0'), 'error on far: '),
+        (dict(RANK='2', LOCAL_RANK='1', SLURM_PROCID='1', SLURM_LOCALID='0'), None),  # torchrun under srun
+        (dict(SLURM_PROCID='0', SLURM_LOCALID='0'), 'error: '),
+        (dict(SLURM_PROCID='3', SLURM_LOCALID='1'), None),
+        (dict(SLURM_PROCID='2', SLURM_LOCALID='0'), 'error on far: '),
+        (dict(OMPI_COMM_WORLD_RANK='1', OMPI_COMM_WORLD_LOCAL_RANK='1'), None),
+        (dict(RANK='1'), None),
+        (dict(), 'error: '),
+    ],
+    ids=str,
+)
+def test_the_first_process_of_each_machine_speaks(environment, speaks, monkeypatch, capsys):
+    """A folder can be missing on one of them alone."""
+    for key in chain(*PLACES):
+        monkeypatch.delenv(key, raising=False)
+    for key, value in environment.items():
+        monkeypatch.setenv(key, value)
+    monkeypatch.setattr('socket.gethostname', lambda: 'far')
+
+    def main():
+        monkeypatch.setenv('LOCAL_RANK', os.environ.get('LOCAL_RANK', '0'))  # as tools do
+        raise OptionError('no data')
+
+    with pytest.raises(SystemExit, match='1'):
+        launch.run_cli(main)
+    assert capsys.readouterr().err == (f'{speaks}no data\n' if speaks else '')
 
 
 def test_a_traceback_can_be_asked_for(monkeypatch):

@@ -73,6 +73,7 @@ def test_missing_config(monkeypatch, capsys, script):
 
 def test_other_ranks_are_silent(monkeypatch, capsys):
     monkeypatch.setenv('RANK', '1')
+    monkeypatch.setenv('LOCAL_RANK', '1')
     assert run(monkeypatch, capsys, 'train.py', 'nowhere.py') == ''
 
 
