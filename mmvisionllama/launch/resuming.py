@@ -49,12 +49,16 @@ def check_resumable(path: str) -> None:
         )
 
 
+def _named(work_dir: str) -> str:
+    try:
+        return Path(work_dir, 'last_checkpoint').read_text().strip()
+    except (OSError, UnicodeDecodeError):
+        return ''
+
+
 def _pointer(work_dir: str) -> Optional[str]:
     """The file that ``last_checkpoint`` names: its namesake in the folder itself, which may have been moved, first."""
-    try:
-        named = Path(work_dir, 'last_checkpoint').read_text().strip()
-    except (OSError, UnicodeDecodeError):
-        return None
+    named = _named(work_dir)
     for path in (os.path.join(work_dir, os.path.basename(named)), named):
         if named and '\0' not in named and (os.path.isfile(path) or is_sharded(path)):
             return path
@@ -108,6 +112,7 @@ def newest_checkpoint(work_dir: str) -> Optional[str]:
 
     Raises:
         CheckpointError: If none of them can be used.
+        LaunchError: If ``last_checkpoint`` names an address and the folder has no checkpoint.
     """
     reason = None
     for path in _candidates(work_dir):
@@ -123,6 +128,12 @@ def newest_checkpoint(work_dir: str) -> Optional[str]:
         raise CheckpointError(
             f'no checkpoint in {work_dir!r} can be resumed (the last one tried: {reason}); to start over, give another '
             f'--work-dir or leave out --resume'
+        )
+    named = _named(work_dir)
+    if '://' in named:  # default_hooks.checkpoint.out_dir
+        raise LaunchError(
+            f'the newest checkpoint of {work_dir!r} lies at {named}, and only local files are resumed: download it and '
+            f'give --resume FILE, or put it into that folder'
         )
     return None
 

@@ -61,6 +61,16 @@ def test_damaged_last_checkpoint(work, capsys, content):
     assert f'resumes from {work}/epoch_10.pth' in capsys.readouterr().out
 
 
+def test_a_checkpoint_at_an_address(work, tmp_path):
+    """Of a hook with another out_dir: the training would start over. A download in the folder is taken."""
+    for folder in (tmp_path, work):
+        (folder / 'last_checkpoint').write_text('s3://bucket/run/epoch_9.pth')
+    with pytest.raises(LaunchError, match='s3://bucket/run/epoch_9.pth, .*download it and give --resume FILE') as error:
+        newest_checkpoint(str(tmp_path))
+    assert '\n' not in str(error.value)
+    assert name(newest_checkpoint(str(work))) == 'epoch_9.pth'
+
+
 def test_the_named_one_comes_first(work):
     """A new run in the folder of an old one; also if the file lies elsewhere."""
     (work / 'last_checkpoint').write_text(str(work / 'epoch_9.pth'))
