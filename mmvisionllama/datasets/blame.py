@@ -70,14 +70,15 @@ def iter_base_datasets(dataset: Dataset) -> Iterator[BaseDataset]:
             yield from iter_base_datasets(part)
 
 
-def watch_files(dataset: Dataset, on_error: str = 'raise') -> None:
-    """Makes the pipelines of a data set name broken files, or with ``on_error='skip'`` pass over and count them.
+def watch_files(dataset: Dataset, skipped: Optional[torch.Tensor] = None) -> None:
+    """Makes the pipelines of a data set name broken files, or with a counter pass over and count them.
 
     Args:
         dataset: Any data set; others than mmengine's are left as they are.
-        on_error: ``'raise'`` or ``'skip'``. Only training data are skipped, an evaluation is of every sample.
+        skipped: As in :class:`WatchedPipeline`. Only training data are skipped, an evaluation is of every sample.
     """
-    skipped = torch.zeros((), dtype=torch.int64).share_memory_() if on_error == 'skip' else None
     for part in iter_base_datasets(dataset):
-        if type(part.pipeline) is Compose:
+        kind = type(part.pipeline)
+        # mmcv has its own, which hooks put in the place of mmengine's
+        if kind.__name__ == 'Compose' and kind.__module__.split('.')[0] in ('mmengine', 'mmcv'):
             part.pipeline = WatchedPipeline(part.pipeline, None if part.test_mode else skipped)

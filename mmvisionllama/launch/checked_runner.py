@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from ..backbones.plain import PlainBackbone
 from ..datasets.blame import watch_files
+from ..engine.hooks.watch_files import WatchFilesHook
 from ..engine.unwrapping import unwrapped
 from ..errors import DataError, OptionError
 from ..layers.options import checked_choice, checked_number, checked_whole
@@ -55,7 +56,9 @@ class CheckedRunner(Runner):
     def build_train_loop(self, loop: Any) -> Any:
         """As mmengine's; the data set names broken files."""
         loop = self._checked_loop(super().build_train_loop, loop, 'train')
-        watch_files(loop.dataloader.dataset, checked_choice('broken_pictures', self._policy, BROKEN_PICTURES))
+        hook = WatchFilesHook(checked_choice('broken_pictures', self._policy, BROKEN_PICTURES))
+        hook.watch(loop.dataloader.dataset)
+        self.register_hook(hook)
         return loop
 
     def build_val_loop(self, loop: Any) -> Any:

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from mmengine.config import Config
+from mmengine.hooks import Hook
 from PIL import Image
 from torch import nn
 from torch.utils.data import IterableDataset
@@ -151,6 +152,30 @@ def test_broken_pictures_can_be_skipped_and_are_counted(root, workers, monkeypat
     assert runner.train_loop.dataloader.dataset.pipeline.skipped == 1
     with pytest.raises(DataError, match='b/1.png'):
         runner.test()
+
+
+class Switch(Hook):
+    """As mmdet's PipelineSwitchHook and mmpretrain's SwitchRecipeHook."""
+
+    def before_train_epoch(self, runner):
+        compose = pytest.importorskip('mmcv.transforms').Compose
+        dataset = runner.train_dataloader.dataset
+        dataset.pipeline = compose([dict(type='LoadImageFromFile'), dict(type='PackInputs')])
+        runner.train_dataloader._iterator = None
+
+
+@pytest.mark.parametrize('workers', [0, 1])
+def test_broken_pictures_of_an_exchanged_pipeline(root, workers, monkeypatch):
+    monkeypatch.setattr('mmengine.dataset.BaseDataset._rand_another', lambda self: 0)
+    (root / 'b' / '1.png').write_bytes(b'')
+    runner = launch.build_runner(config(root, workers=workers, broken_pictures='skip', **{'train_cfg.max_epochs': 2}))
+    runner.register_hook(Switch())
+    runner.train()
+    assert runner.train_dataloader.dataset.pipeline.skipped == 2  # over all epochs
+    runner = launch.build_runner(config(root, workers=workers))
+    runner.register_hook(Switch())
+    with pytest.raises(DataError, match='b/1.png'):
+        runner.train()
 
 
 @pytest.mark.parametrize('layout', ['flat', 'empty', 'no pictures'])

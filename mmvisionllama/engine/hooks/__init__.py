@@ -9,6 +9,7 @@ from .reseed import ReseedHook
 from .safe_checkpoint import SafeCheckpointHook
 from .samples import SampleHook
 from .soft_mask import SoftMaskHook
+from .watch_files import WatchFilesHook
 
 __all__ = [
     'CheckpointFitHook',
@@ -20,4 +21,5 @@ __all__ = [
     'SafeCheckpointHook',
     'SampleHook',
     'SoftMaskHook',
+    'WatchFilesHook',
 ]
