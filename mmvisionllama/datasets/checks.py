@@ -44,9 +44,12 @@ def check_files(dataset: dict, root: str, scope: Optional[str] = None) -> None:
 
 
 def check_coco(dataset: dict, root: str, scope: Optional[str] = None) -> None:
-    """The annotation file has the data set's classes, in its order."""
+    """The annotation file has the data set's classes, and in its order where mmdetection numbers them by that."""
     if dataset.get('ann_file'):
-        check_categories(os.path.join(root, dataset['ann_file']), coco_classes(dataset, scope))
+        mro = getattr(dataset_class(dataset, scope), '__mro__', ())
+        loads = next((base.__name__ for base in mro if 'load_data_list' in vars(base)), 'CocoDataset')
+        is_ordered = loads == 'CocoDataset'  # Objects365's, for one, sorts the categories first
+        check_categories(os.path.join(root, dataset['ann_file']), coco_classes(dataset, scope), is_ordered)
 
 
 def check_segmentation(dataset: dict, root: str, scope: Optional[str] = None) -> None:

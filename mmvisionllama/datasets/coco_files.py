@@ -31,7 +31,7 @@ def read_categories(ann_file: str) -> List[str]:
         ) from error
 
 
-def check_categories(ann_file: str, classes: Sequence[str]) -> None:
+def check_categories(ann_file: str, classes: Sequence[str], is_ordered: bool = True) -> None:
     """Raises a DataError unless the classes of a data set are categories of the file, in the file's order.
 
     mmdetection numbers the categories that it finds in the file's order and does not look further: a category missing
@@ -40,6 +40,7 @@ def check_categories(ann_file: str, classes: Sequence[str]) -> None:
     Args:
         ann_file: Annotation file in COCO's format.
         classes: ``metainfo.classes`` of the data set.
+        is_ordered: Whether the order matters; some data sets have their own way of loading.
     """
     known = read_categories(ann_file)
     missing = [name for name in classes if name not in known]
@@ -52,7 +53,7 @@ def check_categories(ann_file: str, classes: Sequence[str]) -> None:
             f"num_classes in the heads, which of the file's are meant"
         )
     order = [name for name in known if name in classes]
-    if order != list(classes):
+    if is_ordered and order != list(classes):
         raise DataError(
             f"{ann_file!r} lists the categories in another order than the config's classes, and mmdetection would mix "
             f'up their names: give metainfo=dict(classes={tuple(order)})'

@@ -7,6 +7,7 @@ from mmengine.config import ConfigDict
 
 from mmvisionllama import launch
 from mmvisionllama.datasets import DataError
+from mmvisionllama.datasets.checks import check_files
 from mmvisionllama.datasets.coco_files import check_categories, read_categories
 
 
@@ -69,6 +70,19 @@ def test_before_a_training(tmp_path):
         launch.check_data(config(tmp_path, metainfo=dict(classes=str(tmp_path / 'names.txt'))))
     with pytest.raises(DataError, match="lacks 78 of the 80 categories.*'person'"):
         launch.check_data(config(tmp_path))
+
+
+def test_data_sets_that_sort_the_categories_themselves(tmp_path):
+    """Of another order their file may be, of other names not."""
+    classes = pytest.importorskip('mmdet.datasets', exc_type=ImportError).Objects365V1Dataset.METAINFO['classes']
+    dataset = dict(type='Objects365V1Dataset', ann_file='a.json')
+    write(tmp_path / 'a.json', [*classes[5:], *classes[:5]])
+    check_files(dataset, str(tmp_path), 'mmdet')
+    with pytest.raises(DataError, match='another order'):
+        check_files(dict(dataset, type='CocoDataset', metainfo=dict(classes=classes)), str(tmp_path), 'mmdet')
+    write(tmp_path / 'a.json', classes[1:])
+    with pytest.raises(DataError, match='lacks 1 of the 365'):
+        check_files(dataset, str(tmp_path), 'mmdet')
 
 
 def test_the_evaluators_file(tmp_path):
