@@ -60,6 +60,8 @@ def check_segmentation(dataset: dict, root: str, scope: Optional[str] = None) ->
     if suffix is None:
         cls = dataset_class(dataset, scope)
         parameter = cls and inspect.signature(cls.__init__).parameters.get('img_suffix')
+        if cls and not parameter:  # REFUGE's, for one, is written in its __init__
+            return
         suffix = parameter.default if parameter else '.jpg'
     check_pictures(os.path.join(root, (dataset.get('data_prefix') or {}).get('img_path') or ''), suffix)
 

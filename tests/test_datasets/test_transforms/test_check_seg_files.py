@@ -11,7 +11,7 @@ from mmengine.config import ConfigDict
 
 from mmvisionllama import launch
 from mmvisionllama.datasets import CheckSegFiles, DataError
-from mmvisionllama.datasets.checks import check_pictures
+from mmvisionllama.datasets.checks import check_files, check_pictures
 
 Image = pytest.importorskip('PIL.Image')
 ROOT = Path(__file__).parents[3]
@@ -121,6 +121,15 @@ def test_before_a_training(tmp_path, kind, checked):
         launch.check_data(cfg)
     cfg.train_dataloader.dataset.img_suffix = '.png'
     launch.check_data(cfg)
+
+
+def test_a_suffix_that_is_no_argument(tmp_path):
+    """REFUGE's is written in its class."""
+    pytest.importorskip('mmseg.datasets')
+    (tmp_path / 'a.png').touch()
+    check_files(dict(type='REFUGEDataset'), str(tmp_path), 'mmseg')
+    with pytest.raises(DataError, match="no picture that ends with '.jpg'"):
+        check_files(dict(type='ADE20KDataset'), str(tmp_path), 'mmseg')
 
 
 @pytest.mark.parametrize('workers', [0, 1])
