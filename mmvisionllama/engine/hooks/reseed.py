@@ -103,7 +103,7 @@ class ReseedHook(Hook):
     What is exact: resuming from any checkpoint, on as many processes; the number of workers does not matter. In
     iteration-based training the order of the data is mmengine's to restore. On another number of processes an epoch
     goes on behind as many samples. Not exact: what a data set keeps from earlier samples, such as mmdet's
-    ``CachedMosaic``.
+    ``CachedMosaic``, and gradients accumulated before the checkpoint.
     """
 
     priority = 'VERY_HIGH'
