@@ -162,7 +162,11 @@ class FullyShardedModel(nn.Module):
 
     @contextlib.contextmanager
     def no_sync(self) -> Iterator[None]:
-        """Gradients are accumulated, whole, in every process; what optimizer wrappers use between steps."""
+        """Backward passes within accumulate whole gradients in every process and send none.
+
+        In :meth:`train_step` it saves nothing: backward follows after it, so that every iteration, also one that is
+        accumulated, adds gradients up over the processes, of which each keeps its part. (DDP decides in its forward.)
+        """
         self.module.set_requires_gradient_sync(False)
         try:
             yield
