@@ -7,6 +7,7 @@ nothing but its own data classes.
 
 import contextlib
 import copy
+import inspect
 import math
 import os
 import pickle
@@ -21,9 +22,12 @@ from torch import Tensor
 from ..errors import CheckpointError
 from .writing import PART, sync_folder
 
-try:  # torch 2.6 or later
+try:
     from torch.distributed import checkpoint as dcp
     from torch.distributed.checkpoint import filesystem, metadata
+
+    if 'no_dist' not in inspect.signature(dcp.load).parameters:
+        dcp = None  # before torch 2.7 one process among several cannot read alone
 except ImportError:
     dcp = None
 
@@ -168,7 +172,7 @@ def fill(path: str, checkpoint: Dict[str, Any]) -> Dict[str, Any]:
         CheckpointError: If the folder is damaged or has other tensors than its checkpoint.
     """
     if dcp is None:
-        raise CheckpointError(f'checkpoint {path!r} is in parts, and reading them needs torch 2.6 or later')
+        raise CheckpointError(f'checkpoint {path!r} is in parts, and reading them needs torch 2.7 or later')
     if not isinstance(checkpoint, dict):
         raise CheckpointError(f'checkpoint {path!r} holds a {type(checkpoint).__name__}, not a dict of tensors')
     found, wanted = read_list(path).state_dict_metadata, left_out(checkpoint)

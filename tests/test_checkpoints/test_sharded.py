@@ -14,7 +14,7 @@ from mmvisionllama.errors import CheckpointError, LaunchError
 from mmvisionllama.launch import newest_checkpoint
 from mmvisionllama.launch.resuming import check_resumable
 
-pytestmark = pytest.mark.skipif(sharded.dcp is None, reason='torch before 2.6')
+pytestmark = pytest.mark.skipif(sharded.dcp is None, reason='torch before 2.7')
 TOOL = Path(__file__).parents[2] / 'tools/model_converters/gather_checkpoint.py'
 
 

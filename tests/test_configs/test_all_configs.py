@@ -274,6 +274,8 @@ def test_trains_a_step(path, tmp_path, monkeypatch):
     pytest.importorskip(Config.fromfile(path).default_scope)
     if 'qat' in path.stem:
         pytest.importorskip('torchao')
+    if Config.fromfile(path).get('compile') and torch.__version__ < '2.6':
+        pytest.skip("torch 2.5 does not compile mmengine's training step")
     cfg = launch.prepare_train(shrink(launch.load_config(str(path)), path, tmp_path))
     runner = Runner.from_cfg(cfg)
     assert sum(p.numel() for p in runner.model.parameters()) < 1e6

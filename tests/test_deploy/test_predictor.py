@@ -62,6 +62,7 @@ def exported(cfg, checkpoint, folder, target):
     return deploy.export(deploy.export_network(model), folder / 'model', target, info=file_info(cfg, model)).path
 
 
+@pytest.mark.usefixtures('exporting')
 def test_weights_of_the_package_by_name_and_another_size(tmp_path, pictures):
     pytest.importorskip('mmpretrain')
     predictor = deploy.Predictor('vision_llama_digits', size=(48, 64))
@@ -88,6 +89,7 @@ def nightly(*values):
 
 
 @pytest.mark.parametrize('target', [nightly('torch'), 'onnx', nightly('openvino')])
+@pytest.mark.usefixtures('exporting')
 def test_classification_is_the_same_from_a_checkpoint_and_from_an_exported_file(target, tmp_path, pictures):
     cfg = classification_config()
     classes = [str(i) for i in range(10)]
@@ -154,6 +156,7 @@ def test_segmentation_is_the_same_from_a_checkpoint_and_from_an_exported_file(ta
         assert len(b.pred_sem_seg.data.unique()) > 1
 
 
+@pytest.mark.usefixtures('exporting')
 def test_an_exported_file_resizes_in_proportion(tmp_path, pictures):
     """As the configs of ADE20K do; JSON has no tuples, and mmcv takes no list for a size."""
     cfg = classification_config()
@@ -192,6 +195,7 @@ test_dataloader = dict(dataset=dict(type=CustomDataset, pipeline=[*pipeline, dic
 """
 
 
+@pytest.mark.usefixtures('exporting')
 def test_a_pure_python_config_is_exported(tmp_path, pictures):
     pytest.importorskip('mmpretrain')
     (tmp_path / 'config.py').write_text(PURE_PYTHON)
@@ -299,6 +303,7 @@ def test_a_classifier_of_several_labels_keeps_its_rule(rule):
     assert torch.equal(ours.pred_label, theirs.pred_label) and 1 < len(theirs.pred_label) < 10
 
 
+@pytest.mark.usefixtures('exporting')
 def test_wrong_combinations_of_files_are_refused(tmp_path):
     cfg = classification_config()
     checkpoint = trained(cfg, tmp_path / 'model.pth', ['a'])

@@ -38,6 +38,7 @@ def run(monkeypatch, capsys):
     return run
 
 
+@pytest.mark.usefixtures('exporting')
 def test_a_trained_model_is_exported_and_predicts_on_a_folder(run, tmp_path):
     pytest.importorskip('mmpretrain')
     cfg = launch.load_config(CONFIG)
@@ -54,6 +55,7 @@ def test_a_trained_model_is_exported_and_predicts_on_a_folder(run, tmp_path):
 
 
 @pytest.mark.parametrize('model', ['generation', 'features'])
+@pytest.mark.usefixtures('exporting')
 def test_models_that_no_picture_goes_into_are_exported(model, run, tmp_path):
     """Their configs have no pipeline that prepares one."""
     config = tmp_path / 'config.py'
@@ -76,6 +78,7 @@ def test_models_that_no_picture_goes_into_are_exported(model, run, tmp_path):
 
 
 @pytest.mark.parametrize('target', ['onnx', 'openvino'])
+@pytest.mark.usefixtures('exporting')
 def test_a_refused_export_leaves_the_file_before_it(target, run, tmp_path, monkeypatch):
     pytest.importorskip('mmpretrain')
     init_default_scope('mmpretrain')

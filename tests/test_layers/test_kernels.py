@@ -225,6 +225,7 @@ def test_modules_have_both_derivatives(build):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.skipif(torch.__version__ < '2.6', reason='torch 2.5 does not tell which hooks on saved tensors there are')
 @pytest.mark.parametrize('checkpointed', [False, True])
 def test_the_product_of_the_gate_is_not_kept(checkpointed):
     ffn, x, seen = SwiGLU(16, 24), torch.randn(2, 6, 16, requires_grad=True), []

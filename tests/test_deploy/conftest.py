@@ -1,0 +1,12 @@
+"""Skips tests that export where torch cannot."""
+
+import pytest
+import torch
+
+
+@pytest.fixture
+def exporting():
+    """torch that exports, and ONNX."""
+    if not hasattr(torch.compiler, 'is_exporting'):
+        pytest.skip('exporting needs torch 2.9')
+    pytest.importorskip('onnxruntime')
