@@ -134,8 +134,8 @@ class FullyShardedModel(nn.Module):
         self.checkpoint = checked_choice('checkpoint', checkpoint, CHECKPOINTS)
         if fully_shard is None:
             raise OptionError('FullyShardedModel needs torch 2.6 or later')
-        if checkpoint == 'sharded' and sharded.dcp is None:
-            raise OptionError("checkpoint='sharded' needs torch 2.7 or later: checkpoint='whole'")
+        if checkpoint == 'parts' and sharded.dcp is None:
+            raise OptionError("checkpoint='parts' needs torch 2.7 or later: checkpoint='whole'")
         if not (distributed.is_available() and distributed.is_initialized()):
             raise OptionError('FullyShardedModel needs several processes: start with tools/dist_train.sh')
         units = [part for part in module.modules() if type(part).__name__ in blocks]
