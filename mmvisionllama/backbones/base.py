@@ -37,6 +37,10 @@ class BaseBackbone(BaseModule):
     def __init__(self, init_cfg: Optional[Union[dict, list]] = None) -> None:
         super().__init__(strict_pretrained(init_cfg))
 
+    def is_output(self, index: int) -> bool:
+        """``index in out_indices``, which torch 2.5 takes for False where a compiler makes symbols of numbers."""
+        return any(index == other for other in self.out_indices)
+
     @classmethod
     def resolve_arch(cls, arch: Union[str, dict]) -> Dict[str, Any]:
         """Settings of a named architecture, or the checked dict itself.

@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..layers import AttentionContext, RotaryTable
-from ..layers.options import is_among
 from ..layers.segments import Segments, join
 
 
@@ -117,7 +116,7 @@ class PackedForward:
                 x = join([self.after_block(part, i, grid) for part, grid in parts])
             if i == self.num_layers - 1 and self.final_norm:
                 x = self.ln1(x)
-            if is_among(i, self.out_indices):
+            if self.is_output(i):
                 parts = zip(split(x, shapes), pack.grids)
                 formed = [self.format_output(part, grid) for part, grid in parts]
                 items = pack.in_order([list(zip(*part)) if isinstance(part, tuple) else part for part in formed])

@@ -14,7 +14,6 @@ from ..layers.options import (
     checked_rate,
     checked_sides,
     checked_whole,
-    is_among,
 )
 from .base import BaseBackbone, drop_path_rates, hidden_channels, init_linear, resolved_norm
 from .packed import PackedForward
@@ -221,7 +220,7 @@ class PlainBackbone(PackedForward, BaseBackbone):
             x = self.after_block(layer(x, context), i, grid, valid)
             if i == self.num_layers - 1 and self.final_norm:
                 x = self.ln1(x)
-            if is_among(i, self.out_indices):
+            if self.is_output(i):
                 outs.append(self.format_output(x, grid, valid))
         return tuple(outs)
 

@@ -24,16 +24,7 @@ from ..layers import (
     window_context,
 )
 from ..layers.embed import INTERPOLATE_MODES
-from ..layers.options import (
-    check_flags,
-    check_heads,
-    checked_choice,
-    checked_rate,
-    checked_sides,
-    checked_whole,
-    is_among,
-    made,
-)
+from ..layers.options import check_flags, check_heads, checked_choice, checked_rate, checked_sides, checked_whole, made
 from ..layers.window_attention import check_mask_padding
 from .base import BaseBackbone, drop_path_rates, hidden_channels, init_conv, init_linear, per_stage, resolved_norm
 
@@ -311,7 +302,7 @@ class PyramidVisionLLaMA(BaseBackbone):
             x, grid, valid = self.forward_stage(x, stage, valid)
             if self.norm_flows_on:
                 x = self.norms[stage](x)
-            if is_among(stage, self.out_indices):
+            if self.is_output(stage):
                 outs.append(self.format_output(x, stage, grid, valid))
             x = keep_in_graph(x, self.norms[stage])  # necks and heads may leave this output out
             x = x.transpose(1, 2).view(x.shape[0], x.shape[2], *grid)  # [B, C, H, W], channels last in memory

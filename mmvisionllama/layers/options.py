@@ -11,11 +11,6 @@ from torch import Tensor
 from ..errors import OptionError
 
 
-def is_among(index: int, indices: Sequence[int]) -> bool:
-    """``index in indices``, which torch 2.5 takes for False where a compiler makes symbols of numbers."""
-    return any(index == other for other in indices)
-
-
 def type_name(kind: Any) -> str:
     """The last part of a type's name; in a config it may be a name, one with dots or a class."""
     return getattr(kind, '__name__', str(kind)).rpartition('.')[2]

@@ -268,13 +268,14 @@ def test_each_process_names_the_broken_picture_of_its_own_shards(workers, encode
     broken = tmp_path / 'images' / 'b' / '0.png'
     broken.write_bytes(broken.read_bytes()[:40])
     monkeypatch.setenv('RANK', '1')
+    monkeypatch.setenv('LOCAL_RANK', '1')
     monkeypatch.setenv('WORLD_SIZE', '2')
     args = [tmp_path / 'images', tmp_path / 'out', '--shard-size', 1, '--workers', workers, *encoded]
     assert run('encode_latents', *args, monkeypatch=monkeypatch) == 1
     error = capsys.readouterr().err
     assert error.startswith(f'error: picture {broken} cannot be read') and error.count('\n') == 1
     assert run('encode_latents', *args, '--size', 7, monkeypatch=monkeypatch) == 1
-    assert not capsys.readouterr().err, 'what is wrong for all says the first process'
+    assert not capsys.readouterr().err, 'what is wrong for all says the first process of each machine'
 
 
 @TASK_UTILS.register_module('ToolColours')
