@@ -165,6 +165,8 @@ def check_tasks(libraries: Dict[str, Check], operators: Check) -> List[Check]:
 
 def check_task(task: str, needs: Sequence[str], libraries: Dict[str, Check], operators: Check) -> Check:
     """One task: ready, not ready because something is not installed, or broken."""
+    found = [check.text.split()[0] for check in libraries.values() if check.ok]
+    line = 'openmmlab' if any(name and not name.startswith('onedl-') for name in found) else 'onedl'
     lacking, broken = [], []
     for need in needs:
         name = need.split('.')[0].split(':')[0]
@@ -179,11 +181,14 @@ def check_task(task: str, needs: Sequence[str], libraries: Dict[str, Check], ope
                 lacking.append(name)
             elif error:
                 broken.append((need, error))
-    extras = {EXTRA[name] for name in lacking if name in EXTRA}
+    extras = {line if EXTRA[name] == 'onedl' else EXTRA[name] for name in lacking if name in EXTRA}
     if broken and not lacking:
         need, error = broken[0]
-        missing = error.removeprefix('No module named ').strip("'").split('.')[0]
-        advice = f": pip install 'mmvisionllama[{EXTRA[missing]}]'" if missing in EXTRA else ''
+        missing = error.removeprefix('No module named ').strip("'")
+        if missing == 'mmcv._ext':
+            return Check(task, None, f'{need} needs mmcv.ops (the operators: see above)')
+        extra = EXTRA.get(missing.split('.')[0])
+        advice = f": pip install 'mmvisionllama[{line if extra == 'onedl' else extra}]'" if extra else ''
         return Check(task, False, f'{need} does not import ({error}){advice}')
     if not lacking:
         return Check(task, True, 'ready')

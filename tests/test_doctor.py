@@ -49,6 +49,19 @@ def test_what_is_not_installed_is_not_wrong(monkeypatch):
     assert found['detection'].text == 'needs mmcv.ops (the operators: see above)'
 
 
+def test_advice_is_of_the_line_in_use(monkeypatch):
+    """The other line's packages would be installed over these."""
+    error = {'mmseg.models': "No module named 'mmcv._ext'", 'mmpretrain.models': "No module named 'torchvision'"}
+    monkeypatch.setattr(doctor, 'import_error', error.get)
+    monkeypatch.setattr(importlib.util, 'find_spec', lambda name: object())
+    states = {name: Check(name, True, f'{name} 2.1.0') for name in doctor.MM_LIBRARIES}
+    found = {check.name: check for check in doctor.check_tasks(states, MISSING)}
+    assert found['classification'].text.endswith("pip install 'mmvisionllama[openmmlab]'")
+    assert found['segmentation'] == Check(
+        'segmentation', None, 'mmseg.models needs mmcv.ops (the operators: see above)'
+    )
+
+
 def test_attributes_are_tried_and_greetings_swallowed(capsys, tmp_path, monkeypatch):
     (tmp_path / 'loud.py').write_text("import sys\nprint('hello')\nprint('warning', file=sys.stderr)\nthere = 1\n")
     monkeypatch.syspath_prepend(tmp_path)

@@ -48,7 +48,7 @@ def check_target(target: str) -> None:
     """Raises an OptionError for an unknown target, or for one whose libraries are missing."""
     if target not in TARGETS:
         raise OptionError(f'unknown export target {target!r}: choose one of {", ".join(TARGETS)}')
-    if not hasattr(torch.compiler, 'is_exporting'):
+    if torch.__version__ < '2.9':  # torch's versions compare with such
         raise OptionError(f'exporting needs torch >= 2.9, and torch {torch.__version__} is installed')
     for library in TARGETS[target][1]:
         extra(library)

@@ -1,6 +1,7 @@
 """FSDP2 as a model wrapper of mmengine: every process keeps a part of parameters, gradients and optimizer state."""
 
 import contextlib
+import inspect
 from collections.abc import Mapping
 from copy import deepcopy
 from functools import partial
@@ -20,10 +21,13 @@ from ..checkpoints.writing import ATOMIC, NOWHERE
 from ..errors import CheckpointError, OptionError
 from ..layers.options import checked_choice
 
-try:  # torch 2.6 or later
+try:
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
     from torch.distributed.tensor import DTensor, distribute_tensor
+
+    if 'src_data_rank' not in inspect.signature(distribute_tensor).parameters:
+        fully_shard = None  # before torch 2.7 whole weights would be sent to all processes
 except ImportError:
     fully_shard = None
 
@@ -114,7 +118,7 @@ class FullyShardedModel(nn.Module):
         checkpoint: ``'whole'`` or ``'parts'``; parts need a disk that all processes share.
 
     Raises:
-        OptionError: Without torch 2.6, without a process group, if no block has one of these names, or for an unknown
+        OptionError: Without torch 2.7, without a process group, if no block has one of these names, or for an unknown
             dtype or kind of checkpoint.
 
     Examples:
@@ -133,9 +137,7 @@ class FullyShardedModel(nn.Module):
         super().__init__()
         self.checkpoint = checked_choice('checkpoint', checkpoint, CHECKPOINTS)
         if fully_shard is None:
-            raise OptionError('FullyShardedModel needs torch 2.6 or later')
-        if checkpoint == 'parts' and sharded.dcp is None:
-            raise OptionError("checkpoint='parts' needs torch 2.7 or later: checkpoint='whole'")
+            raise OptionError('FullyShardedModel needs torch 2.7 or later')
         if not (distributed.is_available() and distributed.is_initialized()):
             raise OptionError('FullyShardedModel needs several processes: start with tools/dist_train.sh')
         units = [part for part in module.modules() if type(part).__name__ in blocks]

@@ -20,12 +20,14 @@ LIBRARIES = {
     'mmpretrain': "pip install 'mmvisionllama[onedl]'",
     'mmseg': "pip install 'mmvisionllama[onedl]'",
     'mmdet': "pip install --no-build-isolation 'mmvisionllama[onedl]' (mmdet needs mmcv's compiled operators)",
+    'mmcv': "'python -m mmvisionllama.doctor' says how, mmcv's compiled operators included",
 }
 
 
 def missing_library(name: str) -> str:
     """Which library is missing and how to install it."""
-    return f'{name} is not installed: {LIBRARIES.get(name.split(".")[0], f"pip install {name}")}'
+    library = name.split('.')[0]
+    return f'{name} is not installed: {LIBRARIES.get(library, f"pip install {library}")}'
 
 
 def load_config(path: str, cfg_options: Optional[dict] = None) -> Config:

@@ -4,7 +4,6 @@ import json
 import sys
 from pathlib import Path
 
-import onnx
 import pytest
 import torch
 from torch import nn
@@ -17,6 +16,8 @@ from mmvisionllama.deploy.rewriting import fold_layer_scales
 from mmvisionllama.errors import CheckpointError, MissingExtraError, OptionError
 from mmvisionllama.generation import DiTLLaMA, ImageGenerator
 from mmvisionllama.layers import GlobalSubsampledAttention, LayerScale, RotaryAttention, SwiGLU, TransformerBlock
+
+onnx = pytest.importorskip('onnx')
 
 SIZES = [(160, 352), (100, 130), (33, 47), (224, 224), (96, 64), (17, 16), (250, 97), (129, 512)]
 LARGE = (1024, 1024)

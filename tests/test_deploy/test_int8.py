@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
 import torch
 from torch import nn
@@ -17,6 +16,8 @@ from mmvisionllama.datasets.digits import write_digits
 from mmvisionllama.deploy.export import METADATA_KEY
 from mmvisionllama.deploy.int8 import linear_layers, quantize_onnx, sensitivity
 from mmvisionllama.deploy.models import load_model
+
+onnx = pytest.importorskip('onnx')
 
 ROOT = Path(__file__).parents[2]
 CONFIG = str(ROOT / 'configs/mmpretrain/quickstart/vision_llama_digits.py')

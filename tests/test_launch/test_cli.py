@@ -51,6 +51,13 @@ def test_what_a_tool_returns_is_its_exit_status(status):
     assert launch.run_cli(lambda: status) is status
 
 
+def test_missing_operators_are_no_package():
+    """``pip install mmcv._ext`` finds nothing."""
+    error = ModuleNotFoundError("No module named 'mmcv._ext'", name='mmcv._ext')
+    assert launch.explain(error).startswith("mmcv._ext is not installed: 'python -m mmvisionllama.doctor' says how")
+    assert launch.explain(ModuleNotFoundError(name='other.part')) == 'other.part is not installed: pip install other'
+
+
 def test_a_download_that_fails_is_one_line():
     assert launch.explain(URLError('no route')) == (
         'a download failed (no route): put the files there by hand, or say where they are (data_root)'
