@@ -45,8 +45,9 @@ class Report:
         folder.mkdir(parents=True, exist_ok=True)
         self.csv, self.markdown = folder / f'{name}.csv', folder / f'{name}.md'
         self.rows: List[dict] = []
+        self.earlier: List[dict] = []
         with contextlib.suppress(FileNotFoundError), open(self.csv, newline='') as file:
-            self.rows = list(csv.DictReader(file))
+            self.earlier = list(csv.DictReader(file))
         self.peak = 0.0  # TFLOP/s
         self.notes: List[str] = []
         self.fastest: Dict[Tuple[int, int, bool], str] = {}  # (head dim, tokens, training) -> backend
@@ -55,22 +56,23 @@ class Report:
         for row in rows:
             if row.get('gmacs') and self.peak:
                 row['peak_fraction'] = f'{2e-3 * float(row["gmacs"]) / float(row["median_s"]) / self.peak:.3f}'
-        cases = {row['case'] for row in rows}
-        self.rows = [row for row in self.rows if row['case'] not in cases] + rows
+        self.rows += rows  # a case may come in several parts
+        measured = {row['case'] for row in rows}
+        self.earlier = [row for row in self.earlier if row['case'] not in measured]
         self.write()
 
     def write(self) -> None:
         with open(self.csv, 'w', newline='') as file:
             writer = csv.DictWriter(file, FIELDS)
             writer.writeheader()
-            writer.writerows(self.rows)
+            writer.writerows(self.earlier + self.rows)
         lines = [f'# {self.card}', '', 'Made by `make bench-gpu`; do not edit.', '']
-        runs = {(row['torch'], row['date'], row['command']): None for row in self.rows}
+        runs = {(row['torch'], row['date'], row['command']): None for row in self.earlier + self.rows}
         for torch_version, date, command in runs:
             lines += [f'torch {torch_version}, bf16 autocast, {date}. Command: `{command}`', '']
         lines += [f'- {note}' for note in self.notes]
         lines += ['', '| case | contender | ms | ratio | of the peak | peak memory, MiB |', '|---|---|---|---|---|---|']
-        for row in self.rows:
+        for row in self.earlier + self.rows:
             cells = (
                 row['case'],
                 row['contender'],

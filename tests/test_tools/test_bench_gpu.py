@@ -69,9 +69,11 @@ def test_a_part_keeps_the_other_rows(benchmark, tmp_path):
     report.add([first])
     report.add([second])
     report = benchmark('gpu').Report(tmp_path, device)
-    report.add([dict(first, median_s='2', command='part')])
+    for contender in 'ab':  # a case may come in several parts
+        report.add([dict(first, contender=contender, median_s='2', command='part')])
     with open(tmp_path / 'gpu_cpu.csv') as file:
-        assert [(row['case'], row['median_s']) for row in csv.DictReader(file)] == [('attention', '1'), ('plain', '2')]
+        found = [(row['case'], row['contender'], row['median_s']) for row in csv.DictReader(file)]
+    assert found == [('attention', 'a', '1'), ('plain', 'a', '2'), ('plain', 'b', '2')]
     table = (tmp_path / 'gpu_cpu.md').read_text()
     assert 'Command: `all`' in table and 'Command: `part`' in table
 
