@@ -703,6 +703,23 @@ def test_nan_ends_in_a_log_and_seconds_add_up(study, tmp_path, monkeypatch):
     assert records[-1]['seconds'] >= 1000 and float(seconds.read_text()) >= 1000
 
 
+def test_seconds_of_the_training_stay_when_its_tests_are_killed(study, tmp_path, monkeypatch):
+    job, seconds = study['job'], tmp_path / 'seconds.txt'
+    monkeypatch.setattr(job.launch, 'prepare_train', lambda cfg, resume: cfg)
+    monkeypatch.setattr(job.launch, 'train', lambda runner: (tmp_path / 'last_checkpoint').write_text('epoch_1.pth'))
+
+    def killed(path):
+        assert path == 'epoch_1.pth' and float(seconds.read_text()) >= 1000
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(job, 'read_checkpoint', killed)
+    stopwatch = job.Stopwatch(seconds)
+    stopwatch.before = 1000
+    cfg = job.Config(dict(work_dir=str(tmp_path), train_dataloader=dict(batch_size=1)))
+    with pytest.raises(KeyboardInterrupt):
+        job._run(study['plan'].Job('grocery', 'axial', 0), 1e-3, cfg, 'abc', stopwatch)
+
+
 def test_held_out_loss_is_that_of_the_same_noise(study, monkeypatch):
     """Of a network that says 0: the mean square of the noise, the same whenever it is asked."""
     import torch

@@ -67,6 +67,7 @@ def _run(job: Job, rate: float, cfg: Config, code: str, stopwatch: 'Stopwatch') 
     cfg.experiment_name = job.name.replace('/', '_')  # loggers are kept by name and second
     text = cfg.pretty_text
     launch.train(launch.prepare_train(cfg, resume='auto'))
+    stopwatch.save()  # the tests may be killed
     checkpoint = (work_dir / 'last_checkpoint').read_text().strip()
 
     records = [
@@ -115,6 +116,9 @@ class Stopwatch:
         return self
 
     def __exit__(self, *error: object) -> None:
+        self.save()
+
+    def save(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.path.write_text(f'{self.seconds():.0f}')
 
