@@ -25,7 +25,8 @@ def gaussian_blur(img: np.ndarray, radius: float) -> np.ndarray:
     """Gaussian blur with standard deviation ``radius`` in pixels, as Pillow's ``GaussianBlur(radius)``."""
     from PIL import Image, ImageFilter
 
-    return np.asarray(Image.fromarray(img).filter(ImageFilter.GaussianBlur(radius)))
+    # a copy: Pillow's own array is read-only, and RandomErasing writes into the image
+    return np.array(Image.fromarray(img).filter(ImageFilter.GaussianBlur(radius)))
 
 
 @TRANSFORMS.register_module()

@@ -73,3 +73,14 @@ def test_in_mmpretrain_pipeline(image):
     steps = [dict(type='ThreeAugment'), jitter, dict(type='PackInputs')]
     out = Compose([TRANSFORMS.build(step) for step in steps])(dict(img=image))
     assert tuple(out['inputs'].shape) == (3, 20, 31)
+
+
+@pytest.mark.parametrize('operation', OPERATIONS)
+def test_transforms_after_it_may_write_into_the_image(image, operation):
+    """As mmpretrain's RandomErasing does."""
+    pytest.importorskip('mmpretrain.datasets')
+    from mmpretrain.registry import TRANSFORMS
+
+    erased = TRANSFORMS.build(dict(type='RandomErasing', erase_prob=1.0, mode='const', fill_color=(1, 2, 3)))
+    out = erased(ThreeAugment([operation])(dict(img=image)))['img']
+    assert (out == (1, 2, 3)).all(axis=-1).any()
