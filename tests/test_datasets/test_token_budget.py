@@ -1,8 +1,11 @@
 """Batches within a budget of tokens."""
 
+import re
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from mmengine.config import Config
 from mmengine.dataset import DefaultSampler, InfiniteSampler
 from PIL import Image
 
@@ -84,3 +87,11 @@ def test_images_that_cannot_be_placed_are_named():
         list(sampler(sized(), max_tokens=15))
     with pytest.raises(DataError, match='image_size'):
         list(sampler(Images([SimpleNamespace(get=lambda key: None)])))
+
+
+def test_the_head_of_the_template_counts_its_iterations():
+    path = Path(__file__).parents[2] / 'configs/mmpretrain/quickstart/vision_llama_digits_packed.py'
+    loader = Config.fromfile(path).train_dataloader
+    options = {key: value for key, value in loader.batch_sampler.items() if key != 'type'}
+    batches = sampler(Images([{}] * 1437), batch_size=loader.batch_size, **options)
+    assert re.search(r'epochs x (\d+) iterations', path.read_text()).group(1) == str(len(batches))

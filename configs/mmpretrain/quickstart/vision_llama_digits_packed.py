@@ -5,7 +5,7 @@ template for photographs at their native aspect ratios (docs/any_resolution.md).
 
 Data:     python -m mmvisionllama.datasets.digits data/digits
 Model:    that of vision_llama_digits.py; every image has its own grid, 4 x 4 to 14 x 14 tokens
-Schedule: 18 epochs x 22 iterations x at most 64 images and 12544 tokens
+Schedule: 18 epochs x 23 iterations x at most 64 images and 12544 tokens
 Command:  python tools/train.py configs/mmpretrain/quickstart/vision_llama_digits_packed.py
 Other sizes: add --cfg-options test_dataloader.dataset.pipeline.1.scale=24 to tools/test.py
 """
