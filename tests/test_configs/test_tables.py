@@ -120,3 +120,12 @@ def test_every_recipe_of_the_papers_has_a_row():
 def test_documents_that_configs_name_exist(path):
     for document in re.findall(r'docs/[\w/]+\.md', path.read_text()):
         assert (ROOT / document).is_file(), document
+
+
+def test_rows_whose_options_hold_in_two_stages_say_so():
+    """A second stage begins from the weights of a model of its own kind."""
+    section = TEXT.split('## Table 7')[1].split('\n## ')[0]
+    told = re.search(r'The rows of the plain ([\w ]+) take both stages', section).group(1).split(' and ')
+    ablated = {config for _, config, options in ROWS if options and f'`{config}`' in section}
+    archs = {re.search(r'-(\w)\w+-p16', config).group(1).upper() for config in ablated if load(config).get('load_from')}
+    assert sorted(archs) == told
