@@ -33,7 +33,7 @@ class TokenBudgetBatchSampler:
             read then.
 
     Raises:
-        DataError: For an image that is larger than the budget, or has neither a size nor a file.
+        DataError: For an image that is larger than the budget, or has neither a size nor a file that tells it.
         OptionError: For a sampler without an end.
     """
 
@@ -87,8 +87,11 @@ class TokenBudgetBatchSampler:
             raise DataError(f'image {index} has neither height and width nor img_path: give image_size')
         from PIL import Image
 
-        with Image.open(info['img_path']) as image:
-            return image.height, image.width
+        try:
+            with Image.open(info['img_path']) as image:
+                return image.height, image.width
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            raise DataError(f'the size of picture {info["img_path"]} cannot be read ({error}): replace it') from error
 
     def _fill(self, indices: Sequence[int]) -> Iterator[List[int]]:
         """Batches in the order of ``indices``."""

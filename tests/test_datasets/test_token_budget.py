@@ -95,3 +95,11 @@ def test_the_head_of_the_template_counts_its_iterations():
     options = {key: value for key, value in loader.batch_sampler.items() if key != 'type'}
     batches = sampler(Images([{}] * 1437), batch_size=loader.batch_size, **options)
     assert re.search(r'epochs x (\d+) iterations', path.read_text()).group(1) == str(len(batches))
+
+
+@pytest.mark.parametrize('content', [b'', b'no picture', None])
+def test_files_that_tell_no_size_are_named(tmp_path, content):
+    if content is not None:
+        (tmp_path / 'broken.png').write_bytes(content)
+    with pytest.raises(DataError, match='broken.png cannot be read'):
+        len(sampler(Images([dict(img_path=str(tmp_path / 'broken.png'))])))
