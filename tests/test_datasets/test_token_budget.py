@@ -89,6 +89,17 @@ def test_images_that_cannot_be_placed_are_named():
         list(sampler(Images([SimpleNamespace(get=lambda key: None)])))
 
 
+def test_the_guide_names_every_setting_of_the_template_s_loader():
+    """``drop_last`` of the inherited loader, for one, would be refused beside a batch sampler."""
+    root = Path(__file__).parents[2]
+    guide = (root / 'docs/any_resolution.md').read_text().split('### Training at native aspect ratios')[1]
+    template = Config.fromfile(root / 'configs/mmpretrain/quickstart/vision_llama_digits_packed.py').train_dataloader
+    inherited = Config.fromfile(root / 'configs/mmpretrain/quickstart/vision_llama_digits.py').train_dataloader
+    changed = {key for key in template if template[key] != inherited.get(key)} - {'dataset'}
+    assert changed == {'batch_sampler', 'collate_fn', 'drop_last'}
+    assert all(f'`{key}=' in guide for key in changed)
+
+
 def test_the_head_of_the_template_counts_its_iterations():
     path = Path(__file__).parents[2] / 'configs/mmpretrain/quickstart/vision_llama_digits_packed.py'
     loader = Config.fromfile(path).train_dataloader
