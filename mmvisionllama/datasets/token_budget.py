@@ -33,7 +33,8 @@ class TokenBudgetBatchSampler:
             read then.
 
     Raises:
-        DataError: For an image that is larger than the budget, or has neither a size nor a file that tells it.
+        DataError: For an image that is larger than the budget, or has neither a size nor a file that tells it; for a
+            process without images.
         OptionError: For a sampler without an end.
     """
 
@@ -120,6 +121,8 @@ class TokenBudgetBatchSampler:
     def __iter__(self) -> Iterator[List[int]]:
         self._prepare()
         indices, given = list(self.sampler), 0
+        if not indices:
+            raise DataError('a process has no images: there are fewer than processes, and round_up=False')
         while given < self._batches:
             for batch in self._fill(indices):
                 if given == self._batches:

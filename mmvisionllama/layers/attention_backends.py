@@ -8,7 +8,7 @@ import functools
 import importlib
 import math
 import os
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
@@ -104,6 +104,7 @@ class AttentionBackend:
     def _limits(self, spec: AttentionSpec) -> List[Tuple[bool, str]]:
         on_gpu = spec.device != 'cpu'
         dtypes = ', '.join(str(dtype).removeprefix('torch.') for dtype in self.dtypes)
+        no_dropout = not self.dropout or (self.name == 'flash-attn' and _flash_attn_missing(dropout=1.0))
         lengths = self.name == 'flash-attn' and spec.is_causal and spec.queries != spec.keys
         return [
             (bool(self.devices) and spec.device not in self.devices, f'it runs on {", ".join(self.devices)}'),
@@ -119,7 +120,7 @@ class AttentionBackend:
             (not spec.packed and self.run is None and not self.factor, 'it takes packed images only'),
             (spec.mask and not self.mask, 'it takes no mask'),
             (spec.is_causal and not self.causal or lengths, 'it takes no causal attention of this kind'),
-            (spec.dropout and not self.dropout, 'it has no dropout'),
+            (spec.dropout and bool(no_dropout), 'it has no dropout' + ' in version 3' * self.dropout),
             (spec.factor and not self.factor, 'it takes no factor on the weights'),
             (spec.tracing and not self.tracing, 'compilers, exporters and torch.func cannot look through it'),
         ]
@@ -246,17 +247,16 @@ def _sdpa(*kernel: SDPBackend) -> Callable[..., Tensor]:
     return run
 
 
-def _flash_attn():
-    """flash-attn's functions: version 3 where it is installed, version 2 otherwise."""
-    try:
-        return importlib.import_module('flash_attn_interface')
-    except ImportError:
-        return importlib.import_module('flash_attn')
+def _flash_attn(dropout: float = 0.0):
+    """flash-attn's functions: version 3 where it is installed, version 2 otherwise and for dropout, which 3 lacks."""
+    with suppress(ImportError):
+        return importlib.import_module('flash_attn' if dropout else 'flash_attn_interface')
+    return importlib.import_module('flash_attn')
 
 
-def _flash_attn_missing() -> Optional[str]:
+def _flash_attn_missing(dropout: float = 0.0) -> Optional[str]:
     try:
-        _flash_attn()
+        _flash_attn(dropout)
     except ImportError as error:
         return f'flash-attn does not import ({error}): pip install flash-attn --no-build-isolation'
     return None
@@ -264,7 +264,7 @@ def _flash_attn_missing() -> Optional[str]:
 
 def _run_flash_attn(q: Tensor, k: Tensor, v: Tensor, mask=None, is_causal: bool = False, dropout: float = 0.0):
     options = dict(dropout_p=dropout) if dropout else {}
-    out = _flash_attn().flash_attn_func(*(t.transpose(1, 2) for t in (q, k, v)), causal=is_causal, **options)
+    out = _flash_attn(dropout).flash_attn_func(*(t.transpose(1, 2) for t in (q, k, v)), causal=is_causal, **options)
     return (out[0] if isinstance(out, tuple) else out).transpose(1, 2)
 
 

@@ -89,6 +89,13 @@ def test_images_that_cannot_be_placed_are_named():
         list(sampler(Images([SimpleNamespace(get=lambda key: None)])))
 
 
+def test_a_process_without_images_is_told():
+    batches = sampler(Images([dict(height=8, width=8)]))
+    vars(batches.sampler).update(rank=1, world_size=2, round_up=False, num_samples=0, total_size=1)
+    with pytest.raises(DataError, match='fewer than processes'):
+        next(iter(batches))
+
+
 def test_the_guide_names_every_setting_of_the_template_s_loader():
     """``drop_last`` of the inherited loader, for one, would be refused beside a batch sampler."""
     root = Path(__file__).parents[2]

@@ -160,6 +160,13 @@ def test_flash_attn_3_goes_first(flash_attn, monkeypatch):
     monkeypatch.setitem(sys.modules, 'flash_attn_interface', newer)
     q, k, v = torch.randn(3, 2, 3, 5, 8)
     torch.testing.assert_close(attend(q, k, v, backend='flash-attn'), attend(q, k, v, backend='eager'))
+    assert len(flash_attn.calls) == 1
+    # version 3 has no dropout: 2 where it is there, too
+    attend(q, k, v, backend='flash-attn', dropout=0.5)
+    assert flash_attn.calls[1:] == [((2, 5, 3, 8), 0.5, False)]
+    monkeypatch.setitem(sys.modules, 'flash_attn', None)
+    with pytest.raises(OptionError, match='it has no dropout in version 3'):
+        attend(q, k, v, backend='flash-attn', dropout=0.5)
 
 
 @pytest.mark.parametrize('name', ['flash-attn', 'varlen'])
