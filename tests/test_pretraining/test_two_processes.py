@@ -1,4 +1,4 @@
-"""The pre-training config in two processes with bf16, interrupted and resumed."""
+"""The pre-training config in two processes with bf16: interrupted and resumed, and its pictures when sharded."""
 
 import os
 import shutil
@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from mmvisionllama.checkpoints import read_checkpoint
+from mmvisionllama.engine import sharding
 
 ROOT = Path(__file__).parents[2]
 BASE = ROOT / 'configs/mmpretrain/mae_vision_llama/mae_visionllama-base-p16_8xb512-amp-800e_in1k.py'
@@ -52,8 +53,9 @@ def train(config, work_dir, *options):
     return read_checkpoint(work_dir / 'epoch_2.pth'), done.stdout + done.stderr
 
 
-@pytest.mark.nightly  # three starts of two processes
-def test_resumes_exactly(tmp_path):
+@pytest.fixture
+def config(tmp_path):
+    """Of a small model, over eight pictures."""
     pytest.importorskip('mmpretrain')
     from PIL import Image
 
@@ -64,7 +66,11 @@ def test_resumes_exactly(tmp_path):
         Image.fromarray(rng.integers(0, 256, (80, 80, 3), dtype=np.uint8)).save(data / 'a' / f'{i}.png')
     config = tmp_path / 'tiny.py'
     config.write_text(TINY.format(base=str(BASE), data=str(data)))
+    return config
 
+
+@pytest.mark.nightly  # two starts of two processes
+def test_resumes_exactly(tmp_path, config):
     whole, log = train(config, tmp_path / 'whole')
     assert "type='AutocastOptimWrapper'" in log
     (tmp_path / 'resumed').mkdir()
@@ -79,3 +85,24 @@ def test_resumes_exactly(tmp_path):
     for ours, theirs in zip(whole['optimizer']['state'].values(), resumed['optimizer']['state'].values()):
         assert all(torch.equal(ours[name], theirs[name]) for name in ours)
     assert whole['meta']['iter'] == resumed['meta']['iter'] == 4
+
+
+@pytest.mark.nightly  # two starts of two processes
+@pytest.mark.skipif(sharding.fully_shard is None, reason='torch before 2.7')
+def test_pictures_of_a_sharded_encoder(tmp_path, config):
+    """One a process group and epoch, and those of the same training without sharding."""
+    from PIL import Image
+
+    with open(config, 'a') as file:
+        file.write("custom_hooks = [dict(type='MAEReconstructionHook', interval=1, num_images=2)]\n")
+        file.write("param_scheduler = []\noptim_wrapper = dict(type='OptimWrapper')\n")
+    pictures = {}
+    for name, options in dict(whole=(), sharded=('--cfg-options', 'model_wrapper_cfg.type=FullyShardedModel')).items():
+        train(config, tmp_path / name, *options)
+        found = sorted((tmp_path / name).glob('*/vis_data/vis_image/*.png'))
+        assert [path.name for path in found] == ['reconstruction_1.png', 'reconstruction_2.png']
+        pictures[name] = [np.asarray(Image.open(path)).astype(int) for path in found]
+    first, second = pictures['whole']
+    assert np.abs(first - second).mean() > 1, 'the training changes the reconstruction'
+    for ours, theirs in zip(pictures['sharded'], pictures['whole']):
+        assert np.abs(ours - theirs).max() <= 1
