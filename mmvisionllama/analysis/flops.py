@@ -12,6 +12,8 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from ..layers.options import type_name
+
 
 @dataclass
 class Complexity:
@@ -52,9 +54,10 @@ def input_size(cfg: Config, default: Union[int, Tuple[int, int]] = 224) -> Tuple
         while 'dataset' in dataset:
             dataset = dataset['dataset']
         for step in dataset.get('pipeline') or []:
-            if step.get('type', '').endswith('Crop'):
+            kind = type_name(step.get('type'))
+            if kind.endswith('Crop'):
                 size = step.get('crop_size') or step.get('scale') or size
-            elif step.get('type') == 'Resize':
+            elif kind == 'Resize':
                 # (width, height); the short side is what the model sees of a square image
                 size = step['scale'][::-1] if isinstance(step.get('scale'), (list, tuple)) else step.get('scale')
     size = default if size is None else size

@@ -77,7 +77,7 @@ def scale_pipeline(pipeline: Sequence[dict], size: Size) -> List[dict]:
             step[name] = tuple(round(side * longest / base) for side in value)
     if not isinstance(size, int):
         if type_name(last['type']) not in ('Resize', 'CenterCrop', 'Pad'):
-            raise OptionError(f'{last["type"]} at the end of the test pipeline takes no height and width')
+            raise OptionError(f'{type_name(last["type"])} at the end of the test pipeline takes no height and width')
         last[key] = (size[1], size[0])  # mmcv's order: width, height
     return pipeline
 
@@ -95,12 +95,12 @@ def rotary_variant(backbone: dict, variant: str) -> dict:
     backbone = copy.deepcopy(dict(backbone))
     if variant == 'config':
         return backbone
-    kind = MODELS.get(backbone['type'])
+    kind, own_name = _class_of(backbone), type_name(backbone['type'])
     if kind is None or 'rope_cfg' not in inspect.signature(kind).parameters:
-        raise OptionError(f'backbone {backbone["type"]} has no rope_cfg, so there are no variants to compare')
+        raise OptionError(f'backbone {own_name} has no rope_cfg, so there are no variants to compare')
     if 'rope_scale' in inspect.signature(kind).parameters:
         raise OptionError(
-            f'variant {variant!r} is none of {backbone["type"]}, whose positions are 1D by design: evaluate config, '
+            f'variant {variant!r} is none of {own_name}, whose positions are 1D by design: evaluate config, '
             'with another model.backbone.rope_scale or model.backbone.anchor'
         )
     rope_cfg = dict(backbone.get('rope_cfg') or {})
@@ -108,7 +108,7 @@ def rotary_variant(backbone: dict, variant: str) -> dict:
     variant, _, temperature = variant.partition('+')
     if temperature:
         if 'logit_scale' not in inspect.signature(kind).parameters:
-            raise OptionError(f'backbone {backbone["type"]} has no logit_scale: leave +{temperature} out')
+            raise OptionError(f'backbone {own_name} has no logit_scale: leave +{temperature} out')
         backbone['logit_scale'] = checked_choice('temperature', temperature, LOGIT_SCALES)
     name, *numbers = variant.split(':')
     for key in ('kind', 'ntk_alpha', 'ntk_keys', 'anchor_grid', 'yarn_range'):
@@ -139,6 +139,11 @@ def rotary_variant(backbone: dict, variant: str) -> dict:
         )
     backbone['rope_cfg'] = rope_cfg
     return backbone
+
+
+def _class_of(backbone: dict) -> Optional[type]:
+    kind = backbone['type']
+    return kind if inspect.isclass(kind) else MODELS.get(kind)
 
 
 def _positive_number(text: str) -> bool:
@@ -275,7 +280,7 @@ def main_metric(rows: Sequence[Dict[str, Any]]) -> str:
 
 def training_size(backbone: ConfigDict) -> Optional[float]:
     """The backbone's ``anchor`` (its default if the config leaves it out), if it is one number."""
-    parameter = inspect.signature(MODELS.get(backbone['type'])).parameters.get('anchor')
+    parameter = inspect.signature(_class_of(backbone)).parameters.get('anchor')
     anchor = backbone.get('anchor', parameter.default if parameter else None)
     return anchor if isinstance(anchor, (int, float)) else None
 

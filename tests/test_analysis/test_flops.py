@@ -88,6 +88,9 @@ def test_input_size():
     sized = Config(dict(model=dict(data_preprocessor=dict(size=(512, 1024)))))
     assert flops.input_size(sized) == (512, 1024)
     assert flops.input_size(Config(dict(model=dict()))) == (224, 224)
+    for kind in ('mmcv.transforms.CenterCrop', type('CenterCrop', (), {})):  # in configs of pure Python
+        loader = dict(dataset=dict(pipeline=[dict(type=type('Load', (), {})), dict(type=kind, crop_size=96)]))
+        assert flops.input_size(Config(dict(model=dict(), test_dataloader=loader))) == (96, 96)
 
 
 @pytest.mark.parametrize('scope', ['mmseg', 'mmdet'])

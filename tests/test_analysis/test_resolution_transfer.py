@@ -89,6 +89,17 @@ def test_variants_with_a_temperature_or_another_anchor():
             study.rotary_variant(backbone, variant)
 
 
+def test_backbones_of_pure_python_configs():
+    from mmengine.config import ConfigDict
+
+    from mmvisionllama.backbones import VisionLLaMA
+
+    assert study.rotary_variant(dict(type=VisionLLaMA), 'ntk:2')['rope_cfg'] == dict(scale='none', ntk_alpha=2.0)
+    assert study.training_size(ConfigDict(type=VisionLLaMA)) == 224
+    with pytest.raises(OptionError, match='backbone Linear has no rope_cfg'):
+        study.rotary_variant(dict(type=torch.nn.Linear), '2d')
+
+
 def test_config_leaves_any_backbone_as_it_is():
     backbone = dict(type='VisionTransformer', arch='b')
     assert study.rotary_variant(backbone, 'config') == backbone

@@ -5,6 +5,7 @@ import json
 import runpy
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -197,6 +198,24 @@ def test_shape_texture_of_a_model_of_images_in_memory(monkeypatch, tmp_path):
     assert not cfg.data_preprocessor.to_rgb
     tool['use_stimuli'](cfg, str(tmp_path))
     assert cfg.data_preprocessor.to_rgb and cfg.test_dataloader.dataset.pipeline[0].type == 'LoadImageFromFile'
+
+
+def test_pure_python_configs(classifier, tmp_path, monkeypatch):
+    """Their types are classes: a second soft mask would make a causal checkpoint bidirectional again."""
+    pytest.importorskip('torchao')
+    from mmcv.transforms import LoadImageFromFile
+
+    from mmvisionllama.engine import SoftMaskHook
+
+    cfg, built = launch.load_config(classifier[0]), []
+    cfg.work_dir = str(tmp_path)
+    cfg.custom_hooks = [dict(type=SoftMaskHook, end=1)]
+    monkeypatch.setattr(launch, 'build_runner', lambda cfg: built.append(cfg) or Mock())
+    runpy.run_path(str(TOOLS / 'quantize.py'), run_name='tool')['train_aware'](cfg, classifier[1])
+    assert [hook['type'] for hook in built[0].custom_hooks] == ['QuantizationAwareTrainingHook']
+    cfg.test_dataloader.dataset.pipeline[0].type = LoadImageFromFile
+    runpy.run_path(str(TOOLS / 'shape_texture.py'), run_name='tool')['use_stimuli'](cfg, str(tmp_path))
+    assert cfg.test_dataloader.dataset.pipeline[0].type is LoadImageFromFile
 
 
 def test_training_aware_quantisation_leaves_the_work_directory_alone(classifier, tmp_path, monkeypatch):

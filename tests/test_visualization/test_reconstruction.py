@@ -211,6 +211,17 @@ def test_tool(tool, tmp_path):
     assert not np.array_equal(first, np.asarray(Image.open(out)))
 
 
+def test_model_of_a_pure_python_config(tool, tmp_path):
+    config = tmp_path / 'pure.py'
+    config.write_text(
+        'from mmengine.config import read_base\n'
+        'with read_base():\n    from .config import *\n'
+        'from mmpretrain.models import MAE\nmodel.update(type=MAE)\n'
+    )
+    build_model = runpy.run_path(str(TOOL), run_name='tool')['build_model']
+    assert type(build_model(str(config), str(tmp_path / 'weights.pth'), 'cpu')).__name__ == 'MAE'
+
+
 def test_tool_says_what_is_wrong(tool, tmp_path):
     given = (tmp_path / 'config.py', tmp_path / 'weights.pth')
     code, text = tool(*given, tmp_path / 'nowhere.png')

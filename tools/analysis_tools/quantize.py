@@ -18,6 +18,7 @@ from mmengine.config import Config
 from mmvisionllama import launch, quantization
 from mmvisionllama.analysis import classification
 from mmvisionllama.launch import classifier
+from mmvisionllama.layers.options import type_name
 
 
 def parse_args() -> argparse.Namespace:
@@ -40,7 +41,7 @@ def train_aware(cfg: Config, checkpoint: str):
     cfg.work_dir = str(Path(cfg.work_dir) / 'training_aware')
     # the checkpoint is causal already: no second soft mask
     replaced = ('SoftMaskHook', 'QuantizationAwareTrainingHook')
-    hooks = [hook for hook in cfg.get('custom_hooks') or [] if hook['type'] not in replaced]
+    hooks = [hook for hook in cfg.get('custom_hooks') or [] if type_name(hook['type']) not in replaced]
     cfg.custom_hooks = [*hooks, dict(type='QuantizationAwareTrainingHook')]
     cfg.model.backbone.pop('init_cfg', None)  # the checkpoint has everything
     runner = launch.build_runner(launch.prepare_train(cfg))

@@ -19,6 +19,7 @@ from mmengine.config import Config
 from mmvisionllama import launch
 from mmvisionllama.analysis import classification, shape_texture
 from mmvisionllama.launch import classifier
+from mmvisionllama.layers.options import type_name
 
 
 def parse_args() -> argparse.Namespace:
@@ -53,7 +54,7 @@ def use_stimuli(cfg: Config, stimuli: str) -> None:
     if not Path(stimuli).is_dir():
         raise launch.LaunchError(f'the folder of stimuli {stimuli!r} does not exist: check the path')
     pipeline = list(cfg.test_dataloader.dataset.pipeline)
-    if not pipeline[0].type.startswith('LoadImage'):
+    if not type_name(pipeline[0].type).startswith('LoadImage'):
         pipeline.insert(0, dict(type='LoadImageFromFile'))
         cfg.data_preprocessor.to_rgb = True  # CIFAR's own images are RGB, those of files are BGR
     cfg.test_dataloader.dataset = dict(type='CustomDataset', data_root=stimuli, data_prefix='', pipeline=pipeline)

@@ -14,6 +14,7 @@ from mmvisionllama.checkpoints import find_state_dict, load_strictly, read_check
 from mmvisionllama.engine.hooks.reconstruction import reconstruction_picture
 from mmvisionllama.generation.pictures import PICTURES
 from mmvisionllama.launch import LaunchError, check_device, check_target, load_config, run_cli
+from mmvisionllama.layers.options import type_name
 
 SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp')
 
@@ -54,8 +55,9 @@ def build_model(config: str, checkpoint: str, device: str) -> torch.nn.Module:
 
     cfg = load_config(config)
     init_default_scope(cfg.get('default_scope', 'mmpretrain'))
-    if cfg.model.get('type') != 'MAE':
-        raise LaunchError(f'{config!r} builds a {cfg.model.get("type")}: give the config of an MAE pre-training')
+    kind = type_name((cfg.get('model') or {}).get('type'))
+    if kind != 'MAE':
+        raise LaunchError(f'{config!r} builds a {kind}: give the config of an MAE pre-training')
     cfg.model.setdefault('data_preprocessor', cfg.get('data_preprocessor'))
     model = MODELS.build(cfg.model)
     load_strictly(model, find_state_dict(read_checkpoint(checkpoint)), checkpoint)
