@@ -230,6 +230,13 @@ def test_training_aware_quantisation_leaves_the_work_directory_alone(classifier,
     assert not (folder / 'last_checkpoint').exists() and (folder / 'training_aware' / 'epoch_1.pth').exists()
 
 
+@pytest.mark.parametrize('tool', ['calibration.py', 'attention_rank.py', 'resolution_transfer.py'])
+def test_a_picture_does_not_take_the_place_of_the_numbers(classifier, tmp_path, monkeypatch, tool):
+    options = ('--sizes', '32', '--variants', 'config') if tool == 'resolution_transfer.py' else ()
+    with pytest.raises(launch.LaunchError, match='expected a name that ends with .csv'):
+        run(monkeypatch, tool, *classifier, *options, '--out', tmp_path / 'result.png')
+
+
 def arguments(tool, *files):
     return (tool, *files, 'stimuli') if tool == 'shape_texture.py' else (tool, *files)
 

@@ -43,7 +43,7 @@ def main() -> None:
         raise launch.LaunchError('--images must be at least 1')
     cfg = classifier.load_config(args.config, args.cfg_options)
     out = args.out or Path(cfg.work_dir) / 'attention_rank.csv'
-    launch.check_target(out)
+    launch.check_target(out, suffixes=('.csv',))  # a picture of its name lies beside it
     # folders are read class by class: draw the images from all of them, the same ones every time
     cfg.test_dataloader.sampler = dict(type='DefaultSampler', shuffle=True, seed=0)
     cfg.test_dataloader.batch_size = min(args.images, cfg.test_dataloader.get('batch_size', 1))

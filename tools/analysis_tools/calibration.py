@@ -34,7 +34,7 @@ def main() -> None:
         raise launch.LaunchError('--bins must be at least 1')
     cfg = classifier.load_config(args.config, args.cfg_options)
     out = args.out or Path(cfg.work_dir) / 'calibration.csv'
-    launch.check_target(out)
+    launch.check_target(out, suffixes=('.csv',))  # a picture of its name lies beside it
     result = classification.predict(*classifier.open_classifier(cfg, args.checkpoint))
     try:
         bins = confidence_calibration.reliability(result.scores, result.labels, args.bins)

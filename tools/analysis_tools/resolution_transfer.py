@@ -54,7 +54,7 @@ def main() -> None:
     cfg = launch.load_config(args.config, args.cfg_options)
     out = args.out or Path(launch.default_work_dir(cfg, args.config, None)) / 'resolution_transfer.csv'
     picture = args.plot or out.with_suffix('.png')
-    launch.check_target(out)
+    launch.check_target(out, suffixes=('.csv',))  # a picture of its name lies beside it
     launch.check_target(picture, '--plot')
     launch.check_data(cfg, ('test',))
     rows = resolution_transfer.evaluate(
