@@ -24,7 +24,10 @@ from .config import check_folder, check_model
 LAUNCHERS = {
     'pytorch': (('RANK', 'WORLD_SIZE', 'LOCAL_RANK', 'MASTER_ADDR', 'MASTER_PORT'), 'tools/dist_train.sh or torchrun'),
     'slurm': (('SLURM_PROCID', 'SLURM_NTASKS', 'SLURM_NODELIST', 'SLURM_LOCALID'), 'tools/slurm_train.sh or srun'),
-    'mpi': (('OMPI_COMM_WORLD_LOCAL_RANK',), 'mpirun'),
+    'mpi': (
+        ('OMPI_COMM_WORLD_RANK', 'OMPI_COMM_WORLD_SIZE', 'OMPI_COMM_WORLD_LOCAL_RANK', 'MASTER_ADDR'),
+        'mpirun -x MASTER_ADDR=HOST, the host of the first process',
+    ),
 }
 
 
@@ -53,7 +56,7 @@ def init_cpu_group(launcher: str, timeout: Optional[float] = None) -> bool:
     Returns:
         bool: Whether the group was started here.
     """
-    if launcher not in ('pytorch', 'slurm') or torch.cuda.is_available() or torch.distributed.is_initialized():
+    if launcher not in LAUNCHERS or torch.cuda.is_available() or torch.distributed.is_initialized():
         return False
     if launcher == 'slurm':
         nodes = ['scontrol', 'show', 'hostname', os.environ['SLURM_NODELIST']]
@@ -61,6 +64,11 @@ def init_cpu_group(launcher: str, timeout: Optional[float] = None) -> bool:
         os.environ.setdefault('MASTER_PORT', '29500')
         for ours, slurm in (('RANK', 'PROCID'), ('WORLD_SIZE', 'NTASKS'), ('LOCAL_RANK', 'LOCALID')):
             os.environ[ours] = os.environ[f'SLURM_{slurm}']
+    elif launcher == 'mpi':
+        os.environ.setdefault('MASTER_PORT', '29500')
+        for ours in ('RANK', 'LOCAL_RANK'):
+            os.environ[ours] = os.environ[f'OMPI_COMM_WORLD_{ours}']
+        os.environ['WORLD_SIZE'] = os.environ['OMPI_COMM_WORLD_SIZE']
     torch.distributed.init_process_group('gloo', timeout=None if timeout is None else timedelta(seconds=timeout))
     return True
 

@@ -114,8 +114,10 @@ def test_devices():
 
 @pytest.mark.parametrize('launcher', ['pytorch', 'slurm', 'mpi'])
 def test_a_launcher_that_did_not_start_this_process(launcher, tmp_path, monkeypatch):
-    for name in ('RANK', 'SLURM_PROCID', 'OMPI_COMM_WORLD_LOCAL_RANK'):
+    for name in ('RANK', 'SLURM_PROCID', 'MASTER_ADDR'):
         monkeypatch.delenv(name, raising=False)
+    for name in ('RANK', 'SIZE', 'LOCAL_RANK'):  # mpirun does not say where the first process is
+        monkeypatch.setenv(f'OMPI_COMM_WORLD_{name}', '0')
     cfg = Config(dict(model=dict(type='A'), work_dir=str(tmp_path), launcher=launcher))
     with pytest.raises(LaunchError, match=f'--launcher {launcher} needs .* in the environment: start with'):
         launch.build_runner(cfg)

@@ -1,5 +1,6 @@
 """The options of the scripts on the configs of every library, and one clear line for each thing that can be wrong."""
 
+import os
 import runpy
 import socket
 import sys
@@ -373,6 +374,24 @@ def test_gloo_under_slurm(monkeypatch, tmp_path):
         assert backend.options._timeout == timedelta(seconds=77)
         assert torch.distributed.get_backend() == 'gloo' and torch.distributed.get_world_size() == 1
         assert not launch.init_cpu_group('slurm'), 'started once'
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def test_gloo_under_mpi(monkeypatch):
+    """mmengine's own start would ask for a GPU."""
+    for key in ('RANK', 'WORLD_SIZE', 'LOCAL_RANK'):
+        monkeypatch.setenv(key, 'none')  # so that what the launcher sets is undone
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        monkeypatch.setenv('MASTER_PORT', str(free.getsockname()[1]))
+    monkeypatch.setenv('MASTER_ADDR', '127.0.0.1')
+    for key, value in dict(RANK=0, SIZE=1, LOCAL_RANK=0).items():
+        monkeypatch.setenv(f'OMPI_COMM_WORLD_{key}', str(value))
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
+    assert launch.init_cpu_group('mpi')
+    try:
+        assert torch.distributed.get_backend() == 'gloo' and os.environ['LOCAL_RANK'] == '0'
     finally:
         torch.distributed.destroy_process_group()
 
