@@ -80,7 +80,9 @@ def run_cli(main: Callable[[], Any]) -> Any:
 
 def _place() -> Tuple[bool, bool]:
     """Whether this is the first process of all, and the first of its machine, whose files may differ."""
-    rank, local = next((names for names in PLACES if names[0] in os.environ), PLACES[0])
+    # without --launcher the tasks of srun and mpirun are runs of their own, as in a sweep
+    places = PLACES if any(item.startswith('--la') for item in sys.argv) else PLACES[:1]
+    rank, local = next((names for names in places if names[0] in os.environ), PLACES[0])
     return os.environ.get(rank, '0') == '0', os.environ.get(local) == '0'
 
 

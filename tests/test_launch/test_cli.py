@@ -126,6 +126,7 @@ def test_the_first_process_of_each_machine_speaks(environment, speaks, monkeypat
     for key, value in environment.items():
         monkeypatch.setenv(key, value)
     monkeypatch.setattr('socket.gethostname', lambda: 'far')
+    monkeypatch.setattr('sys.argv', ['train.py', 'config.py', '--launcher', 'any'])
 
     def main():
         monkeypatch.setenv('LOCAL_RANK', os.environ.get('LOCAL_RANK', '0'))  # as tools do
@@ -134,6 +135,18 @@ def test_the_first_process_of_each_machine_speaks(environment, speaks, monkeypat
     with pytest.raises(SystemExit, match='1'):
         launch.run_cli(main)
     assert capsys.readouterr().err == (f'{speaks}no data\n' if speaks else '')
+
+
+@pytest.mark.parametrize('rank', ['SLURM_PROCID', 'OMPI_COMM_WORLD_RANK'])
+def test_every_run_of_a_sweep_speaks(rank, monkeypatch, capsys):
+    """Tasks of srun and mpirun that no launcher joins."""
+    for key in chain(*PLACES):
+        monkeypatch.delenv(key, raising=False)
+    monkeypatch.setenv(rank, '3')
+    monkeypatch.setattr('sys.argv', ['train.py', 'config.py'])
+    with pytest.raises(SystemExit):
+        launch.run_cli(raiser(OptionError('no data')))
+    assert capsys.readouterr().err == 'error: no data\n'
 
 
 def test_a_traceback_can_be_asked_for(monkeypatch):
