@@ -8,6 +8,7 @@ from mmengine.runner import Runner
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from ..backbones.plain import PlainBackbone
+from ..backbones.pyramid_vision_llama import PyramidVisionLLaMA
 from ..datasets.blame import watch_files
 from ..engine.hooks.watch_files import WatchFilesHook
 from ..engine.unwrapping import unwrapped
@@ -104,9 +105,12 @@ NO_SAMPLES = 'a data set of the config has no samples: check its ann_file, data_
 
 
 def check_head(model: Any) -> None:
-    """Raises an OptionError for a classifier whose head takes other channels than its plain backbone gives."""
-    backbone = getattr(model, 'backbone', None)
-    channels = backbone.embed_dims if isinstance(backbone, PlainBackbone) else None
+    """Raises an OptionError for a classifier whose head takes other channels than a backbone of this package gives."""
+    backbone, channels = getattr(model, 'backbone', None), None
+    if isinstance(backbone, PlainBackbone):
+        channels = backbone.embed_dims
+    elif isinstance(backbone, PyramidVisionLLaMA):
+        channels = backbone.embed_dims[backbone.out_indices[-1]]
     taken = getattr(getattr(model, 'head', None), 'in_channels', None)
     if channels is None or not isinstance(taken, int) or getattr(model, 'neck', None) is not None:
         return

@@ -11,6 +11,7 @@ from torch import nn
 from torch.utils.data import IterableDataset
 
 from mmvisionllama import launch
+from mmvisionllama.backbones import PyramidVisionLLaMA
 from mmvisionllama.errors import DataError, OptionError
 from mmvisionllama.launch.checked_runner import CheckedRunner, check_head
 
@@ -76,6 +77,27 @@ def test_heads_of_other_backbones_are_theirs(root):
     backbone = nn.Identity()
     backbone.embed_dims = 384
     check_head(SimpleNamespace(backbone=backbone, head=SimpleNamespace(in_channels=768)))
+
+
+def test_a_head_fits_the_last_output_of_a_pyramid():
+    """The next `arch` has other channels in every stage."""
+    backbone = PyramidVisionLLaMA(
+        dict(
+            embed_dims=(8, 16),
+            depths=(1, 1),
+            num_heads=(1, 2),
+            patch_sizes=(2, 2),
+            window_sizes=(2, 2),
+            sr_ratios=(2, 1),
+        ),
+        out_indices=(1,),
+        out_type='avg_featmap',
+    )
+    check_head(SimpleNamespace(backbone=backbone, head=SimpleNamespace(in_channels=16)))
+    with pytest.raises(
+        OptionError, match='takes 96 channels and the backbone gives 16: set model.head.in_channels to 16'
+    ):
+        check_head(SimpleNamespace(backbone=backbone, head=SimpleNamespace(in_channels=96)))
 
 
 def test_a_data_set_without_a_length():
