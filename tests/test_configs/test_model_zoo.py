@@ -112,6 +112,16 @@ def test_links_of_the_readmes_exist():
             assert (ROOT / document).is_file(), f'{file}: {document}'
 
 
+def test_quickstarts_say_how_their_data_are_made():
+    """The commands that write every data folder of the configs come before those that train."""
+    for file in (ROOT / 'configs').glob('*/quickstart/README.md'):
+        data, _, trainings = file.read_text().partition('```bash\n')[2].partition('python tools/train.py')
+        made = set(re.findall(r'^python -m mmvisionllama\.datasets\.\w+ (\S+)', data, re.MULTILINE))
+        configs = ''.join(path.read_text() for path in file.parent.glob('*.py'))
+        assert made == set(re.findall(r"data_root ?= ?'(data/\w+)", configs))
+        assert 'python -m' not in trainings
+
+
 @pytest.fixture
 def hub(monkeypatch):
     """mmpretrain's hub, as it was afterwards."""

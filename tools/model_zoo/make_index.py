@@ -28,7 +28,7 @@ QUICKSTARTS = ('mmpretrain/quickstart', 'mmseg/quickstart', 'mmdet/quickstart', 
 #: title and what is said of all configs, where they are no paper's recipes
 SMALL = {
     **dict.fromkeys(
-        QUICKSTARTS, ('Quickstart', 'Small trainings on data that are made on the spot: no download, no GPU.')
+        QUICKSTARTS, ('Quickstart', 'Small trainings on data that one command makes: no download, no GPU.')
     ),
     'generation/study': ('Study', 'Arms of the study on CIFAR-10 (`docs/study.md`), small enough for a CPU.'),
     'mmdet/study': ('Study', 'Arms of the study on cell nuclei (`docs/study.md`), small enough for a CPU.'),
@@ -221,12 +221,15 @@ def quickstart_readme(folder: str, paths: List[Path]) -> str:
     title, text = SMALL[folder]
     lines = [f'# {title}', '', NOTE, '', text, '']
     lines += ['| config | what |', '|---|---|']
+    data: Dict[str, None] = {}  # commands that write the data, once each
     for path in paths:
         text = path.read_text()
+        data.update(dict.fromkeys(re.findall(r'Data: +(python .*?)(?:  |$)', text, re.MULTILINE)))
         first = text.split('"""')[1] if text.startswith('"""') else text.replace('#', '')
         sentence = re.split(r'(?<=\w)[.:](?=\s)', ' '.join(first.split('\n\n')[0].split()).rstrip('.'))[0]
         lines.append(f'| [{path.stem}]({path.name}) | {sentence} |')
-    lines += ['', '```bash', *(f'python tools/train.py configs/{folder}/{path.name}' for path in paths), '```', '']
+    trainings = (f'python tools/train.py configs/{folder}/{path.name}' for path in paths)
+    lines += ['', '```bash', *data, *trainings, '```', '']
     return '\n'.join(lines)
 
 
