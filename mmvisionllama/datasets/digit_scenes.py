@@ -1,7 +1,7 @@
 """Scenes of real handwritten digits on a textured ground, for segmentation and detection.
 
-Several digits of different sizes in each. No download: they are the scans of :mod:`mmvisionllama.data.digits`, and the
-scenes are made from a seed.
+Several digits of different sizes in each. No download: they are the scans of :mod:`mmvisionllama.datasets.digits`, and
+the scenes are made from a seed.
 
 One folder holds ADE20K's layout (a label per pixel) and COCO's (a box and a mask per digit) over the same images::
 
