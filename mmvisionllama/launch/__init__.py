@@ -2,7 +2,7 @@
 
 from ..errors import LaunchError
 from .checks import check_checkpoint, check_data, check_names, check_pretrained
-from .cli import CfgOptions, explain, run_cli
+from .cli import CfgOptions, DefaultsFormatter, explain, run_cli
 from .config import (
     check_device,
     check_folder,
@@ -21,6 +21,7 @@ from .training import prepare_train, train, use_amp
 
 __all__ = [
     'CfgOptions',
+    'DefaultsFormatter',
     'LaunchError',
     'build_runner',
     'check_checkpoint',

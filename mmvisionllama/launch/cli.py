@@ -4,7 +4,7 @@ import os
 import socket
 import sys
 import traceback
-from argparse import ArgumentParser, Namespace
+from argparse import Action, ArgumentDefaultsHelpFormatter, ArgumentParser, Namespace
 from typing import Any, Callable, Optional, Tuple
 from urllib.error import URLError
 
@@ -24,6 +24,13 @@ PLACES = (
     ('SLURM_PROCID', 'SLURM_LOCALID'),
     ('OMPI_COMM_WORLD_RANK', 'OMPI_COMM_WORLD_LOCAL_RANK'),
 )
+
+
+class DefaultsFormatter(ArgumentDefaultsHelpFormatter):
+    """Help that ends with each option's default; what None means is in the option's own words."""
+
+    def _get_help_string(self, action: Action) -> Optional[str]:
+        return action.help if action.default is None or action.default is False else super()._get_help_string(action)
 
 
 class CfgOptions(DictAction):

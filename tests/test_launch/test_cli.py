@@ -2,8 +2,11 @@
 
 import argparse
 import os
+import re
+import runpy
 from contextlib import nullcontext
 from itertools import chain
+from pathlib import Path
 from urllib.error import URLError
 
 import pytest
@@ -44,6 +47,26 @@ def test_cfg_options_that_cannot_be_read(item, capsys):
     with pytest.raises(SystemExit) as stop:
         options(item)
     assert stop.value.code == 2 and 'error: --cfg-options: ' in capsys.readouterr().err
+
+
+TOOLS = Path(__file__).parents[2] / 'tools'
+
+
+@pytest.mark.parametrize(
+    'tool',
+    ['generation/encode_latents', 'generation/evaluate', 'generation/sample', 'visualization/mae_reconstruction'],
+)
+def test_help_gives_each_option_one_default(tool, monkeypatch, capsys):
+    monkeypatch.setattr('sys.argv', [tool, '--help'])
+    monkeypatch.setenv('COLUMNS', '1000')
+    with pytest.raises(SystemExit):
+        runpy.run_path(str(TOOLS / f'{tool}.py'), run_name='tool')['parse_args']()
+    text = capsys.readouterr().out
+    assert (
+        '(default: cuda if there is one)' in text and '(default: None)' not in text and '(default: False)' not in text
+    )
+    assert all(line.count('default: ') < 2 for line in text.splitlines())
+    assert re.search(r'\(default: \d+\)', text)
 
 
 @pytest.mark.parametrize('status', [None, 0, 1])

@@ -18,9 +18,7 @@ from mmvisionllama.generation.latents import check_image_size, encode_dataset
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description='Encode images once', formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description='Encode images once', formatter_class=launch.DefaultsFormatter)
     parser.add_argument('images', help='folder with one folder of images per class')
     parser.add_argument('out', help='folder to write')
     parser.add_argument('--size', type=int, default=256, help='side of the images in pixels')

@@ -18,9 +18,7 @@ from mmvisionllama.generation.pictures import npz_header
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description='Evaluate samples', formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description='Evaluate samples', formatter_class=launch.DefaultsFormatter)
     parser.add_argument('samples', help='.npz file: arr_0, (N, height, width, 3), uint8')
     parser.add_argument(
         '--reference', required=True, help='.npz file with images (arr_0), statistics (mu, sigma) or both'

@@ -24,9 +24,7 @@ from mmvisionllama.generation.samplers import ADAPTIVE, SAMPLERS, build_sampler
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description='Sample images', formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description='Sample images', formatter_class=launch.DefaultsFormatter)
     parser.add_argument('config', help='config of the training')
     parser.add_argument('checkpoint', help='checkpoint of the training, or a converted one')
     parser.add_argument('--classes', type=int, nargs='+', help='classes to go round (default: drawn at random)')

@@ -13,22 +13,20 @@ import torch
 from mmvisionllama.checkpoints import find_state_dict, load_strictly, read_checkpoint
 from mmvisionllama.engine.hooks.reconstruction import reconstruction_picture
 from mmvisionllama.generation.pictures import PICTURES
-from mmvisionllama.launch import LaunchError, check_device, check_target, load_config, run_cli
+from mmvisionllama.launch import DefaultsFormatter, LaunchError, check_device, check_target, load_config, run_cli
 from mmvisionllama.layers.options import type_name
 
 SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp')
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description='Pictures of a masked autoencoder', formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description='Pictures of a masked autoencoder', formatter_class=DefaultsFormatter)
     parser.add_argument('config', help='pre-training config')
     parser.add_argument('checkpoint', help='checkpoint of that pre-training')
     parser.add_argument('images', nargs='+', help='image files, or folders of images')
     parser.add_argument('--out', default='mae_reconstruction.png', help='picture to write')
     parser.add_argument('--seed', type=int, default=0, help='seed of the masks')
-    parser.add_argument('--mask-ratio', type=float, help="part of the patches that is hidden; default: the config's")
+    parser.add_argument('--mask-ratio', type=float, help="part of the patches that is hidden (default: the config's)")
     parser.add_argument('--max-images', type=int, default=16, help='rows of the picture')
     parser.add_argument('--device', help='cpu or cuda (default: cuda if there is one)')
     return parser.parse_args()
