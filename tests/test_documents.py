@@ -145,6 +145,16 @@ def test_tests_that_the_pages_name_exist():
     assert not missing, f'pages name tests that are not there: {sorted(missing)}'
 
 
+def test_pages_say_how_the_data_of_every_recipe_lie():
+    """But for CIFAR, which is downloaded, and latents, which a tool writes."""
+    text = ''.join(page.read_text() for page in PAGES if 'configs' not in page.relative_to(ROOT).parts)
+    bases = [path.read_text() for path in (ROOT / 'configs' / '_base_' / 'datasets').glob('*.py')]
+    roots = {root.rstrip('/') for base in bases for root in re.findall(r"data_root ?= ?'([^']+)'", base)}
+    assert len(roots) > 5
+    for root in roots - {'data/cifar100', 'data/imagenet_latents_256'}:
+        assert re.search(rf'{root}\W[^{{}}\s]*( \(`)?[^{{}}\s]*\{{', text), f'{root}: no page names its folders'
+
+
 def test_every_guide_is_in_the_navigation_of_the_site():
     nav = (ROOT / 'mkdocs.yml').read_text().partition('\nnav:')[2].partition('\nvalidation:')[0]
     assert set(re.findall(r'- (\S+\.md)', nav)) == {path.name for path in (ROOT / 'docs').glob('*.md')}
