@@ -78,12 +78,12 @@ def get_model(
         pretrained: False: the random weights of the constructors. True: the weights that come with the package, or
             those that the papers' authors published, fetched and converted. Or the file or address of a checkpoint of
             this config with all of the model's weights, read as :func:`read_checkpoint` does.
-        backbone_only: The backbone without its head, which needs torch and mmengine only.
+        backbone_only: The backbone without its head; those of this package need torch and mmengine only.
         **overrides: Merged into the model's config, as in mmpretrain: ``head=dict(num_classes=10)``.
 
     Raises:
         KeyError: There is no such model; the message names similar ones.
-        MissingExtraError: The head's library is not installed.
+        MissingExtraError: The head's library is not installed, or that of a backbone of its own (ViT, Swin).
         CheckpointError: There are no weights, or they do not fit.
         ValueError: ``backbone_only`` for a model without a backbone (DiT, SiT).
     """
@@ -96,7 +96,7 @@ def get_model(
     if backbone_only:
         if 'backbone' not in config.model:
             raise ValueError(f'{name} has no backbone: it is a {config.model.type}')
-        model, prefix = MODELS.build(config.model.backbone), 'backbone.'
+        model, prefix = _build_backbone(config, name), 'backbone.'
     else:
         model, prefix = _build(config, name), ''
     if pretrained:
@@ -111,21 +111,31 @@ def _build(config: Config, name: str) -> nn.Module:
     """The whole model of a config."""
     scope = config.get('default_scope', 'mmengine')
     if scope in LIBRARIES:
-        _require(scope, name)
+        _require(scope, name, ', or backbone_only=True')
         if config.get('data_preprocessor'):
             config.model.setdefault('data_preprocessor', config.data_preprocessor)
     with DefaultScope.overwrite_default_scope(scope):
         return MODELS.build(config.model)
 
 
-def _require(library: str, name: str) -> None:
+def _build_backbone(config: Config, name: str) -> nn.Module:
+    """The backbone alone: this package's own without any library, ViT, Swin and the like by the one that has them."""
+    backbone, scope = config.model.backbone, config.get('default_scope', 'mmengine')
+    if not isinstance(backbone.type, str) or backbone.type in MODELS or scope not in LIBRARIES:
+        return MODELS.build(backbone)
+    _require(scope, f'the {backbone.type} of {name}')
+    with DefaultScope.overwrite_default_scope(scope):
+        return MODELS.build(backbone)
+
+
+def _require(library: str, name: str, way_out: str = '') -> None:
     """Imports the models of a library."""
     try:
         importlib.import_module(f'{library}.models')
     except ImportError as error:
         is_there = sys.modules.get(library) or importlib.util.find_spec(library)  # without mmcv's operators, say
         advice = "'python -m mmvisionllama.doctor' says how" if is_there else "pip install 'mmvisionllama[onedl]'"
-        raise MissingExtraError(f'{name} needs {library} ({error}): {advice}, or backbone_only=True') from error
+        raise MissingExtraError(f'{name} needs {library} ({error}): {advice}{way_out}') from error
 
 
 def _weights_of(name: str, config: str) -> Dict[str, Tensor]:

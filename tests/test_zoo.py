@@ -88,6 +88,16 @@ def test_the_backbone_needs_no_other_library():
     assert issubclass(MissingExtraError, ImportError)
 
 
+def test_a_library_s_own_backbone_is_built_by_the_library(monkeypatch):
+    pytest.importorskip('mmpretrain')
+    backbone = mmvisionllama.get_model('twins-micro_grocery', backbone_only=True)
+    assert type(backbone).__module__.startswith('mmpretrain.') and not backbone.training
+    monkeypatch.setitem(sys.modules, 'mmpretrain.models', None)
+    with pytest.raises(MissingExtraError, match='the SVT of twins-micro_grocery needs mmpretrain') as refused:
+        mmvisionllama.get_model('twins-micro_grocery', backbone_only=True)
+    assert 'backbone_only' not in str(refused.value)
+
+
 def test_mmdet_without_operators_is_one_sentence():
     code = (
         'import sys, types, mmvisionllama\n'
