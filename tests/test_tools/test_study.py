@@ -846,6 +846,16 @@ def test_intervals_in_words_are_those_of_the_tables():
     assert len(said) > 20 and set(said) <= known
 
 
+def test_a_corrected_p_in_words_is_that_of_its_table():
+    """Where a section says by how much its smallest p misses."""
+    said = 0
+    for section in (ROOT / 'docs/study.md').read_text().split('\n## '):
+        for product in re.findall(r'just not \((\d\.\d\d)\)', ' '.join(section.split())):
+            assert f'times their number that is {product}.' in section
+            said += 1
+    assert said
+
+
 def test_logs_are_of_the_plan(study):
     """No log of a job that the plan does not have, and none of another number of epochs or threads."""
     from mmengine.config import Config
