@@ -174,6 +174,8 @@ def register_in_mmpretrain() -> None:
     """Tells mmpretrain's hub the names, for ``mmpretrain.list_models``, ``get_model`` and ``inference_model``.
 
     Called when the hub is asked for the first time, see :mod:`.mmpretrain_hub`. Calling it again does nothing.
+    The names are those of ``model-index.yml``; mmpretrain builds what has its scope or needs none, and converts no
+    weights.
 
     Raises:
         MissingExtraError: mmpretrain is not installed.
