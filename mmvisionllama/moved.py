@@ -96,7 +96,7 @@ class MovedModules(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
 
 def _warn(old: str, new: str) -> None:
-    warnings.warn(f'{old} is an earlier name of {new}: import from there', DeprecationWarning, stacklevel=4)
+    warnings.warn(f'{old} is an earlier name of {new}: import from there', DeprecationWarning, stacklevel=3)
 
 
 def install() -> None:
