@@ -3,8 +3,8 @@
 torch's weights-only unpickler calls whatever stands in its list of safe globals with whatever the file says. Each
 entry added here is therefore narrower than its namesake: ``getattr`` knows the four statistics of a ``HistoryBuffer``,
 a numpy ``dtype`` is plain numbers or text and takes no fields from the file (with them a file can make an array of
-pointers), a ``HistoryBuffer`` takes its own three attributes, and an ``argparse.Namespace``, which the published files
-hold, is filled once.
+pointers), a ``HistoryBuffer`` takes its own three attributes, an ``argparse.Namespace``, which the published files
+hold, is filled once, and a ``ConfigDict`` takes a dictionary.
 """
 
 import argparse
@@ -15,6 +15,7 @@ from typing import Any, Callable, Iterator, List, Optional, Tuple
 
 import numpy as np
 import torch
+from mmengine.config import ConfigDict
 from mmengine.logging.history_buffer import HistoryBuffer
 
 #: modules whose functions run commands, import code or open files; what a checkpoint names of them is no accident
@@ -115,6 +116,13 @@ def _latin1(text: Any, encoding: Any) -> bytes:
     return text.encode('latin1')
 
 
+def _config(items: Any) -> ConfigDict:
+    """What a config gives a data set's ``metainfo`` for a dictionary in it, and the Runner saves."""
+    if type(items) is not dict:
+        _refuse('mmengine.config.config.ConfigDict(...)')
+    return ConfigDict(items)
+
+
 def _as(thing: Any, module: str, name: str) -> Any:
     """``thing`` under the name that a file calls it by."""
     thing.__module__, thing.__name__, thing.__qualname__ = module, name, name
@@ -128,6 +136,7 @@ def _stand_ins() -> List[Any]:
         _as(_PlainArray, 'numpy', 'ndarray'),
         _as(_PlainDtype, 'numpy', 'dtype'),
         _as(_statistic, 'builtins', 'getattr'),
+        _as(_config, ConfigDict.__module__, 'ConfigDict'),
         _as(_latin1, '_codecs', 'encode'),  # bytes in a pickle of protocol 2; torch 2.4 does not know it
         slice,
     ]

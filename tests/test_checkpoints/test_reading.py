@@ -49,6 +49,16 @@ class TestRead:
         for key, value in find_state_dict(checkpoint).items():
             assert torch.equal(value, source.state_dict()[key])
 
+    def test_metainfo_of_a_config(self, save, source):
+        """A dictionary in a data set's metainfo is a ConfigDict, which the Runner saves with the weights."""
+        from mmengine.config import Config
+        from mmengine.dataset import BaseDataset
+
+        config = Config(dict(metainfo=dict(classes=['oak', 'fir'], groups=dict(broad=['oak'], of=dict(fir=1)))))
+        dataset = BaseDataset(metainfo=config.metainfo, lazy_init=True)
+        path = save(dict(state_dict=source.state_dict(), meta=dict(dataset_meta=dataset.metainfo)))
+        assert read_checkpoint(path)['meta']['dataset_meta'] == dataset.metainfo
+
     @pytest.mark.parametrize('module', [b'numpy.core.multiarray', b'numpy._core.multiarray'])
     def test_numpy_of_either_version(self, tmp_path, save, module):
         """numpy 1 and 2 give their functions different names in a file."""
