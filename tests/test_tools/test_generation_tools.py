@@ -13,6 +13,9 @@ import pytest
 import torch
 from mmengine.registry import MODELS, TASK_UTILS
 
+from mmvisionllama.errors import LaunchError
+from mmvisionllama.generation import DDPMSampler, ODESampler
+
 ROOT = Path(__file__).parents[2]
 CONFIG = """
 custom_imports = dict(imports=['mmvisionllama'])
@@ -82,6 +85,18 @@ def test_sample(trained, tmp_path, monkeypatch):
     assert np.load(npz)['arr_0'].shape == (2, 6, 2, 3)
 
 
+def test_sample_takes_configs_of_pure_python(trained, tmp_path, monkeypatch):
+    _, config, weights = trained
+    names = 'ImageGenerator', 'DiTLLaMA', 'LinearInterpolant', 'SDESampler'
+    text = f'from mmvisionllama.generation import {", ".join(names)}\n{CONFIG.replace("custom_imports", "# ")}'
+    for name in names:
+        text = text.replace(f"'{name}'", name)
+    config.write_text(text)
+    args = [config, weights, '--num', 2, '--device', 'cpu', '--npz', tmp_path / 'set.npz']
+    assert run('sample', *args, monkeypatch=monkeypatch) == 0
+    assert np.load(tmp_path / 'set.npz')['arr_0'].shape == (2, 4, 4, 3)
+
+
 @pytest.mark.parametrize(
     'args, message',
     [
@@ -99,6 +114,7 @@ def test_sample(trained, tmp_path, monkeypatch):
         (['--grid', '/proc/x.png'], "--grid '/proc/x.png' cannot be written"),
         (['--npz', 'x.npz', '--cfg-options', 'model.type=ImageClassifier'], 'builds a ImageClassifier'),
         (['--npz', 'x.npz', '--sampler', 'ddpm'], 'DDPMSampler samples a GaussianDiffusion'),
+        (['--npz', 'x.npz', '--vae', 'my/vae'], 'PixelCodec of the config cannot be made'),
         (['--grid', 'x.png', '--sampler', 'ode', '--steps', 5], 'dopri5 chooses its own steps'),
         (['--npz', 'x.npy'], 'expected a name that ends with .npz'),
         ([], 'nothing to write'),
@@ -134,6 +150,11 @@ def test_sampler_arguments():
     cfg = Config(dict(model=dict(sampler=dict(type='DDPMSampler', num_steps=250, clip=True))))
     assert sampler_of(Namespace(sampler=None, steps=None), cfg) == cfg.model.sampler
     assert sampler_of(Namespace(sampler='ddim', steps=7), cfg) == dict(type='DDIMSampler', num_steps=7, clip=True)
+    cfg.model.sampler.type = DDPMSampler  # as in configs of pure Python
+    assert sampler_of(Namespace(sampler='ddim', steps=None), cfg) == dict(type='DDIMSampler', clip=True)
+    cfg.model.sampler = dict(type=ODESampler)
+    with pytest.raises(LaunchError, match='dopri5 chooses its own steps'):
+        sampler_of(Namespace(sampler=None, steps=7), cfg)
     cfg.model.sampler = 'sde'
     assert sampler_of(Namespace(sampler=None, steps=9), cfg) == dict(type='SDESampler', num_steps=9)
     assert tool('sample').SAMPLERS['sde'] == dict(type='SDESampler')  # the table is not changed

@@ -21,6 +21,7 @@ from mmvisionllama.generation.dit_llama import CFG_CHANNELS, CFG_CHANNELS_ALIASE
 from mmvisionllama.generation.labelled_images import ClassLabels
 from mmvisionllama.generation.pictures import PICTURES, SampleFile, image_grid, save_picture
 from mmvisionllama.generation.samplers import ADAPTIVE, SAMPLERS, build_sampler
+from mmvisionllama.layers.options import type_name
 
 
 def parse_args() -> argparse.Namespace:
@@ -76,11 +77,12 @@ def sampler_of(args, cfg) -> dict:
     own = cfg.model.sampler
     own = dict(SAMPLERS[own] if isinstance(own, str) else own)
     sampler = dict(SAMPLERS[args.sampler]) if args.sampler else own
-    if sampler['type'] in ('DDPMSampler', 'DDIMSampler') and 'clip' in own:
+    kind = type_name(sampler['type'])
+    if kind in ('DDPMSampler', 'DDIMSampler') and 'clip' in own:
         sampler['clip'] = own['clip']  # a property of the data
     if args.steps is not None:
         method = sampler.get('method', 'dopri5')
-        if sampler['type'] == 'ODESampler' and method in ADAPTIVE:
+        if kind == 'ODESampler' and method in ADAPTIVE:
             raise launch.LaunchError(f'{method} chooses its own steps: leave --steps out, or take --sampler ode-heun')
         sampler['num_steps'] = args.steps
     return sampler
@@ -99,12 +101,11 @@ def main() -> None:
         if path:
             launch.check_target(path, option, suffixes)
     cfg = launch.load_config(args.config, args.cfg_options)
-    if launch.check_model(cfg)['type'] != 'ImageGenerator':
-        raise launch.LaunchError(
-            f'{args.config!r} builds a {cfg.model.type}: sampling takes configs of an ImageGenerator'
-        )
+    kind = type_name(launch.check_model(cfg)['type'])
+    if kind != 'ImageGenerator':
+        raise launch.LaunchError(f'{args.config!r} builds a {kind}: sampling takes configs of an ImageGenerator')
     if args.vae:
-        cfg.model.codec.pretrained = args.vae
+        cfg.model.codec = dict(cfg.model.get('codec') or dict(type='PixelCodec'), pretrained=args.vae)
     launch.set_matmul_precision(cfg)
     rank, world_size, device = processes(args.device)
     try:
