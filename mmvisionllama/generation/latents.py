@@ -262,23 +262,32 @@ class LatentShards(Dataset):
         if flip and self.meta['views'] < 2:
             raise DataError(f'{data_root} was encoded without mirrored images: set flip=False, or encode them too')
         self.views = 2 if flip else 1
-        self._shards: Dict[int, Tuple[np.ndarray, np.ndarray]] = {}
+        self._shards: Dict[int, Tuple[int, Tuple[int, ...], np.dtype, np.ndarray]] = {}
 
     def __len__(self) -> int:
         return self.meta['images'] * self.views
 
     def __getstate__(self) -> dict:
-        return dict(self.__dict__, _shards={})  # open files do not travel to loader processes
+        return dict(self.__dict__, _shards={})  # each loader process reads what it needs
+
+    def _shard(self, shard: int) -> Tuple[int, Tuple[int, ...], np.dtype, np.ndarray]:
+        """First byte of a shard's moments in their file, their shape and dtype, and its labels."""
+        if shard not in self._shards:
+            moments, labels = (np.load(path, mmap_mode='r') for path in _shard_paths(self.root, shard))
+            # no file stays open: there can be more shards than files that a process may have open
+            self._shards[shard] = moments.offset, moments.shape, moments.dtype, np.array(labels)
+        return self._shards[shard]
 
     def __getitem__(self, index: int) -> Dict[str, Any]:
         if not 0 <= index < len(self):
             raise IndexError(index)
         view, index = divmod(index, self.meta['images'])
         shard, row = divmod(index, self.meta['shard_size'])
-        if shard not in self._shards:
-            self._shards[shard] = tuple(np.load(path, mmap_mode='r') for path in _shard_paths(self.root, shard))
-        moments, labels = self._shards[shard]
-        return dict(moments=torch.from_numpy(np.array(moments[row, view])), labels=int(labels[row]))
+        start, shape, dtype, labels = self._shard(shard)
+        count = math.prod(shape[2:])
+        start += (row * shape[1] + view) * count * dtype.itemsize
+        moments = np.fromfile(_shard_paths(self.root, shard)[0], dtype, count, offset=start).reshape(shape[2:])
+        return dict(moments=torch.from_numpy(moments), labels=int(labels[row]))
 
 
 def check_image_size(size: Sequence[int], downsample: int) -> Tuple[int, int]:

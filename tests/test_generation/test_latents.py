@@ -141,6 +141,20 @@ def test_two_processes_share_the_shards(codec, images, tmp_path):
         assert torch.equal(one['moments'], two['moments']) and one['labels'] == two['labels']
 
 
+def test_more_shards_than_files_that_may_be_open(codec, images, tmp_path):
+    resource = pytest.importorskip('resource')
+    encode(codec, images, tmp_path, shard_size=1)
+    data = LatentShards(str(tmp_path))
+    limits, taken = resource.getrlimit(resource.RLIMIT_NOFILE), []
+    with open(tmp_path / META) as file:  # its number is the lowest that is free
+        resource.setrlimit(resource.RLIMIT_NOFILE, (file.fileno() + 5, limits[1]))
+        try:
+            taken = [data[i]['labels'] for i in range(len(data))]
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert taken == [0, 0, 0, 1, 1] * 2
+
+
 def test_shard_errors(codec, images, tmp_path):
     with pytest.raises(DataError, match='encode_latents.py'):
         LatentShards(str(tmp_path))
