@@ -343,4 +343,5 @@ class DiTLLaMA(BaseBackbone):
             return self(x, t, y)
         null = torch.full_like(y, self.null_label)
         both = self(torch.cat((x, x)), torch.cat((t, t)), torch.cat((y, null)))
-        return guide(*both.chunk(2), cfg_scale, 3 if cfg_channels == 'first_three' else self.in_channels)
+        guided = min(3, self.in_channels) if cfg_channels == 'first_three' else self.in_channels
+        return guide(*both.chunk(2), cfg_scale, guided)

@@ -220,6 +220,9 @@ def test_forward_with_cfg():
         assert (out - expected).abs().max() < 1e-5 * expected.abs().max()
         assert (mixed - cond)[:, count:].abs().max() > 0.1  # guiding more channels would show
     assert torch.equal(network.forward_with_cfg(x, t, y, 1.0), cond)
+    grey = tiny(in_channels=1)  # the second channel is the variance, which no choice guides
+    out = [grey.forward_with_cfg(x[:, :1], t, y, 1.5, channels) for channels in ('all', 'first_three')]
+    assert torch.equal(*out)
 
 
 @pytest.mark.parametrize('kwargs', [{}, PLAIN])
