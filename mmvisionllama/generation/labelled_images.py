@@ -15,7 +15,8 @@ from ..datasets.pictures import eight_bit, read, upright
 from ..errors import DataError, OptionError
 from ..layers.options import checked_choice, checked_whole
 
-EXTENSIONS = ('.jpg', '.jpeg', '.png', '.bmp', '.webp')
+#: those of torchvision's ImageFolder, which DiT and SiT read
+EXTENSIONS = ('.jpg', '.jpeg', '.png', '.ppm', '.bmp', '.pgm', '.tif', '.tiff', '.webp')
 ON_ERROR = ('raise', 'skip')
 #: so many broken pictures in a row are no accident
 MAX_SKIPPED = 100

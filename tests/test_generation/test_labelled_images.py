@@ -33,6 +33,14 @@ def test_sixteen_bits_keep_their_levels(tmp_path, grayscale):
     assert sixteen.min() == -1 and sixteen.max() == 1 and abs(sixteen.mean()) < 0.01
 
 
+@pytest.mark.parametrize('suffix', ['TIF', 'tiff', 'ppm', 'webp', 'JPEG'])
+def test_pictures_of_every_format_that_the_release_reads(root, suffix):
+    write(root / 'a' / f'1.{suffix}', np.full((8, 8, 3), 30, np.uint8))
+    images = LabelledImages(str(root), 8)
+    assert [label for _, label in images.samples] == [0, 0, 1, 1]
+    assert images[1]['inputs'].mean().item() == pytest.approx(30 / 127.5 - 1, abs=0.02)
+
+
 def test_floating_point_pixels_are_refused(tmp_path):
     write(tmp_path / 'a' / '0.tif', np.zeros((8, 8), np.float32))
     (tmp_path / 'a' / '0.tif').rename(tmp_path / 'a' / '0.png')
