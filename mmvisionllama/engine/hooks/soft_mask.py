@@ -1,7 +1,10 @@
 """The schedule of iLLaMA's soft mask (arXiv 2404.06773, eq. 2)."""
 
+import math
 from typing import List, Optional
 
+from mmengine.dataset import InfiniteSampler
+from mmengine.dist import get_world_size
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from torch import nn
@@ -69,7 +72,13 @@ class SoftMaskHook(Hook):
 
     def duration(self, runner) -> int:
         """Iterations until the mask is fully causal."""
-        return self.end * len(runner.train_dataloader) if self.by_epoch else self.end
+        if not self.by_epoch:
+            return self.end
+        loader = runner.train_dataloader
+        sampler = getattr(loader.batch_sampler, 'sampler', loader.sampler)
+        # the length of mmengine's endless sampler is that of all processes' samples
+        processes = get_world_size() if isinstance(sampler, InfiniteSampler) else 1
+        return self.end * math.ceil(len(loader) / processes)
 
     def before_train(self, runner) -> None:
         """Sets the value of the first iteration: a validation may come before it."""

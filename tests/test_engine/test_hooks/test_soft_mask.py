@@ -2,9 +2,11 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from mmengine.dataset import DefaultSampler, InfiniteSampler
 from mmengine.evaluator import BaseMetric
 from mmengine.hooks import Hook
 from mmengine.model import BaseModel
@@ -86,6 +88,17 @@ def train(work_dir, epochs, recorder, resume=False, **hook):
     return runner
 
 
+@pytest.mark.parametrize('sampler', [InfiniteSampler, DefaultSampler])
+def test_an_epoch_is_that_of_all_processes(sampler, monkeypatch):
+    """Whichever sampler: 21 images on 2 processes in batches of 4 are 3 iterations."""
+    monkeypatch.setattr('mmengine.dataset.sampler.get_dist_info', lambda: (0, 2))
+    monkeypatch.setattr('mmvisionllama.engine.hooks.soft_mask.get_world_size', lambda: 2, raising=False)
+    data = TensorDataset(torch.rand(21))
+    run = SimpleNamespace(train_dataloader=DataLoader(data, batch_size=4, sampler=sampler(data, seed=0)))
+    assert SoftMaskHook(end=5).duration(run) == 15
+    assert SoftMaskHook(end=5, by_epoch=False).duration(run) == 5
+
+
 def test_the_runners_iteration_drives_the_mask_and_a_resumed_run_continues_exactly(tmp_path):
     whole = Recorder()
     train(tmp_path / 'whole', 4, whole, schedule='linear', end=3)
@@ -137,7 +150,7 @@ def test_a_training_that_ends_before_the_soft_mask_is_warned_about(tmp_path):
         warning = staticmethod(messages.append)
 
     class Runnerish:
-        model, logger, iter, max_iters, train_dataloader = Model(), Logger, 0, 3 * ITERS, [0] * ITERS
+        model, logger, iter, max_iters, train_dataloader = Model(), Logger, 0, 3 * ITERS, DataLoader([0] * ITERS)
 
     SoftMaskHook(end=3).before_train(Runnerish())
     assert not messages
