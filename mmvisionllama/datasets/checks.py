@@ -45,11 +45,12 @@ def check_files(dataset: dict, root: str, scope: Optional[str] = None) -> None:
 
 def check_coco(dataset: dict, root: str, scope: Optional[str] = None) -> None:
     """The annotation file has the data set's classes, and in its order where mmdetection numbers them by that."""
-    if dataset.get('ann_file'):
+    classes = coco_classes(dataset, scope) if dataset.get('ann_file') else None
+    if classes is not None:  # V3Det's stand in a file of its own
         mro = getattr(dataset_class(dataset, scope), '__mro__', ())
         loads = next((base.__name__ for base in mro if 'load_data_list' in vars(base)), 'CocoDataset')
         is_ordered = loads == 'CocoDataset'  # Objects365's, for one, sorts the categories first
-        check_categories(os.path.join(root, dataset['ann_file']), coco_classes(dataset, scope), is_ordered)
+        check_categories(os.path.join(root, dataset['ann_file']), classes, is_ordered)
 
 
 def check_segmentation(dataset: dict, root: str, scope: Optional[str] = None) -> None:
@@ -117,8 +118,8 @@ def check_pictures(folder: str, suffix: str = '.jpg') -> None:
     )
 
 
-def coco_classes(dataset: dict, scope: Optional[str] = None) -> Sequence[str]:
-    """Names of the classes of an mmdetection data set's config, in the order of their labels."""
+def coco_classes(dataset: dict, scope: Optional[str] = None) -> Optional[Sequence[str]]:
+    """Names of the classes of an mmdetection data set's config, in the order of their labels; None if nothing says."""
     classes = (dataset.get('metainfo') or {}).get('classes')
     if classes is None:
         cls = dataset_class(dataset, scope or 'mmdet')

@@ -85,6 +85,16 @@ def test_data_sets_that_sort_the_categories_themselves(tmp_path):
         check_files(dataset, str(tmp_path), 'mmdet')
 
 
+def test_classes_in_a_file_of_their_own(tmp_path):
+    """V3Det's class has no names of its own; with others in the config they are checked."""
+    pytest.importorskip('mmdet.datasets', exc_type=ImportError)
+    write(tmp_path / 'a.json', ['dog', 'cat'])
+    dataset = dict(type='V3DetDataset', ann_file='a.json')
+    check_files(dataset, str(tmp_path), 'mmdet')
+    with pytest.raises(DataError, match="'bird'"):
+        check_files(dict(dataset, metainfo=dict(classes=('dog', 'bird'))), str(tmp_path), 'mmdet')
+
+
 def test_the_evaluators_file(tmp_path):
     cfg = ConfigDict(val_evaluator=[dict(type='CocoMetric', ann_file=str(tmp_path / 'b.json'))])
     with pytest.raises(launch.LaunchError, match=r'val_evaluator\.ann_file=FILE'):
