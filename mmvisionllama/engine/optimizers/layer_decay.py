@@ -141,5 +141,6 @@ def layer_depth(name: str, backbones: Dict[str, nn.Module]) -> Tuple[int, int]:
 def decays(name: str, ndim: int) -> bool:
     """Whether a parameter takes weight decay: matrices and kernels do, but not tokens and position parameters."""
     parts = name.split('.')
-    position = any('pos_embed' in part or 'position' in part or part.endswith(('_token', '_tokens')) for part in parts)
-    return ndim > 1 and not position
+    named = any('pos_embed' in part or 'position' in part or part.endswith(('_token', '_tokens')) for part in parts)
+    # register tokens, and learned directions of rotary embeddings
+    return ndim > 1 and not named and parts[-1] != 'registers' and parts[-2:] != ['rotary', 'vectors']

@@ -178,6 +178,20 @@ def test_any_prefix_and_custom_keys():
     assert found['out.weight'] == (pytest.approx(10 * LR), DECAY)
 
 
+def test_registers_and_learned_directions():
+    """Tokens and position parameters like the class token: no weight decay."""
+    model = Wrapped(MODELS.build(dict(PLAIN, num_registers=2, rope_cfg=dict(directions='mixed'))))
+    found = settings(model, build(model))
+    check(
+        found,
+        {
+            'student.encoder.registers': (4, 0),
+            'student.encoder.layers.0.attn.rotary.vectors': (3, 0),
+            'student.encoder.layers.0.attn.qkv.weight': (3, 1),
+        },
+    )
+
+
 def test_schedule_keeps_the_ratios():
     """mmengine's schedulers scale every group by the same factor."""
     from mmengine.optim import LinearLR
