@@ -124,4 +124,12 @@ def coco_classes(dataset: dict, scope: Optional[str] = None) -> Optional[Sequenc
     if classes is None:
         cls = dataset_class(dataset, scope or 'mmdet')
         classes = cls.METAINFO['classes']
-    return list_from_file(classes) if isinstance(classes, str) else classes
+    if not isinstance(classes, str):
+        return classes
+    try:
+        return list_from_file(classes)
+    except FileNotFoundError as error:  # mmdetection would take every part of the word for the name of a class
+        raise DataError(
+            f'metainfo.classes is {classes!r}, and there is no such file of names: of one class write '
+            f'classes=({classes!r},), with a comma'
+        ) from error

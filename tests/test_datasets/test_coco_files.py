@@ -72,6 +72,12 @@ def test_before_a_training(tmp_path):
         launch.check_data(config(tmp_path))
 
 
+def test_one_class_without_its_comma(tmp_path):
+    write(tmp_path / 'a.json', ['dog'])
+    with pytest.raises(DataError, match=r"'dog', and there is no such file.*classes=\('dog',\)"):
+        check_files(dict(type='CocoDataset', ann_file='a.json', metainfo=dict(classes=('dog'))), str(tmp_path), 'mmdet')
+
+
 def test_data_sets_that_sort_the_categories_themselves(tmp_path):
     """Of another order their file may be, of other names not."""
     classes = pytest.importorskip('mmdet.datasets', exc_type=ImportError).Objects365V1Dataset.METAINFO['classes']
