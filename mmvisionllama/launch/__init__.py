@@ -16,7 +16,7 @@ from .config import (
 )
 from .resuming import lock_work_dir, newest_checkpoint
 from .runner import build_runner, init_cpu_group, set_matmul_precision
-from .testing import prepare_test, show_predictions, test, use_tta
+from .testing import missing_classes, prepare_test, show_predictions, test, use_tta
 from .training import prepare_train, train, use_amp
 
 __all__ = [
@@ -38,6 +38,7 @@ __all__ = [
     'iter_datasets',
     'load_config',
     'lock_work_dir',
+    'missing_classes',
     'missing_library',
     'newest_checkpoint',
     'prepare_dataloaders',

@@ -9,7 +9,10 @@ from mmengine.config import Config, ConfigDict
 from mmengine.dist import is_main_process
 from mmengine.fileio import dump
 
+from ..datasets.checks import dataset_class
+from ..deploy.models import test_dataset
 from ..errors import LaunchError
+from ..visualization.detection import colours
 from .checks import check_checkpoint, check_data
 from .config import check_folder, check_target, prepare_dataloaders
 from .runner import build_runner
@@ -150,3 +153,25 @@ def test(cfg: Config, out: Optional[str] = None) -> dict:
         os.makedirs(os.path.dirname(out) or '.', exist_ok=True)
         dump(metrics, out)
     return metrics
+
+
+def missing_classes(cfg: Config, checkpoint: dict) -> dict:
+    """Classes and palette of the config's test data for a checkpoint of weights alone; empty where it has its own.
+
+    The inferencers of mmdetection and mmsegmentation would take those of COCO and Cityscapes.
+
+    Args:
+        cfg: Config of a detector or segmentor.
+        checkpoint: What was read.
+    """
+    dataset = test_dataset(cfg)
+    if not dataset or {'dataset_meta', 'CLASSES'} & set(checkpoint.get('meta') or {}):
+        return {}
+    # not of a data set that is built: some ask for their files
+    metainfo = dataset_class(dataset, cfg.get('default_scope'))._load_metainfo(dataset.get('metainfo'))
+    classes, palette = metainfo.get('classes'), metainfo.get('palette')
+    if not classes:
+        return {}
+    if palette is None or len(palette) != len(classes):
+        palette = [tuple(colour) for colour in (255 * colours(len(classes))).round().astype(int).tolist()]
+    return dict(classes=classes, palette=palette)

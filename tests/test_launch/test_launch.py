@@ -306,6 +306,22 @@ def test_tta(data, scope):
     assert own.model.type == 'Mine' and own.test_dataloader.dataset.pipeline[0].type == 'Own'
 
 
+def test_classes_of_weights_alone():
+    """Those of the config's test data, with colours for names that have none; no file of the data is looked for."""
+    pytest.importorskip('mmseg.datasets', exc_type=ImportError)
+
+    def found(kind, checkpoint=(), **dataset):
+        dataset = dict(type=kind, data_root='nowhere', data_prefix=dict(img_path='x'), pipeline=[], **dataset)
+        return launch.missing_classes(
+            Config(dict(default_scope='mmseg', test_dataloader=dict(dataset=dataset))), dict(checkpoint)
+        )
+
+    assert found('DRIVEDataset')['classes'] == ('background', 'vessel')
+    own = found('BaseSegDataset', metainfo=dict(classes=('a', 'b', 'c')))
+    assert own['classes'] == ('a', 'b', 'c') and len(set(own['palette'])) == 3
+    assert found('BaseSegDataset') == {} == found('DRIVEDataset', dict(meta=dict(dataset_meta=dict(classes=('x',)))))
+
+
 def test_tta_that_the_config_must_define(data):
     for scope in ('mmseg', 'mmengine'):
         with pytest.raises(LaunchError, match='tta'):

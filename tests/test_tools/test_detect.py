@@ -74,6 +74,18 @@ def test_pictures_and_lists_of_objects(detect, checkpoint, tmp_path):
         assert painted.shape == picture.shape and (painted != picture).any()
 
 
+def test_weights_alone(detect, checkpoint, tmp_path):
+    """A file without classes, as a published one that is converted: they are the config's, not COCO's."""
+    from PIL import Image
+
+    torch.save(torch.load(checkpoint)['state_dict'], tmp_path / 'weights.pth')
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / 'a.png')
+    detect(CONFIG, tmp_path / 'weights.pth', tmp_path / 'a.png', '--out', tmp_path / 'out', '--score', 0.05)
+    found = json.loads((tmp_path / 'out' / 'a_objects.json').read_text())
+    assert found and {item['class'] for item in found} <= set('0123456789')
+
+
 def test_errors(detect, checkpoint, tmp_path):
     (tmp_path / 'text.png').write_text('no picture')
     out = ('--out', tmp_path / 'out')

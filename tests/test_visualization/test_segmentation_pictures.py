@@ -68,6 +68,12 @@ def test_own_pictures(tmp_path, monkeypatch, capsys):
         painted = np.asarray(Image.open(tmp_path / 'out' / f'{name}_overlay.png')).astype(int)
         expected = 100 + 0.6 * (np.asarray(cfg.palette[3]) - 100)
         assert np.abs(painted[-1, -1] - expected).max() <= 2, 'colours, RGB'
+    # weights alone, as a published file that is converted: the config's colours, not those of Cityscapes
+    torch.save(model.state_dict(), tmp_path / 'alone.pth')
+    segment(monkeypatch, tmp_path / 'alone.pth', tmp_path / 'a.png', '--out', tmp_path / 'alone')
+    for kind in ('labels', 'overlay'):
+        known, alone = (np.asarray(Image.open(tmp_path / out / f'a_{kind}.png')) for out in ('out', 'alone'))
+        assert (known == alone).all()
     (tmp_path / 'b.png').write_bytes((tmp_path / 'b.png').read_bytes()[:60])
     with pytest.raises(SystemExit):
         segment(monkeypatch, tmp_path / 'weights.pth', tmp_path / 'b.png', '--out', tmp_path / 'out')

@@ -47,7 +47,8 @@ def main() -> None:
     cfg = launch.load_config(args.config, args.cfg_options)
     if cfg.get('default_scope') != 'mmdet':
         raise launch.LaunchError(f'{args.config} is no config of a detection model')
-    weights = find_state_dict(read_checkpoint(args.checkpoint))
+    checkpoint = read_checkpoint(args.checkpoint)
+    weights = find_state_dict(checkpoint)
     launch.check_names(args.images)
     for image in args.images:
         read(image, 'picture')
@@ -59,6 +60,7 @@ def main() -> None:
     inferencer = DetInferencer(cfg, args.checkpoint, device=args.device, show_progress=False)
     # the inferencer only warns about weights that do not fit
     load_strictly(inferencer.model, weights, args.checkpoint)
+    inferencer.model.dataset_meta.update(launch.missing_classes(cfg, checkpoint))
     classes = inferencer.model.dataset_meta['classes']
     for image in args.images:
         result = inferencer(image, return_vis=True, pred_score_thr=args.score)

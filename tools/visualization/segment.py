@@ -37,7 +37,8 @@ def main() -> None:
         raise launch.LaunchError(f'{args.config} is no config of a segmentation model')
     if args.mode:
         cfg.model.test_cfg.mode = args.mode
-    weights = find_state_dict(read_checkpoint(args.checkpoint))
+    checkpoint = read_checkpoint(args.checkpoint)
+    weights = find_state_dict(checkpoint)
     launch.check_names(args.images)
     for image in args.images:
         read(image, 'picture')
@@ -49,6 +50,7 @@ def main() -> None:
     inferencer = MMSegInferencer(cfg, args.checkpoint, device=args.device)
     # the inferencer only warns about weights that do not fit
     load_strictly(inferencer.model, weights, args.checkpoint)
+    inferencer.model.dataset_meta.update(launch.missing_classes(cfg, checkpoint))
     inferencer.show_progress = False  # mmsegmentation 1.2 has no argument for it
     for image in args.images:
         result = inferencer(image, return_vis=True, opacity=args.opacity)
