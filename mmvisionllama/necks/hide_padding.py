@@ -88,14 +88,17 @@ class PaddingHider:
         return out / share.to(out.dtype)[:, None, None, None]
 
     def no_objects(self, module: nn.Module, args: Tuple, out: Any) -> Any:
-        """No proposal comes from anchors outside: scores and boxes of all levels, each ``(B, C, H, W)``."""
+        """No proposal comes from anchors outside: scores and boxes of all levels, each ``(B, C, H, W)``.
+
+        What some heads return besides, as FCOS' centerness, stays.
+        """
         if self.pixels is None:
             return None
         scores, boxes = (
             [x.masked_fill(~self.level(x).mask[:, None], value) for x in maps]
             for maps, value in zip(out, (NO_OBJECT, BEYOND))
         )
-        return scores, boxes
+        return scores, boxes, *out[2:]
 
     def continue_edges(self, module: nn.Module, args: Tuple, out: Sequence[Tensor]) -> Any:
         """Each image's last row and column go on outside, as RoIAlign reads a map beyond its edge."""

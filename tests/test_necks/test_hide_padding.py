@@ -79,3 +79,11 @@ def test_edges_go_on_outside_of_the_images():
     (out,) = hider().continue_edges(None, (), (x,))
     torch.testing.assert_close(out[1, :, :, 3:], x[1, :, :, 2:3].expand(-1, -1, 3), atol=0, rtol=0)
     torch.testing.assert_close(out[0, :, :5], x[0, :, :5], atol=0, rtol=0)
+
+
+def test_proposals_keep_what_a_head_returns_besides_scores_and_boxes():
+    """FCOS as a region proposal network has centernesses, guided anchoring shapes and locations."""
+    levels = [torch.randn(2, channels, 6, 6) for channels in (1, 4, 1, 2)]
+    scores, boxes, *others = hider().no_objects(None, (), tuple([level] for level in levels))
+    assert (scores[0][1, :, :, 3:] < -100).all() and (boxes[0][1, :, :, 3:] > 100).all()
+    assert [other[0] is level for other, level in zip(others, levels[2:])] == [True, True]
