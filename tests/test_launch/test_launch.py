@@ -295,12 +295,12 @@ def test_show_dir(data, scope, where):
 
 @pytest.mark.parametrize('scope', ['mmpretrain', 'mmdet'])
 def test_tta(data, scope):
-    """Flips unless the config says otherwise; the model is wrapped."""
+    """Flips unless the config says otherwise, the picture as it is first: its labels stand for all."""
     cfg = config(data, scope)
     launch.use_tta(cfg)
     assert cfg.model.type == testing.DEFAULT_TTA[scope]['type'] and cfg.model.module.type == 'Model'
     flips, pack = cfg.test_dataloader.dataset.pipeline[-1].transforms
-    assert [flip.prob for flip in flips] == [1.0, 0.0] and pack[0].type == 'Pack'
+    assert [flip.prob for flip in flips] == [0.0, 1.0] and pack[0].type == 'Pack'
     own = config(data, scope, tta_model=dict(type='Mine'), tta_pipeline=[dict(type='Own')])
     launch.use_tta(own)
     assert own.model.type == 'Mine' and own.test_dataloader.dataset.pipeline[0].type == 'Own'
