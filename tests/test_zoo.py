@@ -286,6 +286,10 @@ def test_mmpretrain_knows_the_names_by_itself(imports):
         "names = mmpretrain.list_models('*vision*llama*')\n"
         "assert mmpretrain.list_models('resnet18*')\n"
         "model = mmpretrain.get_model('vision_llama_digits', pretrained=True)\n"
+        'import numpy\n'
+        'found = mmpretrain.inference_model(model, numpy.zeros((32, 32, 3), numpy.uint8))\n'
+        "assert found['pred_class'] == str(found['pred_label']), found\n"  # classes are in the file
+        'print()\n'  # behind the bar
         'print(len(names), type(model.backbone).__name__)\n'
     )
     out = subprocess.run([sys.executable, '-c', code], check=True, capture_output=True, text=True).stdout

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 import os
 import pickle
 import re
@@ -71,15 +72,21 @@ def _no_checkpoint(path: str) -> CheckpointError:
     return CheckpointError(f'{path!r} is damaged or no checkpoint (it cannot be unpickled): fetch it again')
 
 
-def _read_safetensors(path: str, map_location: Any) -> Dict[str, Tensor]:
+def _read_safetensors(path: str, map_location: Any) -> Dict[str, Any]:
+    """Tensors; with ``meta``, as a Runner saves it, where the file says ``dataset_meta`` (classes), as JSON."""
     try:
+        from safetensors import safe_open
         from safetensors.torch import load_file
     except ImportError as error:
         raise CheckpointError(
             "reading .safetensors needs safetensors: pip install 'mmvisionllama[safetensors]'"
         ) from error
+    device = str(map_location) if isinstance(map_location, (str, torch.device)) else 'cpu'
     try:
-        return load_file(path, device=str(map_location) if isinstance(map_location, (str, torch.device)) else 'cpu')
+        tensors = load_file(path, device=device)
+        with safe_open(path, 'pt') as file:
+            dataset_meta = json.loads((file.metadata() or {}).get('dataset_meta', '{}'))
+        return dict(state_dict=tensors, meta=dict(dataset_meta=dataset_meta)) if dataset_meta else tensors
     except Exception as error:
         raise _damaged(path, error) from error
 

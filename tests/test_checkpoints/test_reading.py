@@ -3,6 +3,7 @@
 import argparse
 import copy
 import fractions
+import json
 import logging
 import re
 import zipfile
@@ -82,6 +83,19 @@ class TestRead:
         assert torch.equal(find_state_dict(read_checkpoint(file))['0.weight'], source.state_dict()['0.weight'])
         file.write_bytes(file.read_bytes()[:-8])
         with pytest.raises(CheckpointError, match='damaged or truncated'):
+            read_checkpoint(file)
+
+    def test_classes_in_the_metadata_of_safetensors(self, tmp_path, source):
+        """As in a Runner's checkpoint, for what shows predictions."""
+        safetensors = pytest.importorskip('safetensors.torch')
+        file, classes = tmp_path / 'file.safetensors', dict(classes=['oak', 'fir'])
+        metadata = dict(format='pt', dataset_meta=json.dumps(classes))
+        safetensors.save_file(source.state_dict(), file, metadata)
+        checkpoint = read_checkpoint(file)
+        assert checkpoint['meta'] == dict(dataset_meta=classes)
+        assert torch.equal(find_state_dict(checkpoint)['0.weight'], source.state_dict()['0.weight'])
+        safetensors.save_file(source.state_dict(), file, dict(metadata, dataset_meta='oak'))
+        with pytest.raises(CheckpointError, match='damaged'):
             read_checkpoint(file)
 
     def test_missing(self):

@@ -10,6 +10,7 @@ import yaml
 from mmengine.config import Config
 
 from mmvisionllama import zoo
+from mmvisionllama.checkpoints import read_checkpoint
 
 ROOT = Path(__file__).parents[2]
 
@@ -30,7 +31,8 @@ def test_a_training_becomes_an_entry(tool, tmp_path):
     records = [{'accuracy/top1': value, 'step': step} for step, value in ((1, 40.0), (2, 98.0512))]
     (work / '20260101_000000/vis_data/scalars.json').write_text(''.join(f'{json.dumps(r)}\n' for r in records))
     model = zoo.get_model('vision_llama_digits')
-    torch.save(dict(state_dict=model.state_dict(), meta={}), work / 'epoch_2.pth')
+    trained = dict(state_dict=model.state_dict(), meta=dict(dataset_meta=dict(classes=['no', 'yes'])))
+    torch.save(trained, work / 'epoch_2.pth')
     (work / 'last_checkpoint').write_text(str(work / 'epoch_2.pth'))
     cfg = Config.fromfile(config)
     cfg.merge_from_dict({'randomness.seed': 7})
@@ -47,3 +49,4 @@ def test_a_training_becomes_an_entry(tool, tmp_path):
     assert entry['Metadata']['Seed'] == 7 and entry['Results'][0]['Metrics'] == {'Top 1 Accuracy': 98.05}
     stored = load_file(folder / 'model.safetensors')
     assert all(torch.equal(stored[name], value) for name, value in model.state_dict().items())
+    assert read_checkpoint(folder / 'model.safetensors')['meta']['dataset_meta'] == dict(classes=['no', 'yes'])

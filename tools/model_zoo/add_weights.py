@@ -86,9 +86,12 @@ def main(argv: Optional[List[str]] = None) -> None:
 
     model = zoo.get_model(name)
     checkpoint = (args.work_dir / 'last_checkpoint').read_text().strip()
-    load_strictly(model, find_state_dict(read_checkpoint(checkpoint)), checkpoint)
+    trained = read_checkpoint(checkpoint)
+    load_strictly(model, find_state_dict(trained), checkpoint)
+    classes = trained.get('meta', {}).get('dataset_meta') or {}
     weights = {key: value.contiguous() for key, value in model.state_dict().items()}
-    data = safetensors.torch.save(weights)
+    dataset_meta = json.dumps({key: classes[key] for key in ('classes', 'palette') if classes.get(key)})
+    data = safetensors.torch.save(weights, metadata=dict(format='pt', dataset_meta=dataset_meta))
     folder = args.root / 'weights' / name
     write_atomically(data, folder / 'model.safetensors')
     (folder / 'log.jsonl').write_text(''.join(json.dumps(record) + '\n' for record in records))
