@@ -10,10 +10,10 @@ import shutil
 import sys
 from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
 
-#: import name -> (distribution of the maintained line, OpenMMLab's own distribution)
+#: import name -> (distribution of the maintained line, OpenMMLab's own distributions)
 MM_LIBRARIES = {
     'mmengine': ('onedl-mmengine', 'mmengine'),
-    'mmcv': ('onedl-mmcv', 'mmcv'),
+    'mmcv': ('onedl-mmcv', 'mmcv', 'mmcv-lite'),  # the last has no operators
     'mmpretrain': ('onedl-mmpretrain', 'mmpretrain'),
     'mmseg': ('onedl-mmsegmentation', 'mmsegmentation'),
     'mmdet': ('onedl-mmdetection', 'mmdet'),
@@ -27,6 +27,7 @@ SUPPORTED = {
     'onedl-mmdetection': ('3.5.1', None),
     'mmengine': ('0.10.7', None),
     'mmcv': ('2.1.0', '2.2'),
+    'mmcv-lite': ('2.1.0', '2.2'),
     'mmpretrain': ('1.2.0', None),
     'mmsegmentation': ('1.2.2', None),
     'mmdet': ('3.3.0', None),
@@ -98,9 +99,9 @@ def check_library(name: str) -> Check:
     found = [(d, v) for d, v in found if v]
     if not found:
         return Check(name, None, 'not installed')
-    if len(found) == 2:
-        both = ' and '.join(f'{d} {v}' for d, v in found)
-        return Check(name, False, f'{both} overwrite each other: uninstall both, then install one')
+    if len(found) > 1:
+        every = ' and '.join(f'{d} {v}' for d, v in found)
+        return Check(name, False, f'{every} overwrite each other: uninstall them, then install one')
     distribution, version = found[0]
     low, high = SUPPORTED[distribution]
     text = f'{distribution} {version}'
@@ -148,12 +149,14 @@ def check_operators(libraries: Dict[str, Check]) -> Check:
     if import_error('mmcv.ops') is None:
         return Check('mmcv operators', True, 'compiled')
     distribution, version = libraries['mmcv'].text.split()
+    lite = distribution == 'mmcv-lite'
     if _numbers(_version('torch') or '0') >= TORCH_WITH_CPP20:
         advice = 'they do not compile against this torch: install torch < 2.14 and torchvision for it, then look again'
     else:
         advice = (
-            f"pip install 'setuptools>=77,<80' wheel ninja, then pip install --no-build-isolation --no-cache-dir "
-            f'--force-reinstall --no-deps {distribution}=={version} (10 minutes and more)'
+            f"pip install 'setuptools>=77,<80' wheel ninja, then {'pip uninstall mmcv-lite, then ' if lite else ''}"
+            'pip install --no-build-isolation --no-cache-dir --force-reinstall --no-deps '
+            f'{"mmcv" if lite else distribution}=={version} (10 minutes and more)'
         )
     return Check('mmcv operators', None, f'not compiled, and detection needs them: {advice}')
 

@@ -79,6 +79,18 @@ def test_operators_are_advised_where_they_compile(monkeypatch, torch, advice):
     assert check.ok is None and advice in check.text
 
 
+def test_mmcv_lite_is_mmcv_without_operators(monkeypatch):
+    """OpenMMLab's wheel of that name, which the demos use on its line."""
+    monkeypatch.setattr(doctor, '_version', {'mmcv-lite': '2.1.0', 'torch': '2.5.1'}.get)
+    monkeypatch.setattr(doctor, 'import_error', lambda name: None if name == 'mmcv' else "No module named 'mmcv._ext'")
+    found = doctor.check_library('mmcv')
+    assert found == Check('mmcv', True, 'mmcv-lite 2.1.0')
+    advice = doctor.check_operators(libraries() | {'mmcv': found}).text
+    assert 'pip uninstall mmcv-lite' in advice and '--no-deps mmcv==2.1.0' in advice
+    monkeypatch.setattr(doctor, '_version', {'mmcv-lite': '2.1.0', 'mmcv': '2.1.0'}.get)
+    assert 'overwrite each other' in doctor.check_library('mmcv').text
+
+
 def test_the_screen_ends_with_the_tasks(capsys):
     doctor.main()
     screen = capsys.readouterr().out

@@ -62,9 +62,22 @@ step torch "Installing PyTorch $torch_pin (several GB to fetch: one to five minu
 step demo "Installing mmengine, mmpretrain and the rest of the demo (about 20 seconds)"
 
 wheel_folder=$WHEELS/$mmcv_pin-torch$torch_pin-py$version
-if { [ "$stage" != test ] || [ "$LINE" = latest ]; } && ! has_mmcv; then
+# OpenMMLab's mmsegmentation does not import without operators
+case $LINE-$stage in
+latest-*) operators=no ;;
+*-test | openmmlab-segmentation) operators=yes ;;
+*) operators=no ;;
+esac
+if [ $operators = no ] && ! has_mmcv; then
     say "Installing mmcv without compiled operators (seconds; make test adds them, but LINE=latest)"
-    pip_install --no-cache-dir --no-deps -r "$(list mmcv)" || die "installing $mmcv_pin failed: see pip's message above"
+    if [ "$LINE" = openmmlab ]; then
+        # mmcv 2.1.0 is an archive that compiles next to torch, or fails where pip isolates the build; this wheel is the
+        # same without operators
+        lite=${mmcv_pin/mmcv==/mmcv-lite==}
+        pip_install --no-deps "$lite" || die "installing $lite failed: see pip's message above"
+    else
+        pip_install --no-cache-dir --no-deps -r "$(list mmcv)" || die "installing $mmcv_pin failed: see pip's message above"
+    fi
 fi
 
 case $stage in
@@ -74,30 +87,33 @@ if [ "$stage" = test ]; then
     step generation "Installing what generation needs (about 20 seconds)"
     step segmentation "Installing mmsegmentation (about 10 seconds)"
     step test "Installing mmdetection and the test tools (about a minute)"
-    if [ "$LINE" != latest ] && ! has_operators; then
-        if ! ls "$wheel_folder"/*.whl >/dev/null 2>&1; then
-            command -v g++ >/dev/null || die "no C++ compiler found and mmdet needs mmcv's compiled operators: on Debian, apt-get install g++"
-            "$python" -c 'import os, sys, sysconfig as s; sys.exit(not os.path.exists(os.path.join(s.get_paths()["include"], "Python.h")))' ||
-                die "Python.h is missing and mmcv's operators cannot be compiled: on Debian, apt-get install python3-dev"
-            need_disk 3 "$WHEELS"
-            say "Compiling mmcv's operators: 10 to 15 minutes on two cores, once; the wheel is kept in $wheel_folder"
-            build=$(mktemp -d)
-            trap 'rm -rf "$build"' EXIT
-            (PATH="$(cd "$VENV/bin" && pwd):$PATH" MAX_JOBS=${MAX_JOBS:-$(nproc)} "$python" -m pip wheel -v --disable-pip-version-check --no-build-isolation \
-                --no-cache-dir --no-deps -w "$build" "$mmcv_pin" >"$build/log" 2>&1) &
-            job=$!
-            while kill -0 $job 2>/dev/null; do
-                for _ in $(seq 30); do kill -0 $job 2>/dev/null || break; sleep 1; done
-                printf '    %s  %s\n' "$(date +%T)" "$(grep -oE '\[[0-9]+/[0-9]+\]' "$build/log" | tail -n 1 || true)"
-            done
-            wait $job || { tail -n 30 "$build/log" >&2; die "compiling mmcv failed: the end of its log is above"; }
-            mkdir -p "$wheel_folder"
-            mv "$build"/*.whl "$wheel_folder/"
-        fi
-        say "Installing mmcv with compiled operators from $wheel_folder"
-        pip_install --force-reinstall --no-deps "$wheel_folder"/*.whl
-        has_operators || die "mmcv's operators do not import: delete $wheel_folder and repeat"
+fi
+
+if [ $operators = yes ] && ! has_operators; then
+    if ! ls "$wheel_folder"/*.whl >/dev/null 2>&1; then
+        command -v g++ >/dev/null || die "no C++ compiler found and mmdet and OpenMMLab's mmsegmentation need mmcv's compiled operators: on Debian, apt-get install g++"
+        "$python" -c 'import os, sys, sysconfig as s; sys.exit(not os.path.exists(os.path.join(s.get_paths()["include"], "Python.h")))' ||
+            die "Python.h is missing and mmcv's operators cannot be compiled: on Debian, apt-get install python3-dev"
+        need_disk 3 "$WHEELS"
+        say "Compiling mmcv's operators: 10 to 15 minutes on two cores, once; the wheel is kept in $wheel_folder"
+        build=$(mktemp -d)
+        trap 'rm -rf "$build"' EXIT
+        (PATH="$(cd "$VENV/bin" && pwd):$PATH" MAX_JOBS=${MAX_JOBS:-$(nproc)} "$python" -m pip wheel -v --disable-pip-version-check --no-build-isolation \
+            --no-cache-dir --no-deps -w "$build" "$mmcv_pin" >"$build/log" 2>&1) &
+        job=$!
+        while kill -0 $job 2>/dev/null; do
+            for _ in $(seq 30); do kill -0 $job 2>/dev/null || break; sleep 1; done
+            printf '    %s  %s\n' "$(date +%T)" "$(grep -oE '\[[0-9]+/[0-9]+\]' "$build/log" | tail -n 1 || true)"
+        done
+        wait $job || { tail -n 30 "$build/log" >&2; die "compiling mmcv failed: the end of its log is above"; }
+        mkdir -p "$wheel_folder"
+        mv "$build"/*.whl "$wheel_folder/"
     fi
+    say "Installing mmcv with compiled operators from $wheel_folder"
+    # of another name, and in the same folder
+    [ "$LINE" != openmmlab ] || "$python" -m pip uninstall --quiet --yes mmcv-lite 2>/dev/null
+    pip_install --force-reinstall --no-deps "$wheel_folder"/*.whl
+    has_operators || die "mmcv's operators do not import: delete $wheel_folder and repeat"
 fi
 
 if ! "$python" -c 'import cv2' 2>/dev/null; then

@@ -1,0 +1,54 @@
+"""What tools/setup/environment.sh installs as mmcv, with an interpreter that notes pip's arguments."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+# everything is there but mmcv, whose operators import once their wheel was installed
+PYTHON = """#!/bin/sh
+case "$*" in
+*"-m pip"*) echo "$*" >>"{log}" ;;
+*"import mmcv.ops"*) grep -q "[.]whl" "{log}" ;;
+*"import mmcv"*) exit 1 ;;
+*"%d%d"*) echo 311 ;;
+*find_spec*) echo "{root}/mmvisionllama/__init__.py" ;;
+esac
+"""
+
+
+@pytest.mark.parametrize(
+    'line, stage, expected',
+    [
+        ('onedl', 'demo', ['install --no-cache-dir --no-deps -r requirements/mmcv.txt']),
+        ('onedl', 'segmentation', ['install --no-cache-dir --no-deps -r requirements/mmcv.txt']),
+        ('onedl', 'test', ['install --force-reinstall --no-deps mmcv.whl']),
+        # the archive of mmcv 2.1.0 compiles next to torch, or fails in an isolated build
+        ('openmmlab', 'demo', ['install --no-deps mmcv-lite==2.1.0']),
+        ('openmmlab', 'generation', ['install --no-deps mmcv-lite==2.1.0']),
+        # mmseg 1.2.2 imports mmcv.ops
+        ('openmmlab', 'segmentation', ['uninstall --yes mmcv-lite', 'install --force-reinstall --no-deps mmcv.whl']),
+        ('openmmlab', 'test', ['uninstall --yes mmcv-lite', 'install --force-reinstall --no-deps mmcv.whl']),
+        ('latest', 'test', ['install --no-cache-dir --no-deps -r requirements/latest/mmcv.txt']),
+    ],
+)
+def test_mmcv_fits_line_and_stage(tmp_path, line, stage, expected):
+    log, stub = tmp_path / 'log', tmp_path / 'venv/bin/python'
+    stub.parent.mkdir(parents=True)
+    stub.write_text(PYTHON.format(log=log, root=ROOT))
+    stub.chmod(0o755)
+    for pin in ('onedl-mmcv==2.3.6-torch2.11.0', 'mmcv==2.1.0-torch2.5.1'):
+        wheel = tmp_path / 'wheels' / f'{pin}-py311' / 'mmcv.whl'
+        wheel.parent.mkdir(parents=True)
+        wheel.touch()
+    names = {'LINE': line, 'VENV': str(tmp_path / 'venv'), 'WHEELS': str(tmp_path / 'wheels'), 'PYTHON': sys.executable}
+    subprocess.run([ROOT / 'tools/setup/environment.sh', stage], env={**os.environ, **names}, check=True, stdout=-3)
+    calls = [call for call in log.read_text().splitlines() if 'mmcv' in call.replace(str(ROOT), '')]
+    for option in ('-m pip ', '--disable-pip-version-check ', '--quiet ', '--progress-bar off '):
+        calls = [call.replace(option, '') for call in calls]
+    assert [
+        ' '.join(word.split('/')[-1] if word.endswith('.whl') else word for word in c.split()) for c in calls
+    ] == expected
