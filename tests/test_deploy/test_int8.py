@@ -1,5 +1,6 @@
 """8-bit ONNX files: close to fp32, the layers that are kept stay, and a model that lost too much is refused."""
 
+import copy
 import importlib.util
 import json
 import sys
@@ -164,6 +165,19 @@ def test_images_are_counted_not_batches(name, batches, run):
     images = run.tool.training_images(cfg, load_model(cfg, WEIGHTS), 20)
     assert len(images) == batches and sum(map(len, images)) == 32  # whole batches of the loader
     assert {image.shape[1:] for image in images} == {(3, 32, 32)}
+
+
+def test_images_of_wrapped_data_sets_are_prepared_as_in_a_test(run):
+    cfg = launch.load_config(CONFIG)
+    model, plain = load_model(cfg, WEIGHTS), copy.deepcopy(cfg.train_dataloader.dataset)
+    images = run.tool.training_images(cfg, model, 20)
+    assert plain.pipeline != cfg.test_dataloader.dataset.pipeline
+    cfg.train_dataloader.dataset = dict(
+        type='ConcatDataset', datasets=[dict(type='RepeatDataset', times=1, dataset=plain)]
+    )
+    cfg.test_dataloader.dataset = dict(type='RepeatDataset', times=1, dataset=cfg.test_dataloader.dataset)
+    for ours, theirs in zip(run.tool.training_images(cfg, model, 20), images, strict=True):
+        assert torch.equal(ours, theirs)
 
 
 def test_a_refused_model_leaves_the_files_before_it(run, tmp_path, monkeypatch, capsys):

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from mmvisionllama import deploy, launch
 from mmvisionllama.deploy.int8 import quantize_onnx, sensitivity
-from mmvisionllama.deploy.models import file_info, load_model, session_model
+from mmvisionllama.deploy.models import file_info, load_model, session_model, test_dataset
 from mmvisionllama.launch import classifier
 
 METRIC = 'accuracy/top1'
@@ -39,10 +39,17 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def unwrapped(dataset: dict) -> List[dict]:
+    """The datasets that wrappers such as RepeatDataset and ConcatDataset hold, or the dataset itself."""
+    inner = dataset.get('datasets') or ([dataset['dataset']] if 'dataset' in dataset else [])
+    return [part for each in inner for part in unwrapped(each)] or [dataset]
+
+
 def training_images(cfg: Config, model: torch.nn.Module, count: int) -> List[Tensor]:
     """Batches of training images, prepared and normalised as in a test; of packed images each is a batch."""
     loader = copy.deepcopy(cfg.train_dataloader)
-    loader.dataset.pipeline = cfg.test_dataloader.dataset.pipeline
+    for dataset in unwrapped(loader.dataset):
+        dataset['pipeline'] = test_dataset(cfg)['pipeline']
     loader.update(batch_size=16, num_workers=0, persistent_workers=False, drop_last=False)
     loader.sampler = dict(type='DefaultSampler', shuffle=True)
     loader.pop('batch_sampler', None)
