@@ -153,16 +153,18 @@ class GuidedNetwork(Network):
 
 
 class BackboneNetwork(Network):
-    """A backbone alone: one output per ``out_index``."""
+    """A backbone alone: one output per ``out_index``, with ``output_cls_token`` a feature map and a class token."""
 
     task = 'features'
 
     @property
     def output_names(self) -> List[str]:
-        return [f'features_{i}' for i in range(len(self.model.out_indices))]
+        kinds = ('features', 'cls_token') if getattr(self.model, 'output_cls_token', False) else ('features',)
+        return [f'{kind}_{i}' for i in range(len(self.model.out_indices)) for kind in kinds]
 
     def forward(self, images: Tensor) -> Tuple[Tensor, ...]:
-        return self.model(images)
+        outputs = self.model(images)
+        return tuple(x for out in outputs for x in (out if isinstance(out, tuple) else (out,)))
 
 
 def input_channels(model: nn.Module) -> int:

@@ -142,6 +142,17 @@ def test_inputs_outputs_and_axes_are_named(exported):
     assert model.opset_import[0].version == 20
 
 
+def test_class_tokens_beside_maps_are_outputs_with_names():
+    network = deploy.export_network(
+        VisionLLaMA(TINY, out_type='featmap', out_indices=(0, 1), output_cls_token=True, layer_scale_init_value=0)
+    )
+    images = network.example((1, 32, 48))
+    assert network.output_names == ['features_0', 'cls_token_0', 'features_1', 'cls_token_1']
+    expected = [x for pair in network.model(*images) for x in pair]
+    for ours, theirs in zip(network(*images), expected, strict=True):
+        assert torch.equal(ours, theirs)
+
+
 def test_a_larger_difference_than_rounding_is_seen(exported):
     network, path, _ = exported
     session = deploy.load_exported(path, threads=1)
