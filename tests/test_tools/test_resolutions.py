@@ -32,7 +32,7 @@ def test_a_row_for_a_picture_and_a_column_for_a_size(tmp_path, capsys):
         ]
     )
     found = [
-        re.fullmatch(r'.*([ab])\.png at (\d+): class \d (\d+) %', line) for line in capsys.readouterr().out.splitlines()
+        re.fullmatch(r'.*([ab])\.png at (\d+): \d (\d+) %', line) for line in capsys.readouterr().out.splitlines()
     ]
     found = [match.groups() for match in found if match]
     assert [match[:2] for match in found] == [(name, size) for name in 'ab' for size in ('24', '32', '48')]
