@@ -21,6 +21,7 @@ FIRST = (
     'test_study.py',
     'test_kill.py',
     'test_documents.py',
+    'test_zoo.py',
 )
 
 
