@@ -31,9 +31,7 @@ def test_a_row_for_a_picture_and_a_column_for_a_size(tmp_path, capsys):
             str(out),
         ]
     )
-    found = [
-        re.fullmatch(r'.*([ab])\.png at (\d+): \d (\d+) %', line) for line in capsys.readouterr().out.splitlines()
-    ]
+    found = [re.fullmatch(r'.*([ab])\.png at (\d+): \d (\d+) %', line) for line in capsys.readouterr().out.splitlines()]
     found = [match.groups() for match in found if match]
     assert [match[:2] for match in found] == [(name, size) for name in 'ab' for size in ('24', '32', '48')]
     assert all(10 <= int(percent) <= 100 for *_, percent in found), 'the best of ten classes'
