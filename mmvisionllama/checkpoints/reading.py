@@ -86,6 +86,8 @@ def _read_safetensors(path: str, map_location: Any) -> Dict[str, Any]:
         tensors = load_file(path, device=device)
         with safe_open(path, 'pt') as file:
             dataset_meta = json.loads((file.metadata() or {}).get('dataset_meta', '{}'))
+        if not isinstance(dataset_meta, dict):
+            raise ValueError('its dataset_meta is no dictionary')
         return dict(state_dict=tensors, meta=dict(dataset_meta=dataset_meta)) if dataset_meta else tensors
     except Exception as error:
         raise _damaged(path, error) from error

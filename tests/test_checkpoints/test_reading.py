@@ -94,9 +94,10 @@ class TestRead:
         checkpoint = read_checkpoint(file)
         assert checkpoint['meta'] == dict(dataset_meta=classes)
         assert torch.equal(find_state_dict(checkpoint)['0.weight'], source.state_dict()['0.weight'])
-        safetensors.save_file(source.state_dict(), file, dict(metadata, dataset_meta='oak'))
-        with pytest.raises(CheckpointError, match='damaged'):
-            read_checkpoint(file)
+        for wrong in ('oak', '["oak"]', '1'):
+            safetensors.save_file(source.state_dict(), file, dict(metadata, dataset_meta=wrong))
+            with pytest.raises(CheckpointError, match='damaged'):
+                read_checkpoint(file)
 
     def test_missing(self):
         with pytest.raises(CheckpointError, match="'nowhere.pth' does not exist"):
