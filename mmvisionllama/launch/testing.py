@@ -103,6 +103,11 @@ def use_tta(cfg: Config) -> None:
         if scope not in DEFAULT_TTA:
             raise LaunchError('--tta needs tta_model and tta_pipeline in the config')
         cfg.tta_model = deepcopy(DEFAULT_TTA[scope])
+    if str(cfg.tta_model.type).endswith('DetTTAModel') and has_masks(cfg.model):
+        raise LaunchError(
+            "mmdetection's DetTTAModel merges boxes, not masks: test without --tta, or give the config a tta_model "
+            'that merges both'
+        )
     dataset = cfg.test_dataloader.dataset
     while 'dataset' in dataset:
         dataset = dataset.dataset
@@ -117,6 +122,13 @@ def use_tta(cfg: Config) -> None:
         cfg.tta_pipeline = [*dataset.pipeline[:-1], dict(type='TestTimeAug', transforms=[flips, [pack]])]
     dataset.pipeline = cfg.tta_pipeline
     cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
+
+
+def has_masks(model: dict) -> bool:
+    """Whether a detector, or a part of it, has a mask head."""
+    return model.get('mask_head') is not None or any(
+        has_masks(part) for part in model.values() if isinstance(part, dict)
+    )
 
 
 def test(cfg: Config, out: Optional[str] = None) -> dict:

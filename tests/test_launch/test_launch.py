@@ -306,6 +306,18 @@ def test_tta(data, scope):
     assert own.model.type == 'Mine' and own.test_dataloader.dataset.pipeline[0].type == 'Own'
 
 
+def test_tta_of_masks(data):
+    """mmdetection's model stops at them with an assertion, at the first picture; another model may merge them."""
+    cfg = config(data, 'mmdet')
+    cfg.model.roi_head = dict(type='Head', mask_head=dict(type='Masks'))
+    with pytest.raises(LaunchError, match='merges boxes, not masks'):
+        launch.use_tta(cfg)
+    own = config(data, 'mmdet', tta_model=dict(type='Mine'))
+    own.model.roi_head = cfg.model.roi_head
+    launch.use_tta(own)
+    assert own.model.type == 'Mine'
+
+
 def test_classes_of_weights_alone():
     """Those of the config's test data, with colours for names that have none; no file of the data is looked for."""
     pytest.importorskip('mmseg.datasets', exc_type=ImportError)

@@ -48,6 +48,18 @@ def test_a_port_in_use(script):
     )
 
 
+def test_a_port_that_is_not_used():
+    """Machines that meet at RDZV_ENDPOINT do not open PORT."""
+    command = f'. {TOOLS}/setup/check_processes.sh; check_processes 2 $PORT {__file__}'
+    with socket.socket() as taken:
+        taken.bind(('', 0))
+        taken.listen()
+        environment = dict(os.environ, PYTHON=sys.executable, PORT=str(taken.getsockname()[1]))
+        assert subprocess.run(['bash', '-c', command], env=environment).returncode == 1
+        environment['RDZV_ENDPOINT'] = 'elsewhere:29400'
+        assert subprocess.run(['bash', '-c', command], env=environment).returncode == 0
+
+
 @pytest.mark.parametrize('script', ['dist_train.sh', 'dist_test.sh'])
 def test_a_config_that_does_not_exist(script):
     assert run(script, '2', config='nowhere.py') == (1, "error: config 'nowhere.py' does not exist: check the path\n")

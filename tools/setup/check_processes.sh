@@ -14,12 +14,12 @@ check_processes() {
         echo "error: PORT must be in 1 ... 65535, got '$2'" >&2
         exit 1
     fi
-    # the first machine opens the port, the others connect to it
+    # the first machine opens the port, the others connect to it; RDZV_ENDPOINT names another place
     local bind='import socket, sys
 with socket.socket() as s:
     s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     s.bind(("", int(sys.argv[1])))'
-    if [ "${NODE_RANK:-0}" = 0 ] && ! "${PYTHON:-python}" -c "$bind" "$2" 2>/dev/null; then
+    if [ "${NODE_RANK:-0}" = 0 ] && [ -z "${RDZV_ENDPOINT:-}" ] && ! "${PYTHON:-python}" -c "$bind" "$2" 2>/dev/null; then
         echo "error: port $2 cannot be opened, another run may be using it: set PORT to a free one" >&2
         exit 1
     fi
