@@ -1,10 +1,11 @@
 """mmengine's Runner that says in one line what is wrong with a config's loops, data and classes."""
 
 import traceback
-from typing import Any, Callable, Optional
+from typing import Any, Callable, List, Optional, Tuple
 
 from mmengine.dataset import InfiniteSampler
 from mmengine.runner import Runner
+from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from ..backbones.plain import PlainBackbone
@@ -101,6 +102,9 @@ class CheckedRunner(Runner):
         return loop
 
 
+#: parts of mmdetection's models with a number of classes; those of a cascade are lists
+DETECTION_HEADS = ('bbox_head', 'mask_head', 'roi_head.bbox_head', 'roi_head.mask_head')
+
 NO_SAMPLES = 'a data set of the config has no samples: check its ann_file, data_prefix and filter_cfg'
 
 
@@ -121,23 +125,34 @@ def check_head(model: Any) -> None:
         )
 
 
-def num_classes(model: Any) -> Optional[int]:
-    """Classes of a classifier's head or of a generator, None for other models."""
-    for part in ('head', 'network'):
-        classes = getattr(getattr(model, part, None), 'num_classes', None)
-        if isinstance(classes, int) and not isinstance(classes, bool):
-            return classes
-    return None
+def class_counts(model: Any) -> List[Tuple[str, int]]:
+    """Options of a classifier's head, a generator or a detector's heads, and the classes that they say."""
+    counts = []
+    # proposals have one class, and heads that compare with texts any number
+    is_agnostic = any(base.__name__ == 'RPN' for base in type(model).__mro__) or hasattr(model, 'language_model')
+    for part in ('head', 'network', *(() if is_agnostic else DETECTION_HEADS)):
+        head: Any = model
+        for name in part.split('.'):
+            head = getattr(head, name, None)
+        for stage in head if isinstance(head, nn.ModuleList) else [head]:
+            classes = None if getattr(stage, 'class_agnostic', False) else getattr(stage, 'num_classes', None)
+            if isinstance(classes, int) and not isinstance(classes, bool):
+                counts.append((f'model.{part}.num_classes', classes))
+    return counts
 
 
 def check_classes(model: Any, dataset: Dataset, name: str) -> None:
     """Raises an OptionError for a data set of more or fewer classes than the model has: its labels mean others."""
-    expected = num_classes(model)
-    found = (getattr(dataset, 'metainfo', None) or {}).get('classes')
-    if expected is None or found is None or len(found) == expected:
+    metainfo = getattr(dataset, 'metainfo', None) or {}
+    found = metainfo.get('classes')
+    if found is None or 'thing_classes' in metainfo:  # those of panoptic data are shared out among the heads
+        return
+    wrong = [(option, count) for option, count in class_counts(model) if count != len(found)]
+    if not wrong:
         return
     names = ', '.join(map(str, found[:4])) + (', ...' if len(found) > 4 else '')
+    options, counts = (' and '.join(dict.fromkeys(map(str, column))) for column in zip(*wrong))
     raise OptionError(
-        f'the data set of {name} has {len(found)} classes ({names}) and the model has '
-        f'{expected}: check the class folders, or set num_classes of the model to {len(found)}'
+        f'the data set of {name} has {len(found)} classes ({names}) and the model has {counts}: '
+        f'check the classes of the data set, or set {options} to {len(found)}'
     )

@@ -13,7 +13,7 @@ from torch.utils.data import IterableDataset
 from mmvisionllama import launch
 from mmvisionllama.backbones import PyramidVisionLLaMA
 from mmvisionllama.errors import DataError, OptionError
-from mmvisionllama.launch.checked_runner import CheckedRunner, check_head
+from mmvisionllama.launch.checked_runner import CheckedRunner, check_classes, check_head
 
 pytest.importorskip('mmpretrain')
 
@@ -127,7 +127,7 @@ def test_a_good_config_trains(root):
             OptionError,
             r'train_dataloader has 3 classes \(a, b, c\) and the model has 2',
         ),
-        ({'model.head.num_classes': 4}, OptionError, 'has 3 classes .* set num_classes of the model to 3'),
+        ({'model.head.num_classes': 4}, OptionError, 'has 3 classes .* set model.head.num_classes to 3'),
         ({'model.head.in_channels': 17}, OptionError, 'takes 17 channels and the backbone gives 16'),
         ({'broken_pictures': 'ignore'}, OptionError, "unknown broken_pictures 'ignore'"),
     ],
@@ -144,6 +144,48 @@ def test_an_evaluation_of_other_classes_is_refused(root):
     (root / 'a' / '0.png').rename(root / 'd' / '0.png')
     with pytest.raises(OptionError, match='the data set of test_dataloader has 4 classes'):
         launch.build_runner(config(root)).test()
+
+
+def head(classes, **kwargs):
+    module = nn.Identity()
+    module.num_classes = classes
+    vars(module).update(kwargs)
+    return module
+
+
+class RPN(SimpleNamespace):
+    """mmdetection's name of the detector whose head has one class, object or not."""
+
+
+@pytest.mark.parametrize(
+    'model, named',
+    [
+        (SimpleNamespace(bbox_head=head(80)), ['bbox_head']),
+        (SimpleNamespace(bbox_head=head(2)), ['bbox_head']),
+        (
+            SimpleNamespace(roi_head=SimpleNamespace(bbox_head=head(80), mask_head=head(80))),
+            ['roi_head.bbox_head', 'mask_head'],
+        ),
+        (SimpleNamespace(roi_head=SimpleNamespace(bbox_head=head(3), mask_head=head(80))), ['roi_head.mask_head']),
+        (
+            SimpleNamespace(roi_head=SimpleNamespace(bbox_head=nn.ModuleList([head(80), head(3)]))),
+            ['roi_head.bbox_head'],
+        ),
+        (SimpleNamespace(roi_head=SimpleNamespace(bbox_head=head(3), mask_head=head(80, class_agnostic=True))), []),
+        (SimpleNamespace(rpn_head=head(1), bbox_head=head(3), mask_head=None), []),
+        (SimpleNamespace(bbox_head=head(256), language_model='BERT'), []),
+        (RPN(bbox_head=head(1)), []),
+        (SimpleNamespace(decode_head=head(150)), []),
+    ],
+)
+def test_classes_of_detectors(model, named):
+    """A number in one head that was forgotten is silent in mmdetection, or an index out of bounds."""
+    data = SimpleNamespace(metainfo=dict(classes=('a', 'b', 'c')))
+    if named:
+        with pytest.raises(OptionError, match=r'.*'.join(['3 classes', *named, 'num_classes to 3'])):
+            check_classes(model, data, 'train_dataloader')
+        data.metainfo['thing_classes'] = ('a',)  # panoptic
+    check_classes(model, data, 'train_dataloader')
 
 
 @pytest.mark.parametrize('workers', [0, 1])
