@@ -29,13 +29,13 @@ class TokenBudgetBatchSampler:
         patch_size: Pixels of the backbone's patch, a number or (height, width).
         image_tokens: (smallest, largest) number of patches of an image, as in the pipeline's
             :class:`~mmvisionllama.datasets.transforms.ResizeToTokens`.
-        image_size: Largest (height, width) that the pipeline makes, where it does not depend on the file; no size is
-            read then.
+        image_size: In the place of ``image_tokens`` the largest (height, width) that the pipeline makes, where it does
+            not depend on the file; no size is read then.
 
     Raises:
         DataError: For an image that is larger than the budget, or has neither a size nor a file that tells it; for a
             process without images.
-        OptionError: For a sampler without an end.
+        OptionError: For a sampler without an end; for ``image_tokens`` and ``image_size`` together.
     """
 
     def __init__(
@@ -52,6 +52,8 @@ class TokenBudgetBatchSampler:
                 "TokenBudgetBatchSampler needs a sampler with an end: take sampler=dict(type='DefaultSampler', "
                 'shuffle=True), also in trainings by iteration'
             )
+        if image_tokens is not None and image_size is not None:
+            raise OptionError('give TokenBudgetBatchSampler image_tokens or image_size, not both')
         self.sampler = sampler
         self.batch_size = batch_size
         self.max_tokens = max_tokens

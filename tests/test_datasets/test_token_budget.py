@@ -75,6 +75,8 @@ def test_sizes_after_the_pipeline():
     assert [limited.tokens(index) for index in range(len(SIZES))] == [1, 4, 4, 4, 4, 2, 3, 4]
     fixed = sampler(Images([{}] * 5), image_size=(32, 32))
     assert [len(batch) for batch in fixed] == [4, 1]
+    with pytest.raises(OptionError, match='image_tokens or image_size, not both'):
+        sampler(sized(), image_tokens=(1, 4), image_size=(32, 32))
 
 
 def test_a_sampler_without_an_end_is_refused():
