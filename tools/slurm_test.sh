@@ -18,11 +18,11 @@ export PYTHONPATH=$tools/..${PYTHONPATH:+:$PYTHONPATH}
 gpus=${GPUS:-8}
 per_node=${GPUS_PER_NODE:-8}
 if [ "$per_node" -gt "$gpus" ]; then per_node=$gpus; fi
-layout=()
-if [ "$per_node" -gt 0 ]; then layout=(--gres="gpu:$per_node" --ntasks-per-node="$per_node"); fi
+layout=(--ntasks="$gpus")
+if [ "$per_node" -gt 0 ]; then layout+=(--gres="gpu:$per_node" --ntasks-per-node="$per_node"); fi
 
 # SRUN_ARGS holds several arguments
 # shellcheck disable=SC2086
-exec srun --partition="$partition" --job-name="$job_name" --ntasks="$gpus" "${layout[@]}" \
+exec srun --partition="$partition" --job-name="$job_name" "${layout[@]}" \
     --cpus-per-task="${CPUS_PER_TASK:-12}" --kill-on-bad-exit=1 ${SRUN_ARGS:-} \
     "${PYTHON:-python}" -u "$tools/test.py" "$config" "$checkpoint" --launcher slurm "$@"

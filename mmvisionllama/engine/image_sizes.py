@@ -9,6 +9,7 @@ import weakref
 from typing import Any, Callable, List, Optional, Tuple
 
 import torch
+from mmengine.model import BaseDataPreprocessor
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
@@ -127,7 +128,20 @@ def SizedDataPreprocessor(base: str, **kwargs: Any) -> nn.Module:
     Args:
         base: ``'DetDataPreprocessor'``, ``'SegDataPreProcessor'``, ``'ClsDataPreprocessor'`` or another one.
         **kwargs: Its arguments.
+
+    Raises:
+        OptionError: Where it becomes a part of another preprocessor, as in semi-supervised detectors, whose branches
+            never learn the sizes.
     """
     preprocessor = MODELS.build(dict(type=base, **kwargs))
-    once_registered(preprocessor, follow_image_sizes)
+
+    def follow(parent: nn.Module) -> None:
+        if isinstance(parent, BaseDataPreprocessor):
+            raise OptionError(
+                f'{type(parent).__name__} does not hand sizes on, so that padding would count as image: give it '
+                f'{base} in the place of SizedDataPreprocessor'
+            )
+        follow_image_sizes(parent)
+
+    once_registered(preprocessor, follow)
     return preprocessor

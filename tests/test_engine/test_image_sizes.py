@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from mmengine.model import BaseModel, BaseTTAModel
+from mmengine.model import BaseDataPreprocessor, BaseModel, BaseTTAModel
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.structures import BaseDataElement
 from torch import nn
@@ -333,6 +333,14 @@ def test_preprocessors_may_wait_for_their_models_together():
     models = Stock(first), Stock(second)
     for model in models:
         assert len(model._forward_pre_hooks) == 1
+
+
+def test_inside_another_preprocessor_it_is_refused():
+    """As in mmdetection's semi-supervised detectors, whose students are never called."""
+    init_default_scope('mmengine')
+    branches = BaseDataPreprocessor()
+    with pytest.raises(OptionError, match='BaseDataPreprocessor does not hand sizes on.* give it ImgDataPreprocessor'):
+        branches.data_preprocessor = SizedDataPreprocessor('ImgDataPreprocessor')
 
 
 def test_wrong_or_missing_sizes_are_named():
