@@ -92,6 +92,21 @@ class _PlainNamespace(argparse.Namespace):
         self.__dict__.update(state)
 
 
+class _PlainConfig:
+    """``ConfigDict``, which a config gives a data set's ``metainfo`` for a dictionary in it, and the Runner saves.
+
+    It takes its values as they are: copies of what it holds several times could be far larger than the file.
+    """
+
+    def __new__(cls, *args: Any) -> ConfigDict:
+        # earlier mmengines pickle it item by item, which torch allows for its own dictionaries alone
+        if len(args) != 1 or type(args[0]) is not dict:
+            _refuse('mmengine.config.config.ConfigDict(...)')
+        found = ConfigDict()
+        dict.update(found, args[0])
+        return found
+
+
 def _statistic(owner: Any, name: str) -> Callable:
     if owner is not _PlainHistory or name not in STATISTICS:
         _refuse(f'builtins.getattr({getattr(owner, "__name__", owner)!r:.60}, {name!r:.60})')
@@ -116,13 +131,6 @@ def _latin1(text: Any, encoding: Any) -> bytes:
     return text.encode('latin1')
 
 
-def _config(items: Any) -> ConfigDict:
-    """What a config gives a data set's ``metainfo`` for a dictionary in it, and the Runner saves."""
-    if type(items) is not dict:
-        _refuse('mmengine.config.config.ConfigDict(...)')
-    return ConfigDict(items)
-
-
 def _as(thing: Any, module: str, name: str) -> Any:
     """``thing`` under the name that a file calls it by."""
     thing.__module__, thing.__name__, thing.__qualname__ = module, name, name
@@ -136,7 +144,7 @@ def _stand_ins() -> List[Any]:
         _as(_PlainArray, 'numpy', 'ndarray'),
         _as(_PlainDtype, 'numpy', 'dtype'),
         _as(_statistic, 'builtins', 'getattr'),
-        _as(_config, ConfigDict.__module__, 'ConfigDict'),
+        _as(_PlainConfig, ConfigDict.__module__, 'ConfigDict'),
         _as(_latin1, '_codecs', 'encode'),  # bytes in a pickle of protocol 2; torch 2.4 does not know it
         slice,
     ]

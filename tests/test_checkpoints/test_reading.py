@@ -60,6 +60,31 @@ class TestRead:
         path = save(dict(state_dict=source.state_dict(), meta=dict(dataset_meta=dataset.metainfo)))
         assert read_checkpoint(path)['meta']['dataset_meta'] == dataset.metainfo
 
+    def test_configs_in_files_of_earlier_mmengines(self, save, monkeypatch):
+        """Pickled item by item, as addict's dictionaries are: nothing that torch reads, but the files are whole."""
+        from addict import Dict
+        from mmengine.config import ConfigDict, config
+
+        earlier = type('ConfigDict', (Dict,), dict(__module__=ConfigDict.__module__, __qualname__='ConfigDict'))
+        with monkeypatch.context() as context:
+            context.setattr(config, 'ConfigDict', earlier)
+            path = save(dict(meta=earlier(classes=['oak', 'fir'], groups=dict(fir=1))))
+        with pytest.raises(CheckpointError, match=r'more than weights \(.*ConfigDict.*If you trust the file, allow it'):
+            read_checkpoint(path)
+        assert read_checkpoint(path, unsafe=True)['meta'] == dict(classes=['oak', 'fir'], groups=dict(fir=1))
+
+    def test_configs_are_no_larger_than_their_file(self, save):
+        """What they hold twice is not copied, nor that in which it is held twice."""
+        from mmengine.config import ConfigDict
+
+        shared = dict(a=1)
+        for _ in range(10):
+            shared = dict(a=shared, b=shared)
+        meta = ConfigDict()
+        dict.update(meta, a=shared, b=shared)
+        found = read_checkpoint(save(dict(meta=meta)))['meta']
+        assert found == meta and found.a is found.b and found.a['a'] is found.b['b']
+
     @pytest.mark.parametrize('module', [b'numpy.core.multiarray', b'numpy._core.multiarray'])
     def test_numpy_of_either_version(self, tmp_path, save, module):
         """numpy 1 and 2 give their functions different names in a file."""
