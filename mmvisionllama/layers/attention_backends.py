@@ -104,7 +104,8 @@ class AttentionBackend:
     def _limits(self, spec: AttentionSpec) -> List[Tuple[bool, str]]:
         on_gpu = spec.device != 'cpu'
         dtypes = ', '.join(str(dtype).removeprefix('torch.') for dtype in self.dtypes)
-        no_dropout = not self.dropout or (self.name == 'flash-attn' and _flash_attn_missing(dropout=1.0))
+        # asked where it matters alone: an import that fails takes a millisecond, and every call of attention asks
+        no_dropout = spec.dropout and (not self.dropout or (self.name == 'flash-attn' and _flash_attn_missing(1.0)))
         lengths = self.name == 'flash-attn' and spec.is_causal and spec.queries != spec.keys
         return [
             (bool(self.devices) and spec.device not in self.devices, f'it runs on {", ".join(self.devices)}'),
@@ -120,7 +121,7 @@ class AttentionBackend:
             (not spec.packed and self.run is None and not self.factor, 'it takes packed images only'),
             (spec.mask and not self.mask, 'it takes no mask'),
             (spec.is_causal and not self.causal or lengths, 'it takes no causal attention of this kind'),
-            (spec.dropout and bool(no_dropout), 'it has no dropout' + ' in version 3' * self.dropout),
+            (bool(no_dropout), 'it has no dropout' + ' in version 3' * self.dropout),
             (spec.factor and not self.factor, 'it takes no factor on the weights'),
             (spec.tracing and not self.tracing, 'compilers, exporters and torch.func cannot look through it'),
         ]

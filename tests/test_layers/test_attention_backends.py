@@ -2,7 +2,7 @@
 
 import subprocess
 import sys
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
@@ -167,6 +167,24 @@ def test_flash_attn_3_goes_first(flash_attn, monkeypatch):
     monkeypatch.setitem(sys.modules, 'flash_attn', None)
     with pytest.raises(OptionError, match='it has no dropout in version 3'):
         attend(q, k, v, backend='flash-attn', dropout=0.5)
+
+
+def test_flash_attn_2_is_looked_for_where_dropout_needs_it(flash_attn, monkeypatch):
+    """Where it is not there, every call would search all folders for it."""
+    monkeypatch.setitem(sys.modules, 'flash_attn_interface', flash_attn)
+    monkeypatch.delitem(sys.modules, 'flash_attn')
+    searched = []
+
+    def find_spec(name, path=None, target=None):
+        if name == 'flash_attn':
+            searched.append(name)
+            raise ImportError(name)
+
+    monkeypatch.setattr(sys, 'meta_path', [SimpleNamespace(find_spec=find_spec), *sys.meta_path])
+    assert choose_backend('flash-attn', GPU).name == 'flash-attn' and searched == []
+    with pytest.raises(OptionError, match='it has no dropout in version 3'):
+        choose_backend('flash-attn', GPU._replace(dropout=True))
+    assert searched
 
 
 @pytest.mark.parametrize('name', ['flash-attn', 'varlen'])
