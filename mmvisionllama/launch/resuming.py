@@ -21,9 +21,12 @@ LOCK = '.training'
 GIVEN = '.resumed'
 
 
-def is_first_process() -> bool:
-    """Whether this is the first of the processes that a launcher started."""
-    names = ('RANK', 'SLURM_PROCID', 'OMPI_COMM_WORLD_RANK')
+def is_first_process(launcher: Optional[str] = None) -> bool:
+    """Whether this is the first of the processes that a launcher started.
+
+    Under the launcher ``'none'`` the tasks of srun and mpirun are runs of their own, as in a sweep.
+    """
+    names = ('RANK',) if launcher == 'none' else ('RANK', 'SLURM_PROCID', 'OMPI_COMM_WORLD_RANK')
     return next((os.environ[name] for name in names if name in os.environ), '0') == '0'
 
 
@@ -83,9 +86,9 @@ def _mark(given: str) -> str:
     return f'{os.environ.get("SLURM_JOB_ID", "")} {given}'
 
 
-def mark_first_turn(work_dir: str, given: str) -> None:
+def mark_first_turn(work_dir: str, given: str, launcher: Optional[str] = None) -> None:
     """Remembers when a training began from a given checkpoint, for :func:`newest_of_this_training`."""
-    if is_first_process():
+    if is_first_process(launcher):
         Path(work_dir, GIVEN).write_text(_mark(given))
 
 
@@ -153,8 +156,8 @@ def check_resume_file(path: str) -> None:
 
 
 @contextlib.contextmanager
-def lock_work_dir(work_dir: str) -> Iterator[None]:
-    """Holds a folder for this training.
+def lock_work_dir(work_dir: str, launcher: Optional[str] = None) -> Iterator[None]:
+    """Holds a folder for this training; of several processes the first does, see :func:`is_first_process`.
 
     The lock is the operating system's and ends with the process, however that ends; the file's text is for people.
     Data loader workers that outlive the process do not hold it.
@@ -162,7 +165,7 @@ def lock_work_dir(work_dir: str) -> Iterator[None]:
     Raises:
         LaunchError: If another training holds it.
     """
-    if fcntl is None or not is_first_process():
+    if fcntl is None or not is_first_process(launcher):
         yield
         return
     os.makedirs(work_dir, exist_ok=True)

@@ -105,7 +105,7 @@ def train(cfg: Config) -> nn.Module:
         LaunchError: If another training writes into the same folder.
     """
     given = cfg.pop('resume_path', None)
-    with lock_work_dir(cfg.work_dir):
+    with lock_work_dir(cfg.work_dir, cfg.get('launcher')):
         runner = build_runner(cfg)
         if given:
             agree_on_checkpoint(runner, given)
@@ -121,7 +121,7 @@ def agree_on_checkpoint(runner: Runner, given: str) -> None:
     if newer:
         runner._load_from = newer[0]
     else:
-        mark_first_turn(runner.work_dir, given)
+        mark_first_turn(runner.work_dir, given, getattr(runner, 'launcher', None))
 
 
 def use_amp(cfg: Config) -> None:

@@ -157,6 +157,22 @@ def test_a_command_that_fails_leaves_the_mark(work, monkeypatch):
     assert not (work / '.resumed').exists()
 
 
+@pytest.mark.parametrize('launcher', ['none', 'slurm'])
+def test_tasks_of_a_sweep_are_trainings_of_their_own(work, monkeypatch, launcher):
+    """Each of srun's tasks without a launcher holds its folder, and goes on where it was when it is started again."""
+    monkeypatch.delenv('RANK', raising=False)
+    monkeypatch.setenv('SLURM_PROCID', '3')
+
+    def build(cfg):
+        assert (work / '.training').exists() == (launcher == 'none')
+        return SimpleNamespace(work_dir=cfg.work_dir, _load_from=cfg.resume_from, launcher=launcher, train=lambda: None)
+
+    monkeypatch.setattr(training, 'build_runner', build)
+    given = str(work / 'epoch_9.pth')
+    launch.train(Config(dict(work_dir=str(work), launcher=launcher, resume_path=given, resume_from=given)))
+    assert (work / '.resumed').exists() == (launcher == 'none')
+
+
 def test_a_whole_file_beside_a_damaged_one_is_named(work):
     truncate(work / 'epoch_10.pth')
     with pytest.raises(LaunchError, match='epoch_10.pth.* is damaged .*: --resume .*/epoch_9.pth') as error:
