@@ -115,6 +115,8 @@ def build_runner(cfg: Config) -> Runner:
     check_folder(cfg.work_dir, f'the work directory {cfg.work_dir!r}')
     check_launcher(cfg.get('launcher', 'none'))
     set_matmul_precision(cfg)
+    if cfg.get('launcher') == 'mpi':  # mmengine's start does not say it, and its model wrapper asks for it
+        os.environ['LOCAL_RANK'] = os.environ['OMPI_COMM_WORLD_LOCAL_RANK']
     if init_cpu_group(cfg.launcher, cfg.get('env_cfg', {}).get('dist_cfg', {}).get('timeout')):
         # DistributedDataParallel takes no device on the CPU, and mmengine passes the local rank
         wrapper = dict(

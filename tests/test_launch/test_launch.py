@@ -424,6 +424,18 @@ def test_gloo_under_mpi(monkeypatch):
         torch.distributed.destroy_process_group()
 
 
+def test_each_process_of_mpi_has_its_gpu(monkeypatch, tmp_path):
+    """mmengine's wrapper takes the GPU of LOCAL_RANK, which the tools set to 0 where it is missing."""
+    monkeypatch.setenv('LOCAL_RANK', '0')
+    monkeypatch.setenv('MASTER_ADDR', '127.0.0.1')
+    for key, value in dict(RANK=3, SIZE=4, LOCAL_RANK=1).items():
+        monkeypatch.setenv(f'OMPI_COMM_WORLD_{key}', str(value))
+    monkeypatch.setattr(launch_runner, 'init_cpu_group', lambda *args: False)  # as with a GPU
+    monkeypatch.setattr(launch_runner.CheckedRunner, 'from_cfg', lambda cfg: os.environ['LOCAL_RANK'])
+    cfg = Config(dict(model=dict(type='A'), work_dir=str(tmp_path), launcher='mpi'))
+    assert launch.build_runner(cfg) == '1'
+
+
 def test_no_gloo_with_a_gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
     assert not launch.init_cpu_group('pytorch')
