@@ -12,6 +12,7 @@ from mmengine.fileio import dump
 from ..datasets.checks import dataset_class
 from ..deploy.models import test_dataset
 from ..errors import LaunchError
+from ..layers.options import type_name
 from ..visualization.detection import colours
 from .checks import check_checkpoint, check_data
 from .config import check_folder, check_target, prepare_dataloaders
@@ -103,7 +104,7 @@ def use_tta(cfg: Config) -> None:
         if scope not in DEFAULT_TTA:
             raise LaunchError('--tta needs tta_model and tta_pipeline in the config')
         cfg.tta_model = deepcopy(DEFAULT_TTA[scope])
-    if str(cfg.tta_model.type).endswith('DetTTAModel') and has_masks(cfg.model):
+    if type_name(cfg.tta_model.type) == 'DetTTAModel' and has_masks(cfg.model):
         raise LaunchError(
             "mmdetection's DetTTAModel merges boxes, not masks: test without --tta, or give the config a tta_model "
             'that merges both'
@@ -125,8 +126,11 @@ def use_tta(cfg: Config) -> None:
 
 
 def has_masks(model: dict) -> bool:
-    """Whether a detector, or a part of it, has a mask head."""
-    return model.get('mask_head') is not None or any(
+    """Whether a detector, or a part of it, has a head that predicts masks."""
+    if any(model.get(head) is not None for head in ('mask_head', 'panoptic_head')):
+        return True
+    # RTMDet's box head has the masks, too
+    return type_name(model.get('type')).startswith('RTMDetIns') or any(
         has_masks(part) for part in model.values() if isinstance(part, dict)
     )
 

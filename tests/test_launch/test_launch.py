@@ -306,16 +306,32 @@ def test_tta(data, scope):
     assert own.model.type == 'Mine' and own.test_dataloader.dataset.pipeline[0].type == 'Own'
 
 
-def test_tta_of_masks(data):
+@pytest.mark.parametrize(
+    'masks',
+    [
+        dict(roi_head=dict(type='Head', mask_head=dict(type='Masks'))),
+        dict(panoptic_head=dict(type='Mask2FormerHead')),
+        dict(bbox_head=dict(type='mmdet.RTMDetInsSepBNHead')),
+    ],
+)
+@pytest.mark.parametrize('pure', [False, True])
+def test_tta_of_masks(data, masks, pure):
     """mmdetection's model stops at them with an assertion, at the first picture; another model may merge them."""
-    cfg = config(data, 'mmdet')
-    cfg.model.roi_head = dict(type='Head', mask_head=dict(type='Masks'))
+    merging = {name: type(name, (), {}) if pure else name for name in ('DetTTAModel', 'MaskDetTTAModel')}
+    cfg = config(data, 'mmdet', tta_model=dict(type=merging['DetTTAModel']))
+    cfg.model.update(masks)
     with pytest.raises(LaunchError, match='merges boxes, not masks'):
         launch.use_tta(cfg)
-    own = config(data, 'mmdet', tta_model=dict(type='Mine'))
-    own.model.roi_head = cfg.model.roi_head
-    launch.use_tta(own)
-    assert own.model.type == 'Mine'
+    cfg.tta_model.type = merging['MaskDetTTAModel']
+    launch.use_tta(cfg)
+    assert cfg.model.type == merging['MaskDetTTAModel']
+
+
+def test_tta_of_boxes_beside_no_masks(data):
+    cfg = config(data, 'mmdet')
+    cfg.model.update(roi_head=dict(type='Head', mask_head=None), bbox_head=dict(type='RTMDetHead'))
+    launch.use_tta(cfg)
+    assert cfg.model.type == 'DetTTAModel'
 
 
 def test_classes_of_weights_alone():
