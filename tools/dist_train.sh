@@ -19,15 +19,17 @@ shift 2
 tools=$(cd "$(dirname "$0")" && pwd)
 export PYTHONPATH=$tools/..${PYTHONPATH:+:$PYTHONPATH}
 . "$tools/setup/check_processes.sh"
-check_processes "$processes" "${PORT:-29500}" "$config"
 
 address=${MASTER_ADDR:-127.0.0.1}
 port=${PORT:-29500}
 restarts=${MAX_RESTARTS:-0}
 resume=()
 nodes=${NNODES:-1}
+endpoint=
+if [ "$restarts" -gt 0 ] || [[ $nodes == *:* ]]; then endpoint=${RDZV_ENDPOINT:-}; fi
+check_processes "$processes" "$port" "$config" "$endpoint"
 if [ "$restarts" -gt 0 ] || [[ $nodes == *:* ]]; then
-    where=(--max-restarts="$restarts" --rdzv-backend=c10d --rdzv-endpoint="${RDZV_ENDPOINT:-$address:$port}"
+    where=(--max-restarts="$restarts" --rdzv-backend=c10d --rdzv-endpoint="${endpoint:-$address:$port}"
         --rdzv-id="${RDZV_ID:-mmvisionllama}")
     case " $* " in *" --resume"*) ;; *) resume=(--resume) ;; esac
     # torch keeps one store for all rounds, in which a process can meet the address of one that died

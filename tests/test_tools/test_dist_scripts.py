@@ -48,16 +48,26 @@ def test_a_port_in_use(script):
     )
 
 
-def test_a_port_that_is_not_used():
+@pytest.mark.parametrize(
+    'script, environment, opens',
+    [
+        ('dist_train.sh', {}, True),
+        # torchrun gets it with restarts or a range of machines alone
+        ('dist_train.sh', dict(RDZV_ENDPOINT='elsewhere:29400'), True),
+        ('dist_test.sh', dict(RDZV_ENDPOINT='elsewhere:29400'), True),
+        ('dist_train.sh', dict(RDZV_ENDPOINT='elsewhere:29400', MAX_RESTARTS='1'), False),
+        ('dist_train.sh', dict(RDZV_ENDPOINT='elsewhere:29400', NNODES='2:4'), False),
+        ('dist_train.sh', dict(MAX_RESTARTS='1'), True),
+    ],
+)
+def test_a_port_that_is_not_used(tmp_path, script, environment, opens):
     """Machines that meet at RDZV_ENDPOINT do not open PORT."""
-    command = f'. {TOOLS}/setup/check_processes.sh; check_processes 2 $PORT {__file__}'
-    with socket.socket() as taken:
-        taken.bind(('', 0))
-        taken.listen()
-        environment = dict(os.environ, PYTHON=sys.executable, PORT=str(taken.getsockname()[1]))
-        assert subprocess.run(['bash', '-c', command], env=environment).returncode == 1
-        environment['RDZV_ENDPOINT'] = 'elsewhere:29400'
-        assert subprocess.run(['bash', '-c', command], env=environment).returncode == 0
+    python = tmp_path / 'python'
+    python.write_text('#!/bin/sh\n[ "$1" != -c ] && exit 3\nexit 1\n')  # no port can be opened, torchrun ends with 3
+    python.chmod(0o755)
+    before = [__file__] if script == 'dist_train.sh' else [__file__, 'nowhere.pth']
+    environment = dict(os.environ, PYTHON=str(python), **environment)
+    assert subprocess.run(['bash', TOOLS / script, *before, '2'], env=environment).returncode == (1 if opens else 3)
 
 
 @pytest.mark.parametrize('script', ['dist_train.sh', 'dist_test.sh'])
