@@ -88,6 +88,8 @@ def _read_safetensors(path: str, map_location: Any) -> Dict[str, Any]:
             dataset_meta = json.loads((file.metadata() or {}).get('dataset_meta', '{}'))
         if not isinstance(dataset_meta, dict):
             raise ValueError('its dataset_meta is no dictionary')
+        if isinstance(dataset_meta.get('palette'), list):  # JSON has no tuples, and mmengine draws with no list
+            dataset_meta['palette'] = [tuple(colour) for colour in dataset_meta['palette']]
         return dict(state_dict=tensors, meta=dict(dataset_meta=dataset_meta)) if dataset_meta else tensors
     except Exception as error:
         raise _damaged(path, error) from error

@@ -118,8 +118,13 @@ class TestRead:
         safetensors.save_file(source.state_dict(), file, metadata)
         checkpoint = read_checkpoint(file)
         assert checkpoint['meta'] == dict(dataset_meta=classes)
+        # colours as mmdetection draws them, where JSON has lists alone
+        safetensors.save_file(
+            source.state_dict(), file, dict(dataset_meta=json.dumps(dict(classes, palette=[(9, 8, 7), (6, 5, 4)])))
+        )
+        assert read_checkpoint(file)['meta']['dataset_meta'] == dict(classes, palette=[(9, 8, 7), (6, 5, 4)])
         assert torch.equal(find_state_dict(checkpoint)['0.weight'], source.state_dict()['0.weight'])
-        for wrong in ('oak', '["oak"]', '1'):
+        for wrong in ('oak', '["oak"]', '1', '{"palette": [1]}'):
             safetensors.save_file(source.state_dict(), file, dict(metadata, dataset_meta=wrong))
             with pytest.raises(CheckpointError, match='damaged'):
                 read_checkpoint(file)
