@@ -8,7 +8,7 @@ from typing import Any, Dict, Optional, Union
 
 from torch import nn
 
-from .checkpoints import load_strictly, read_checkpoint
+from .checkpoints import find_state_dict, load_strictly, read_checkpoint
 from .errors import MissingExtraError, OptionError
 from .zoo import get_model
 
@@ -82,7 +82,8 @@ class HubModel(
     @classmethod
     def _load_as_safetensor(cls, model: 'HubModel', model_file: str, map_location: str, strict: bool) -> 'HubModel':
         """Always strictly, and by the reader that all checkpoints go through."""
-        load_strictly(model.model, read_checkpoint(model_file, map_location=map_location), model_file)
+        weights = find_state_dict(read_checkpoint(model_file, map_location=map_location))
+        load_strictly(model.model, weights, model_file)
         return model.to(map_location).eval()
 
     _load_as_pickle = _load_as_safetensor

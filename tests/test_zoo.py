@@ -251,6 +251,13 @@ class TestHub:
         model.load(str(tmp_path / 'model.safetensors'))
         torch.testing.assert_close(loaded(images), model(images), rtol=0, atol=0)
 
+    def test_weights_of_the_package_in_a_folder(self, hub, tmp_path):
+        """They hold the names of their classes, too."""
+        hub.HubModel(DIGITS).save_pretrained(tmp_path)
+        shutil.copy(zoo.FOLDER / 'weights' / DIGITS / 'model.safetensors', tmp_path)
+        loaded = hub.HubModel.from_pretrained(tmp_path).model.state_dict()
+        assert all(torch.equal(loaded[k], v) for k, v in zoo.get_model(DIGITS, pretrained=True).state_dict().items())
+
     def test_missing_weights_and_types_in_a_config_are_refused(self, hub, tmp_path):
         hub.HubModel(DIGITS, backbone_only=True).save_pretrained(tmp_path)
         config = json.loads((tmp_path / 'config.json').read_text())
