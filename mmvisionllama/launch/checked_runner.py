@@ -144,15 +144,17 @@ def class_counts(model: Any) -> List[Tuple[str, int]]:
 def check_classes(model: Any, dataset: Dataset, name: str) -> None:
     """Raises an OptionError for a data set of more or fewer classes than the model has: its labels mean others."""
     metainfo = getattr(dataset, 'metainfo', None) or {}
-    found = metainfo.get('classes')
-    if found is None or 'thing_classes' in metainfo:  # those of panoptic data are shared out among the heads
-        return
-    wrong = [(option, count) for option, count in class_counts(model) if count != len(found)]
-    if not wrong:
-        return
-    names = ', '.join(map(str, found[:4])) + (', ...' if len(found) > 4 else '')
-    options, counts = (' and '.join(dict.fromkeys(map(str, column))) for column in zip(*wrong))
-    raise OptionError(
-        f'the data set of {name} has {len(found)} classes ({names}) and the model has {counts}: '
-        f'check the classes of the data set, or set {options} to {len(found)}'
-    )
+    # mmdetection's ConcatDataset has a list where those of its data sets differ
+    for each in metainfo if isinstance(metainfo, list) else [metainfo]:
+        found = each.get('classes')
+        if found is None or 'thing_classes' in each:  # those of panoptic data are shared out among the heads
+            continue
+        wrong = [(option, count) for option, count in class_counts(model) if count != len(found)]
+        if not wrong:
+            continue
+        names = ', '.join(map(str, found[:4])) + (', ...' if len(found) > 4 else '')
+        options, counts = (' and '.join(dict.fromkeys(map(str, column))) for column in zip(*wrong))
+        raise OptionError(
+            f'the data set of {name} has {len(found)} classes ({names}) and the model has {counts}: '
+            f'check the classes of the data set, or set {options} to {len(found)}'
+        )

@@ -188,6 +188,15 @@ def test_classes_of_detectors(model, named):
     check_classes(model, data, 'train_dataloader')
 
 
+def test_classes_of_joined_data_sets():
+    """Where their metainfo differs, mmdetection's ConcatDataset has a list of it: VOC 2007 and 2012, for one."""
+    metainfo = [dict(classes=('a', 'b'), palette=[]), {}, dict(classes=('a', 'b'))]
+    check_classes(SimpleNamespace(bbox_head=head(2)), SimpleNamespace(metainfo=metainfo), 'train_dataloader')
+    metainfo.append(dict(classes=('a', 'b', 'c')))
+    with pytest.raises(OptionError, match='has 3 classes .* the model has 2'):
+        check_classes(SimpleNamespace(bbox_head=head(2)), SimpleNamespace(metainfo=metainfo), 'train_dataloader')
+
+
 @pytest.mark.parametrize('workers', [0, 1])
 @pytest.mark.parametrize('content', [b'', b'<html>', 'truncated'])
 def test_a_broken_picture_is_named(root, workers, content, capsys):
