@@ -3,7 +3,9 @@
 Legend: B batch, N query tokens, M key tokens, h heads, d head dim, C = h * d channels, P rotation planes.
 """
 
-from typing import Any, Optional, Tuple, Union
+import itertools
+from functools import partial
+from typing import Any, Callable, Iterable, Optional, Tuple, Union
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +18,9 @@ from .options import check_flags, check_heads, checked_rate
 from .rotary import RotaryTable, apply_rotary, gather_table, rotate_qkv
 from .segments import Segments, attend_segments
 from .valid_grid import ValidGrid
+
+#: samples of one call of a kernel: neither a grid of CUDA's blocks nor cuDNN takes more
+MAX_BATCH = 65535
 
 
 class AttentionContext:
@@ -129,10 +134,21 @@ def attend(
     if not written_out:
         chosen = choose_backend(backend, attention_spec(q, k, mask, is_causal, factor, dropout))
         if chosen.run is not None:
-            return chosen.run(q, k, v, mask=mask, is_causal=is_causal, dropout=dropout)
+            run = partial(chosen.run, is_causal=is_causal, dropout=dropout)
+            whole = len(q) <= MAX_BATCH or kernels.traced()
+            return run(q, k, v, mask=mask) if whole else attend_in_parts(run, q, k, v, mask)
     weights = attention_weights(q, k, mask=mask, is_causal=is_causal, factor=factor)
     weights = F.dropout(weights, dropout, training=dropout > 0)
     return weights.to(v.dtype) @ v
+
+
+def attend_in_parts(run: Callable[..., Tensor], q: Tensor, k: Tensor, v: Tensor, mask: Optional[Tensor]) -> Tensor:
+    """What ``run(q, k, v, mask=)`` returns, at most :data:`MAX_BATCH` samples (of windows: windows) at a time."""
+    masks: Iterable[Optional[Tensor]] = itertools.repeat(mask)
+    if mask is not None and mask.ndim == q.ndim and len(mask) > 1:
+        masks = mask.split(MAX_BATCH)
+    parts = zip(*(t.split(MAX_BATCH) for t in (q, k, v)), masks)
+    return torch.cat([run(*part, mask=own) for *part, own in parts])
 
 
 def attention_spec(

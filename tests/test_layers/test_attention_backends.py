@@ -22,6 +22,7 @@ from mmvisionllama.layers import (
     register_attention,
     use_attention,
 )
+from mmvisionllama.layers import attention as attention_module
 from mmvisionllama.layers.attention_backends import choose_backend, measured_backend
 
 HAS_VARLEN = torch.__version__ >= '2.10'
@@ -185,6 +186,26 @@ def test_flash_attn_2_is_looked_for_where_dropout_needs_it(flash_attn, monkeypat
     with pytest.raises(OptionError, match='it has no dropout in version 3'):
         choose_backend('flash-attn', GPU._replace(dropout=True))
     assert searched
+
+
+@pytest.mark.parametrize('shape', [None, (8, 1, 5, 5), (1, 3, 5, 5), (5, 5)], ids=str)
+def test_more_samples_than_a_kernel_takes(monkeypatch, shape):
+    """65,536 windows are an error of CUDA's or cuDNN's."""
+    monkeypatch.setattr(attention_module, 'MAX_BATCH', 3)
+    seen, of_torch = [], ATTENTION_BACKENDS['sdpa'].run
+
+    def run(q, k, v, **options):
+        seen.append(len(q))
+        return of_torch(q, k, v, **options)
+
+    monkeypatch.setitem(ATTENTION_BACKENDS, 'own', AttentionBackend('own', run=run))
+    q, k, v = torch.randn(3, 8, 3, 5, 8).requires_grad_()
+    mask = None if shape is None else torch.randn(shape)
+    out, expected = (attend(q, k, v, mask=mask, backend=name) for name in ('own', 'eager'))
+    torch.testing.assert_close(out, expected)
+    assert seen == [3, 3, 2]
+    for ours, theirs in zip(*(torch.autograd.grad(o.square().sum(), (q, k, v)) for o in (out, expected))):
+        torch.testing.assert_close(ours, theirs)
 
 
 @pytest.mark.parametrize('name', ['flash-attn', 'varlen'])
