@@ -78,6 +78,39 @@ def test_a_part_keeps_the_other_rows(benchmark, tmp_path):
     assert 'Command: `all`' in table and 'Command: `part`' in table
 
 
+def test_a_run_cut_short_leaves_its_table(benchmark, tmp_path, monkeypatch):
+    gpu, table = benchmark('gpu'), tmp_path / 'auto.csv'
+    measured = []
+
+    def run_attention(shape, report, args, device):
+        if measured:
+            raise KeyboardInterrupt
+        measured.append(shape)
+        report.fastest[shape[2], shape[0], True] = 'sdpa'
+
+    monkeypatch.setattr(gpu, 'run_attention', run_attention)
+    argv = ['gpu.py', '--tiny', '--device=cpu', f'--out={tmp_path}', f'--table={table}', '--cases', 'attention']
+    monkeypatch.setattr(sys, 'argv', argv)
+    with pytest.raises(KeyboardInterrupt):
+        gpu.main()
+    assert table.read_text().splitlines()[1:] == ['0.0,bfloat16,64,49,1,sdpa']
+
+
+def test_compiled_cases_begin_while_there_is_time_to_compile(benchmark, tmp_path, monkeypatch):
+    gpu, begun = benchmark('gpu'), []
+    monkeypatch.setattr(gpu, 'run_case', lambda case, *_: begun.append(case))
+    argv = ['gpu.py', '--tiny', '--device=cpu', f'--out={tmp_path}', '--cases', 'plain B', f'--budget={gpu.COMPILING}']
+    monkeypatch.setattr(sys, 'argv', argv)
+    gpu.main()
+    assert begun and not any(case.compiled for case in begun)
+    assert 'the time was up: plain B compiled' in (tmp_path / 'gpu_cpu.md').read_text()
+
+
+def test_short_times_keep_their_digits(benchmark):
+    (row,) = benchmark('harness').compare('', {'a': lambda: None}, rounds=3)
+    assert 0 < float(row['median_s']) < 1e-4
+
+
 def test_a_gpus_rows_have_a_file_of_their_own(benchmark):
     harness = benchmark('harness')
     parser = harness.arguments('', 'plain', gpu=True)
