@@ -4,9 +4,13 @@ import dataclasses
 import importlib
 import json
 import math
+import os
 import re
 import shutil
+import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -368,6 +372,31 @@ def test_gpus_are_for_parts_that_ask_for_one(study, tmp_path, monkeypatch):
             assert command[2] == part and env['CUDA_VISIBLE_DEVICES'] == device and env['OMP_NUM_THREADS'] == '1'
 
 
+@pytest.mark.skipif(sys.platform != 'linux', reason="Linux' signal")
+def test_no_job_outlives_a_killed_run(study, tmp_path):
+    code = (
+        'import os, signal, sys, run; from plan import Job\n'
+        'class Args: work_dir = data_root = run.Path(sys.argv[1])\n'
+        'sys.executable = sys.argv[1] + "/job"\n'
+        'job = run.start(Job("cifar10", "vit", 0), Args)\n'
+        'print(job.pid, flush=True); os.kill(os.getpid(), signal.SIGKILL)'
+    )
+    stub = tmp_path / 'job'
+    stub.write_text('#!/bin/sh\nexec sleep 60\n')
+    stub.chmod(0o755)
+    command = [sys.executable, '-c', code, str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT / 'tools' / 'study', capture_output=True, text=True)
+    process = Path('/proc') / done.stdout.strip()
+    assert done.returncode == -signal.SIGKILL and done.stdout.strip().isdigit(), done.stderr
+    for _ in range(100):
+        # ended, or waiting for somebody to take note of it
+        if not process.exists() or (process / 'stat').read_text().rsplit(')', 1)[1].split()[0] == 'Z':
+            return
+        time.sleep(0.1)
+    os.kill(int(process.name), signal.SIGKILL)
+    pytest.fail('still at work')
+
+
 def test_the_gpu_study_on_a_cpu(study, tmp_path, monkeypatch):
     job, logs, plan = (study[name] for name in ('job', 'logs', 'plan'))
     pictures_of_ten_classes(tmp_path / 'data')
@@ -388,7 +417,7 @@ def test_the_gpu_study_on_a_cpu(study, tmp_path, monkeypatch):
         job.main(['cifar10_gpu', arm, '--seed=0', *common])
         assert logs.last(logs.read(plan.Job('cifar10_gpu', arm, 0).log), 'final')['images'] == 20
     text = tables(study, 'cifar10_gpu')
-    assert '| visionllama, as2d | ' in text and 'hours of one GPU.' in text
+    assert '| visionllama, as2d | ' in text and 'hours of jobs that share a GPU.' in text
 
 
 def test_more_labels(study, tmp_path, monkeypatch):

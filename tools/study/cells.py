@@ -79,7 +79,7 @@ def rates_tried(
 
 def ending(name: str, picture: str, runs: Dict[str, Dict[int, object]], seconds: int) -> List[str]:
     """The last lines of a part: its picture, and what its runs took."""
-    time = f'{seconds / 3600:.1f} hours of one {"GPU" if PARTS[name].gpu else "core"}'
+    time = f'{seconds / 3600:.1f} hours of {"jobs that share a GPU" if PARTS[name].gpu else "one core"}'
     left_out = [f'Seed {seed} is left out: {arm} diverged.' for seed, arm in diverged(name).items()]
     return [
         '',

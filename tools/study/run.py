@@ -5,6 +5,8 @@ python tools/study/run.py [PART ...] [--workers 2] [--data-root data] [--work-di
 """
 
 import argparse
+import contextlib
+import ctypes
 import math
 import os
 import signal
@@ -19,6 +21,7 @@ from plan import PARTS, Job, jobs
 
 from mmvisionllama import launch
 
+PR_SET_PDEATHSIG = 1
 #: seconds that a job has to stop
 PATIENCE = 60
 
@@ -54,8 +57,19 @@ def start(job: Job, args: argparse.Namespace) -> subprocess.Popen:
     with open(log, 'a') as file:
         # a session of its own: Ctrl-C is for this process, which lets its jobs write a checkpoint
         return subprocess.Popen(
-            list(map(str, command)), stdout=file, stderr=subprocess.STDOUT, env=env, start_new_session=True
+            list(map(str, command)),
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            env=env,
+            start_new_session=True,
+            preexec_fn=end_with_parent if sys.platform == 'linux' else None,
         )
+
+
+def end_with_parent() -> None:
+    """Lets a job stop with a checkpoint when this process is killed: it would hold its folder against the next call."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def ready(job: Job, waiting: List[Job], running: Dict[Job, subprocess.Popen]) -> bool:
