@@ -1,6 +1,7 @@
 """What tools/setup/environment.sh installs as mmcv, with an interpreter that notes pip's arguments."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,10 @@ ROOT = Path(__file__).resolve().parents[1]
 # everything is there but mmcv, whose operators import once their wheel was installed
 PYTHON = """#!/bin/sh
 case "$*" in
+*"-m pip wheel"*)
+    echo "wheel for ${{CUDA_VISIBLE_DEVICES-all}}" >>"{log}"
+    while [ "$1" != -w ]; do shift; done
+    touch "$2/mmcv.whl" ;;
 *"-m pip"*) echo "$*" >>"{log}" ;;
 *"import mmcv.ops"*) grep -q "[.]whl" "{log}" ;;
 *"import mmcv"*) exit 1 ;;
@@ -52,3 +57,26 @@ def test_mmcv_fits_line_and_stage(tmp_path, line, stage, expected):
     assert [
         ' '.join(word.split('/')[-1] if word.endswith('.whl') else word for word in c.split()) for c in calls
     ] == expected
+
+
+@pytest.mark.skipif(shutil.which('nvcc', path='/usr/bin:/bin') is not None, reason='takes a path without nvcc')
+@pytest.mark.parametrize('with_nvcc', [False, True])
+def test_operators_are_compiled_for_what_there_are_compilers(tmp_path, with_nvcc):
+    """Where mmcv sees a GPU it asks for CUDA's compiler, which torch's packages do not bring."""
+    log, stub, nvcc = tmp_path / 'log', tmp_path / 'venv/bin/python', tmp_path / 'cuda/bin/nvcc'
+    for path in (stub, nvcc, tmp_path / 'bin/g++'):
+        path.parent.mkdir(parents=True)
+        path.write_text(PYTHON.format(log=log, root=ROOT))
+        path.chmod(0o755)
+    if not with_nvcc:
+        nvcc.unlink()
+    env = dict(os.environ, VENV=str(tmp_path / 'venv'), WHEELS=str(tmp_path / 'wheels'), PYTHON=sys.executable)
+    env.update(
+        PATH=f'{tmp_path / "bin"}:/usr/bin:/bin',
+        LINE='onedl',
+        CUDA_HOME=str(tmp_path / 'cuda'),
+        CUDA_VISIBLE_DEVICES='3',
+    )
+    subprocess.run([ROOT / 'tools/setup/environment.sh', 'test'], env=env, check=True, stdout=-3)
+    (seen,) = (line for line in log.read_text().splitlines() if line.startswith('wheel for'))
+    assert seen == ('wheel for 3' if with_nvcc else 'wheel for ')

@@ -98,7 +98,13 @@ if [ $operators = yes ] && ! has_operators; then
         say "Compiling mmcv's operators: 10 to 15 minutes on two cores, once; the wheel is kept in $wheel_folder"
         build=$(mktemp -d)
         trap 'rm -rf "$build"' EXIT
-        (PATH="$(cd "$VENV/bin" && pwd):$PATH" MAX_JOBS=${MAX_JOBS:-$(nproc)} "$python" -m pip wheel -v --disable-pip-version-check --no-build-isolation \
+        # with a GPU in sight mmcv compiles for it, and fails without CUDA's compiler
+        if ! command -v nvcc >/dev/null && ! [ -x "${CUDA_HOME:-/usr/local/cuda}/bin/nvcc" ]; then
+            hidden=yes
+            echo "    for CPUs, since there is no nvcc: mmdet will not run on a GPU in this environment"
+        fi
+        ([ -z "${hidden:-}" ] || export CUDA_VISIBLE_DEVICES=
+            PATH="$(cd "$VENV/bin" && pwd):$PATH" MAX_JOBS=${MAX_JOBS:-$(nproc)} "$python" -m pip wheel -v --disable-pip-version-check --no-build-isolation \
             --no-cache-dir --no-deps -w "$build" "$mmcv_pin" >"$build/log" 2>&1) &
         job=$!
         while kill -0 $job 2>/dev/null; do
