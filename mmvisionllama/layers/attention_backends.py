@@ -8,7 +8,7 @@ import functools
 import importlib
 import math
 import os
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
@@ -20,6 +20,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..errors import OptionError
 from . import kernels
+from .flash_attention import flash_attention, missing_flash_attention
 from .options import checked_choice
 
 HALF = (torch.float16, torch.bfloat16)
@@ -104,8 +105,7 @@ class AttentionBackend:
     def _limits(self, spec: AttentionSpec) -> List[Tuple[bool, str]]:
         on_gpu = spec.device != 'cpu'
         dtypes = ', '.join(str(dtype).removeprefix('torch.') for dtype in self.dtypes)
-        # asked where it matters alone: an import that fails takes a millisecond, and every call of attention asks
-        no_dropout = spec.dropout and (not self.dropout or (self.name == 'flash-attn' and _flash_attn_missing(1.0)))
+        no_dropout = spec.dropout and (not self.dropout or (self.name == 'flash-attn' and missing_flash_attention(1.0)))
         lengths = self.name == 'flash-attn' and spec.is_causal and spec.queries != spec.keys
         return [
             (bool(self.devices) and spec.device not in self.devices, f'it runs on {", ".join(self.devices)}'),
@@ -248,29 +248,14 @@ def _sdpa(*kernel: SDPBackend) -> Callable[..., Tensor]:
     return run
 
 
-def _flash_attn(dropout: float = 0.0):
-    """flash-attn's functions: version 3 where it is installed, version 2 otherwise and for dropout, which 3 lacks."""
-    with suppress(ImportError):
-        return importlib.import_module('flash_attn' if dropout else 'flash_attn_interface')
-    return importlib.import_module('flash_attn')
-
-
-def _flash_attn_missing(dropout: float = 0.0) -> Optional[str]:
-    try:
-        _flash_attn(dropout)
-    except ImportError as error:
-        return f'flash-attn does not import ({error}): pip install flash-attn --no-build-isolation'
-    return None
-
-
 def _run_flash_attn(q: Tensor, k: Tensor, v: Tensor, mask=None, is_causal: bool = False, dropout: float = 0.0):
     options = dict(dropout_p=dropout) if dropout else {}
-    out = _flash_attn(dropout).flash_attn_func(*(t.transpose(1, 2) for t in (q, k, v)), causal=is_causal, **options)
+    out = flash_attention(dropout).flash_attn_func(*(t.transpose(1, 2) for t in (q, k, v)), causal=is_causal, **options)
     return (out[0] if isinstance(out, tuple) else out).transpose(1, 2)
 
 
 def _run_flash_attn_packed(q: Tensor, k: Tensor, v: Tensor, bounds: Tensor, longest: int) -> Tensor:
-    out = _flash_attn().flash_attn_varlen_func(q, k, v, bounds, bounds, longest, longest)
+    out = flash_attention().flash_attn_varlen_func(q, k, v, bounds, bounds, longest, longest)
     return out[0] if isinstance(out, tuple) else out
 
 
@@ -331,7 +316,7 @@ register_attention(
         max_head_dim=256,
         mask=False,
         tracing=False,
-        missing=_flash_attn_missing,
+        missing=missing_flash_attention,
     )
 )
 register_attention(

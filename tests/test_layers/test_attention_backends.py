@@ -24,6 +24,7 @@ from mmvisionllama.layers import (
 )
 from mmvisionllama.layers import attention as attention_module
 from mmvisionllama.layers.attention_backends import choose_backend, measured_backend
+from mmvisionllama.layers.flash_attention import _is_installed
 
 HAS_VARLEN = torch.__version__ >= '2.10'
 GPU = AttentionSpec(device='cuda', dtype=torch.bfloat16, queries=197, keys=197)
@@ -170,22 +171,22 @@ def test_flash_attn_3_goes_first(flash_attn, monkeypatch):
         attend(q, k, v, backend='flash-attn', dropout=0.5)
 
 
-def test_flash_attn_2_is_looked_for_where_dropout_needs_it(flash_attn, monkeypatch):
-    """Where it is not there, every call would search all folders for it."""
-    monkeypatch.setitem(sys.modules, 'flash_attn_interface', flash_attn)
-    monkeypatch.delitem(sys.modules, 'flash_attn')
+@pytest.mark.parametrize('name', ['flash_attn', 'flash_attn_interface'])
+def test_the_other_version_is_looked_for_once(flash_attn, monkeypatch, name):
+    """Every call of attention would search all folders for the one that is not installed."""
+    other = 'flash_attn' if name == 'flash_attn_interface' else 'flash_attn_interface'
+    monkeypatch.setitem(sys.modules, name, flash_attn)
+    monkeypatch.delitem(sys.modules, other)
     searched = []
-
-    def find_spec(name, path=None, target=None):
-        if name == 'flash_attn':
-            searched.append(name)
-            raise ImportError(name)
-
-    monkeypatch.setattr(sys, 'meta_path', [SimpleNamespace(find_spec=find_spec), *sys.meta_path])
-    assert choose_backend('flash-attn', GPU).name == 'flash-attn' and searched == []
-    with pytest.raises(OptionError, match='it has no dropout in version 3'):
-        choose_backend('flash-attn', GPU._replace(dropout=True))
-    assert searched
+    nowhere = SimpleNamespace(find_spec=lambda module, *_: searched.append(module))
+    monkeypatch.setattr(sys, 'meta_path', [nowhere, *sys.meta_path])
+    _is_installed.cache_clear()
+    for _ in range(3):
+        assert choose_backend('flash-attn', GPU).name == 'flash-attn'
+        if other == 'flash_attn':
+            with pytest.raises(OptionError, match='it has no dropout in version 3'):
+                choose_backend('flash-attn', GPU._replace(dropout=True))
+    assert searched == [other]
 
 
 @pytest.mark.parametrize('shape', [None, (8, 1, 5, 5), (1, 3, 5, 5), (5, 5)], ids=str)
