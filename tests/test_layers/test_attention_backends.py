@@ -24,7 +24,7 @@ from mmvisionllama.layers import (
 )
 from mmvisionllama.layers import attention as attention_module
 from mmvisionllama.layers.attention_backends import choose_backend, measured_backend
-from mmvisionllama.layers.flash_attention import _is_installed
+from mmvisionllama.layers.flash_attention import _is_installed, flash_attention
 
 HAS_VARLEN = torch.__version__ >= '2.10'
 GPU = AttentionSpec(device='cuda', dtype=torch.bfloat16, queries=197, keys=197)
@@ -182,7 +182,7 @@ def test_the_other_version_is_looked_for_once(flash_attn, monkeypatch, name):
     monkeypatch.setattr(sys, 'meta_path', [nowhere, *sys.meta_path])
     _is_installed.cache_clear()
     for _ in range(3):
-        assert choose_backend('flash-attn', GPU).name == 'flash-attn'
+        assert choose_backend('flash-attn', GPU).name == 'flash-attn' and flash_attention() is flash_attn
         if other == 'flash_attn':
             with pytest.raises(OptionError, match='it has no dropout in version 3'):
                 choose_backend('flash-attn', GPU._replace(dropout=True))
