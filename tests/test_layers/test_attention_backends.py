@@ -186,7 +186,7 @@ def test_the_other_version_is_looked_for_once(flash_attn, monkeypatch, name):
         if other == 'flash_attn':
             with pytest.raises(OptionError, match='it has no dropout in version 3'):
                 choose_backend('flash-attn', GPU._replace(dropout=True))
-    assert searched == [other]
+    assert searched.count(other) == 1
 
 
 @pytest.mark.parametrize('shape', [None, (8, 1, 5, 5), (1, 3, 5, 5), (5, 5)], ids=str)
