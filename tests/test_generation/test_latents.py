@@ -3,6 +3,7 @@
 import copy
 import json
 import sys
+from contextlib import ExitStack
 
 import numpy as np
 import pytest
@@ -146,12 +147,13 @@ def test_more_shards_than_files_that_may_be_open(codec, images, tmp_path):
     encode(codec, images, tmp_path, shard_size=1)
     data = LatentShards(str(tmp_path))
     limits, taken = resource.getrlimit(resource.RLIMIT_NOFILE), []
-    with open(tmp_path / META) as file:  # its number is the lowest that is free
-        resource.setrlimit(resource.RLIMIT_NOFILE, (file.fileno() + 5, limits[1]))
-        try:
-            taken = [data[i]['labels'] for i in range(len(data))]
-        finally:
-            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    with ExitStack() as opened:  # the five lowest numbers that are free
+        last = max(opened.enter_context(open(tmp_path / META)).fileno() for _ in range(5))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (last + 1, limits[1]))
+    try:
+        taken = [data[i]['labels'] for i in range(len(data))]
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
     assert taken == [0, 0, 0, 1, 1] * 2
 
 
