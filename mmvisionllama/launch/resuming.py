@@ -115,8 +115,14 @@ def newest_checkpoint(work_dir: str) -> Optional[str]:
 
     Raises:
         CheckpointError: If none of them can be used.
-        LaunchError: If ``last_checkpoint`` names an address and the folder has no checkpoint.
+        LaunchError: If ``last_checkpoint`` names an address and the folder has no file of that name.
     """
+    named = _named(work_dir)
+    if '://' in named and _pointer(work_dir) is None:  # default_hooks.checkpoint.out_dir; files here are older
+        raise LaunchError(
+            f'the newest checkpoint of {work_dir!r} lies at {named}, and only local files are resumed: download it and '
+            f'give --resume FILE, or put it into that folder'
+        )
     reason = None
     for path in _candidates(work_dir):
         try:
@@ -131,12 +137,6 @@ def newest_checkpoint(work_dir: str) -> Optional[str]:
         raise CheckpointError(
             f'no checkpoint in {work_dir!r} can be resumed (the last one tried: {reason}); to start over, give another '
             f'--work-dir or leave out --resume'
-        )
-    named = _named(work_dir)
-    if '://' in named:  # default_hooks.checkpoint.out_dir
-        raise LaunchError(
-            f'the newest checkpoint of {work_dir!r} lies at {named}, and only local files are resumed: download it and '
-            f'give --resume FILE, or put it into that folder'
         )
     return None
 

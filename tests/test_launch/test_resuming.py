@@ -62,13 +62,16 @@ def test_damaged_last_checkpoint(work, capsys, content):
 
 
 def test_a_checkpoint_at_an_address(work, tmp_path):
-    """Of a hook with another out_dir: the training would start over. A download in the folder is taken."""
+    """Of a hook with another out_dir: the training would lose epochs. A download in the folder is taken."""
     for folder in (tmp_path, work):
         (folder / 'last_checkpoint').write_text('s3://bucket/run/epoch_9.pth')
     with pytest.raises(LaunchError, match='s3://bucket/run/epoch_9.pth, .*download it and give --resume FILE') as error:
         newest_checkpoint(str(tmp_path))
     assert '\n' not in str(error.value)
     assert name(newest_checkpoint(str(work))) == 'epoch_9.pth'
+    (work / 'last_checkpoint').write_text('s3://bucket/run/epoch_12.pth')
+    with pytest.raises(LaunchError, match='epoch_12.pth'):
+        newest_checkpoint(str(work))
 
 
 def test_the_named_one_comes_first(work):
