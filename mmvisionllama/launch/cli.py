@@ -5,7 +5,7 @@ import socket
 import sys
 import traceback
 from argparse import Action, ArgumentDefaultsHelpFormatter, ArgumentParser, Namespace
-from typing import Any, Callable, Optional, Tuple
+from typing import Any, Callable, Optional, Sequence, Tuple
 from urllib.error import URLError
 
 from mmengine.config import DictAction
@@ -88,9 +88,17 @@ def run_cli(main: Callable[[], Any]) -> Any:
 def _place() -> Tuple[bool, bool]:
     """Whether this is the first process of all, and the first of its machine, whose files may differ."""
     # without --launcher the tasks of srun and mpirun are runs of their own, as in a sweep
-    places = PLACES if any(item.startswith('--la') for item in sys.argv) else PLACES[:1]
+    places = PLACES if _has_launcher(sys.argv) else PLACES[:1]
     rank, local = next((names for names in places if names[0] in os.environ), PLACES[0])
     return os.environ.get(rank, '0') == '0', os.environ.get(local) == '0'
+
+
+def _has_launcher(argv: Sequence[str]) -> bool:
+    """Whether a command line has ``--launcher``, or a beginning of it, and not ``none``."""
+    for item, following in zip(argv, [*argv[1:], '']):
+        if item.startswith('--la'):
+            return (item.partition('=')[2] or following) != 'none'
+    return False
 
 
 def leave_processes() -> None:

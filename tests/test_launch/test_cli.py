@@ -160,13 +160,14 @@ def test_the_first_process_of_each_machine_speaks(environment, speaks, monkeypat
     assert capsys.readouterr().err == (f'{speaks}no data\n' if speaks else '')
 
 
+@pytest.mark.parametrize('options', [[], ['--launcher', 'none'], ['--launch=none', '--amp']])
 @pytest.mark.parametrize('rank', ['SLURM_PROCID', 'OMPI_COMM_WORLD_RANK'])
-def test_every_run_of_a_sweep_speaks(rank, monkeypatch, capsys):
+def test_every_run_of_a_sweep_speaks(rank, options, monkeypatch, capsys):
     """Tasks of srun and mpirun that no launcher joins."""
     for key in chain(*PLACES):
         monkeypatch.delenv(key, raising=False)
     monkeypatch.setenv(rank, '3')
-    monkeypatch.setattr('sys.argv', ['train.py', 'config.py'])
+    monkeypatch.setattr('sys.argv', ['train.py', 'config.py', *options])
     with pytest.raises(SystemExit):
         launch.run_cli(raiser(OptionError('no data')))
     assert capsys.readouterr().err == 'error: no data\n'
