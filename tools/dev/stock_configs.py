@@ -192,6 +192,7 @@ def run(case: Case, rank: int = 0, world: int = 1, port: int = 0) -> str:
     init_default_scope(case.library)
     torch.manual_seed(0)
     MessageHub.get_current_instance().update_info('epoch', 0)  # TOOD's head asks
+    MessageHub.get_current_instance().update_info('max_iters', 100)  # a cosine of mmpretrain's moving averages
     cfg = prepare(case)
     model = revert_sync_batchnorm(MODELS.build(cfg.model))
     try:
