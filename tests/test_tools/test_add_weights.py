@@ -38,7 +38,8 @@ def test_a_training_becomes_an_entry(tool, tmp_path):
     cfg.merge_from_dict({'randomness.seed': 7})
     cfg.dump(work / config.name)  # what the Runner leaves
     options = '--cfg-options randomness.seed=7'
-    arguments = [str(config), str(work), '--data', 'the digits', '--score', 'accuracy/top1=Top 1 Accuracy']
+    texts = ['--data', 'the digits', '--trained-on', 'other digits']
+    arguments = [str(config), str(work), *texts, '--score', 'accuracy/top1=Top 1 Accuracy']
     tool.main([*arguments, '--options', options, '--root', str(tmp_path)])
 
     folder = tmp_path / 'weights' / 'vision_llama_digits'
@@ -46,6 +47,7 @@ def test_a_training_becomes_an_entry(tool, tmp_path):
     assert 'Top 1 Accuracy **98.05**: the digits. One training with seed 7;' in card and options in card
     assert [json.loads(line)['step'] for line in (folder / 'log.jsonl').read_text().splitlines()] == [1, 2]
     (entry,) = yaml.safe_load((tmp_path / tool.WEIGHTS).read_text())['Models']
+    assert entry['Results'][0]['Dataset'] == 'the digits' and entry['Metadata']['Training Data'] == 'other digits'
     assert entry['Metadata']['Seed'] == 7 and entry['Results'][0]['Metrics'] == {'Top 1 Accuracy': 98.05}
     stored = load_file(folder / 'model.safetensors')
     assert all(torch.equal(stored[name], value) for name, value in model.state_dict().items())

@@ -1,6 +1,7 @@
-"""The arithmetic of predicted steps."""
+"""The arithmetic of memory per GPU and of predicted steps."""
 
 import importlib
+import re
 from pathlib import Path
 
 import pytest
@@ -33,3 +34,13 @@ def test_the_document_has_what_the_tool_prints(tool):
     lines = list(tool.table())
     assert len(lines) == 2 + 3 * 3
     assert '\n'.join(lines) in text
+
+
+def test_the_document_has_what_a_block_keeps(tool):
+    """Measured, so that it changes with the kernels."""
+    pytest.importorskip('mmdet')
+    text = (ROOT / 'docs' / 'scaling.md').read_text()
+    kept, _, *tables = importlib.import_module('scaling_model').lines()
+    large, dit = re.findall(r'[\d.]+ C', kept)
+    assert f'{large} numbers per token for a block of `large` and {dit} for one of DiT-XL' in text
+    assert len(tables) == 2 + 2 * 4 + 2 and all(line in text for line in tables)

@@ -8,7 +8,7 @@ float32 and with few tokens, as the bytes of the distinct tensors that autograd 
 arithmetic, and no measurement on a GPU.
 """
 
-from typing import Callable, Tuple
+from typing import Callable, Iterator, Tuple
 
 import torch
 from mmengine.config import Config
@@ -87,28 +87,25 @@ def row(
         yield f'| {name} | {gpus} | ' + ' | '.join(f'{number:.1f}' for number in numbers) + ' |'
 
 
-def main() -> None:
+def lines() -> Iterator[str]:
+    """What is kept, and the lines of both tables."""
     torch.manual_seed(0)
     kept_backbone = per_token(backbone, lambda m: m(torch.rand(1, 3, 128, 128, requires_grad=True))[-1], 64)
     arguments: Tuple = (torch.rand(1, 4, 32, 32, requires_grad=True), torch.rand(1), torch.zeros(1, dtype=torch.long))
     kept_dit = per_token(dit, lambda m: m(*arguments), 256)
-    print(f'kept per token and block: L {kept_backbone:.0f} = {kept_backbone / 1024:.1f} C', end=', ')
-    print(f'DiT-XL {kept_dit:.0f} = {kept_dit / 1152:.1f} C')
+    yield f'kept per token and block: L {kept_backbone / 1024:.1f} C, DiT-XL {kept_dit / 1152:.1f} C'
     detector = 'configs/mmdet/vitdet/visionllama-large-p16_mae-800e-pre_vitdet_8xb4-accum2-36e_coco-1024px.py'
     generator = 'configs/generation/dit_llama/dit-llama-xl-2_8xb32-2352k_imagenet-256.py'
     counts = [parameters(path) for path in (detector, generator)]
-    print(f'parameters: {counts[0] / 1e6:.1f} M, {counts[1] / 1e6:.1f} M')
-    print('| model | GPUs | state, DDP | state, FSDP2 | activations | with_cp |\n|---|---|---|---|---|---|')
-    print(
-        *row('ViTDet-L, 1 image', counts[0], largest_block(backbone(1)), 1, 4096, 24, kept_backbone, 1024, False),
-        sep='\n',
-    )
-    print(*row('DiT-XL/2, 32 images', counts[1], largest_block(dit(1)), 32, 256, 28, kept_dit, 1152, True), sep='\n')
-    print('| model | DDP, GB | FSDP2 in bfloat16, GB |\n|---|---|---|')
+    yield f'parameters: {counts[0] / 1e6:.1f} M, {counts[1] / 1e6:.1f} M'
+    yield '| model | GPUs | state, DDP | state, FSDP2 | activations | with_cp |\n|---|---|---|---|---|---|'
+    yield from row('ViTDet-L, 1 image', counts[0], largest_block(backbone(1)), 1, 4096, 24, kept_backbone, 1024, False)
+    yield from row('DiT-XL/2, 32 images', counts[1], largest_block(dit(1)), 32, 256, 28, kept_dit, 1152, True)
+    yield '| model | DDP, GB | FSDP2 in bfloat16, GB |\n|---|---|---|'
     for name, count in zip(('ViTDet-L', 'DiT-XL/2'), counts):
         # a ring: all-reduce sends everything twice; two gathers of 2 bytes, one reduction of 4
-        print(f'| {name} | {2 * 4 * count / 1e9:.1f} | {(2 * 2 + 4) * count / 1e9:.1f} |')
+        yield f'| {name} | {2 * 4 * count / 1e9:.1f} | {(2 * 2 + 4) * count / 1e9:.1f} |'
 
 
 if __name__ == '__main__':
-    main()
+    print(*lines(), sep='\n')

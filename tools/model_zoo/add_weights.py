@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Puts the weights of a finished training into ``weights/``, with their log, a card and an entry of the index.
 
-python tools/model_zoo/add_weights.py CONFIG WORK_DIR --data TEXT --score METRIC=NAME [--factor 100] [--task TASK]
+python tools/model_zoo/add_weights.py CONFIG WORK_DIR --data TEXT --trained-on TEXT --score METRIC=NAME [...]
 
 The newest checkpoint of WORK_DIR is stored as safetensors under the name that the zoo gives the config. The score is
 the last one in the log, which is copied beside the weights. ``get_model(NAME, pretrained=True)`` checks the hash.
@@ -63,6 +63,7 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     parser.add_argument('config', help='config below configs/')
     parser.add_argument('work_dir', type=Path, help='where it was trained')
     parser.add_argument('--data', required=True, help='what the score was measured on, as the end of a sentence')
+    parser.add_argument('--trained-on', required=True, help='what it was trained on, for the index')
     parser.add_argument('--score', required=True, metavar='METRIC=NAME', help='metric of the log and what to call it')
     parser.add_argument('--factor', type=float, default=1.0, help='of the score, 100 for those logged as fractions')
     parser.add_argument('--options', default='', help='what the command had behind the config')
@@ -119,7 +120,7 @@ def main(argv: Optional[List[str]] = None) -> None:
     entry = {
         'Name': name,
         'In Collection': COLLECTION['Name'],
-        'Metadata': {'Parameters': parameters, 'Training Data': args.data, 'Seed': seed},
+        'Metadata': {'Parameters': parameters, 'Training Data': args.trained_on, 'Seed': seed},
         'Results': [{'Task': args.task, 'Dataset': args.data, 'Metrics': {score_name: score}}],
         'Config': f'configs/{config}',
         'Weights': f'weights/{name}/model.safetensors',

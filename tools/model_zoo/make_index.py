@@ -108,6 +108,8 @@ def read_head(path: Path) -> Recipe:
     ).groups()
     schedule = find(r'Schedule[^:]*: (.*?= (\d+) images.*)', 'schedule')
     length = re.search(r'\d+ epochs', schedule.group(1)) if ' iterations x ' in schedule.group(1) else None
+    # of accumulated batches the metafile's batch size is that of an iteration
+    one = re.search(r'iterations of (\d+) images', schedule.group(1))
     length = length or re.search(r'[\d,]+ iterations', schedule.group(1))
     if length is None:
         raise ValueError(f'{path}: the schedule in the comment on top gives no epochs or iterations')
@@ -116,7 +118,7 @@ def read_head(path: Path) -> Recipe:
         params=float(params),
         macs=float(macs),
         size=size,
-        batch=int(schedule.group(2)),
+        batch=int(one.group(1) if one else schedule.group(2)),
         length=length.group(),
         results=read_results(paper),
         command=find(r'(tools/dist_train\.sh configs/\S+ \d+(?: --\w+)*)', 'command').group(1),
@@ -216,20 +218,34 @@ def readme(folder: str, recipes: List[Recipe]) -> str:
     return '\n'.join(lines)
 
 
+DATA_COMMAND = r'Data: +(python .*?)(?:  |$)'
+
+
+def command(text: str) -> str:
+    """The command in the docstring of a small config, continued lines included; '' without one."""
+    found = re.search(r'Command: +(python (?:.*\\\\\n)*.*)', text)
+    return re.sub(r'\\\\\n *', r'\\\n    ', found.group(1)) if found else ''
+
+
 def quickstart_readme(folder: str, paths: List[Path]) -> str:
     """``README.md`` of small configs that train on a CPU; what they are stands in their docstrings or comments."""
     title, text = SMALL[folder]
     lines = [f'# {title}', '', NOTE, '', text, '']
     lines += ['| config | what |', '|---|---|']
-    data: Dict[str, None] = {}  # commands that write the data, once each
+    before: Dict[str, None] = {}  # commands that write the data, and trainings to start from, once each
+    trainings = []
     for path in paths:
         text = path.read_text()
-        data.update(dict.fromkeys(re.findall(r'Data: +(python .*?)(?:  |$)', text, re.MULTILINE)))
+        before.update(dict.fromkeys(re.findall(DATA_COMMAND, text, re.MULTILINE)))
+        training = command(text) or f'python tools/train.py configs/{folder}/{path.name}'
+        for name in re.findall(r'work_dirs/(\w+)/', training):
+            (first_text,) = (other.read_text() for other in (ROOT / 'configs').glob(f'*/*/{name}.py'))
+            before.update(dict.fromkeys([*re.findall(DATA_COMMAND, first_text, re.MULTILINE), command(first_text)]))
+        trainings.append(training)
         first = text.split('"""')[1] if text.startswith('"""') else text.replace('#', '')
         sentence = re.split(r'(?<=\w)[.:](?=\s)', ' '.join(first.split('\n\n')[0].split()).rstrip('.'))[0]
         lines.append(f'| [{path.stem}]({path.name}) | {sentence} |')
-    trainings = (f'python tools/train.py configs/{folder}/{path.name}' for path in paths)
-    lines += ['', '```bash', *data, *trainings, '```', '']
+    lines += ['', '```bash', *before, *trainings, '```', '']
     return '\n'.join(lines)
 
 

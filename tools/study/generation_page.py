@@ -58,11 +58,11 @@ def draw(name: str, path: Path) -> None:
         return
     figure, axes = panels(1 + len(found), (5 + 4 * len(found), 3.6))
     for arm, runs in found.items():
-        curve(axes[0], runs, arm)
+        curve(axes[0], [[(step, 1000 * loss) for step, loss in points] for points in runs], arm)
     lowest = min(loss for runs in found.values() for points in runs for _, loss in points)
     # where arms differ: the first checkpoints are ten times as high, and in the table
-    axes[0].set(title='below twice the lowest', ylim=(0.95 * lowest, 2 * lowest))
-    axes[0].set(xlabel='iterations', ylabel='held-out loss')
+    axes[0].set(title='held-out loss, cut off at twice the lowest', ylim=(950 * lowest, 2000 * lowest))
+    axes[0].set(xlabel='iterations', ylabel='1000 x held-out loss')
     for axis, arm in zip(axes[1:], found):
         picture = path.parent / name / f'{arm}.png'
         if picture.exists():

@@ -1,7 +1,8 @@
 # iLLaMA-B, supervised on ImageNet-1K at 224, linear soft mask over the first 25 epochs.
 # Paper: top-1 81.6 %. Not reproduced here. Model: 86.50 M parameters, 17.56 GMACs at 224.
 # The log of the release ends at 81.61 %.
-# The paper counts no position embedding. The released code multiplies the mask after the softmax: ..._released.py
+# The paper counts no position embedding. Eq. 2 of the paper and the released code multiply the
+# mask after the softmax: ..._released.py
 # Schedule: 8 GPUs x 128 x 4 accumulated = 4096 images; floor(1,281,167 / 1024) = 1251 iterations x 300 epochs. An
 # iteration of the Runner is one batch of 1024, and batches of two epochs may make one step: 375,300 iterations are
 # 93,825 steps of the optimizer (the release drops the rest of each epoch: 93,600).

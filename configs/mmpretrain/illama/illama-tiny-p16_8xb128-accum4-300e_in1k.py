@@ -1,7 +1,8 @@
 # iLLaMA-T, supervised on ImageNet-1K at 224, constant soft mask over the first 50 epochs.
 # Paper: top-1 75.0 %. Not reproduced here. Model: 5.70 M parameters, 1.25 GMACs at 224.
 # The abstract says 75.1 %, every table and the log of the release 75.0 %.
-# The paper counts no position embedding. The released code multiplies the mask after the softmax: ..._released.py
+# The paper counts no position embedding. Eq. 2 of the paper and the released code multiply the
+# mask after the softmax: ..._released.py
 # Schedule: 8 GPUs x 128 x 4 accumulated = 4096 images; floor(1,281,167 / 1024) = 1251 iterations x 300 epochs. An
 # iteration of the Runner is one batch of 1024, and batches of two epochs may make one step: 375,300 iterations are
 # 93,825 steps of the optimizer (the release drops the rest of each epoch: 93,600).
