@@ -9,6 +9,8 @@ from typing import Any, Dict, Optional, Union
 from torch import nn
 
 from .checkpoints import find_state_dict, load_strictly, read_checkpoint
+from .checkpoints.reading import dataset_meta
+from .checkpoints.writing import safetensors_metadata
 from .errors import MissingExtraError, OptionError
 from .zoo import get_model
 
@@ -41,7 +43,8 @@ class HubModel(
 ):
     """A model of the zoo that ``save_pretrained``, ``from_pretrained`` and ``push_to_hub`` know how to handle.
 
-    The folder holds the name and the overrides, and the weights under the names of the model's own state dict.
+    The folder holds the name and the overrides, and the weights under the names of the model's own state dict, with the
+    classes where they are known.
 
     Args:
         name: One of :func:`list_models`.
@@ -77,13 +80,17 @@ class HubModel(
         return self.model(*args, **kwargs)
 
     def _save_pretrained(self, save_directory: Path) -> None:
-        safetensors.torch.save_model(self.model, str(Path(save_directory) / SAFETENSORS_SINGLE_FILE))
+        metadata = safetensors_metadata(getattr(self.model, 'dataset_meta', None))
+        safetensors.torch.save_model(self.model, str(Path(save_directory) / SAFETENSORS_SINGLE_FILE), metadata)
 
     @classmethod
     def _load_as_safetensor(cls, model: 'HubModel', model_file: str, map_location: str, strict: bool) -> 'HubModel':
         """Always strictly, and by the reader that all checkpoints go through."""
-        weights = find_state_dict(read_checkpoint(model_file, map_location=map_location))
-        load_strictly(model.model, weights, model_file)
+        checkpoint = read_checkpoint(model_file, map_location=map_location)
+        load_strictly(model.model, find_state_dict(checkpoint), model_file)
+        classes = dataset_meta(checkpoint)
+        if classes:
+            model.model.dataset_meta = classes
         return model.to(map_location).eval()
 
     _load_as_pickle = _load_as_safetensor

@@ -18,9 +18,10 @@ from typing import Any, Dict, List, Tuple, Union
 import yaml
 from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
-from torch import Tensor, nn
+from torch import nn
 
 from .checkpoints import convert_released, find_state_dict, load_strictly, read_checkpoint
+from .checkpoints.reading import dataset_meta
 from .errors import CheckpointError, MissingExtraError
 from .model_zoo import CONFIGS, config_path, list_configs
 
@@ -81,6 +82,9 @@ def get_model(
         backbone_only: The backbone without its head; those of this package need torch and mmengine only.
         **overrides: Merged into the model's config, as in mmpretrain: ``head=dict(num_classes=10)``.
 
+    Returns:
+        nn.Module: With ``dataset_meta`` where the weights name their classes.
+
     Raises:
         KeyError: There is no such model; the message names similar ones.
         MissingExtraError: The head's library is not installed, or that of a backbone of its own (ViT, Swin).
@@ -92,6 +96,8 @@ def get_model(
         similar = difflib.get_close_matches(name, configs, n=3, cutoff=0.5)
         raise KeyError(f'no model {name}: {", ".join(similar) or "list_models() has the names"}')
     config = Config.fromfile(config_path(configs[name]))
+    if config.get('data_preprocessor') and config.get('default_scope') in LIBRARIES:  # to be merged into, not replaced
+        config.model.setdefault('data_preprocessor', config.data_preprocessor)
     config.merge_from_dict(dict(model=overrides))
     if backbone_only:
         if 'backbone' not in config.model:
@@ -101,9 +107,13 @@ def get_model(
         model, prefix = _build(config, name), ''
     if pretrained:
         source = name if pretrained is True else pretrained
-        weights = _weights_of(name, configs[name]) if source is name else find_state_dict(read_checkpoint(source))
+        checkpoint = _checkpoint_of(name, configs[name]) if source is name else read_checkpoint(source)
+        weights = find_state_dict(checkpoint)
         weights = {key[len(prefix) :]: value for key, value in weights.items() if key.startswith(prefix)}
         load_strictly(model, weights, source)
+        classes = dataset_meta(checkpoint)
+        if classes:
+            model.dataset_meta = classes
     return model.eval()
 
 
@@ -112,8 +122,6 @@ def _build(config: Config, name: str) -> nn.Module:
     scope = config.get('default_scope', 'mmengine')
     if scope in LIBRARIES:
         _require(scope, name, ', or backbone_only=True')
-        if config.get('data_preprocessor'):
-            config.model.setdefault('data_preprocessor', config.data_preprocessor)
     with DefaultScope.overwrite_default_scope(scope):
         return MODELS.build(config.model)
 
@@ -138,15 +146,16 @@ def _require(library: str, name: str, way_out: str = '') -> None:
         raise MissingExtraError(f'{name} needs {library} ({error}): {advice}{way_out}') from error
 
 
-def _weights_of(name: str, config: str) -> Dict[str, Tensor]:
-    """Weights of the package, or the authors', converted."""
+def _checkpoint_of(name: str, config: str) -> Dict[str, Any]:
+    """Weights of the package with their classes, or the authors', converted."""
     entry = _sources().get(config)
     if entry is None:
         known = ', '.join(list_models(pretrained=True)) or 'none yet'
         raise CheckpointError(f'{name} has no weights here. Models with weights: {known}')
     if 'Weights' not in entry:
-        return convert_released(find_state_dict(read_checkpoint(entry['Converted From']['Weights']))).state_dict
-    return find_state_dict(read_checkpoint(str(_checked_file(entry))))
+        published = read_checkpoint(entry['Converted From']['Weights'])
+        return dict(state_dict=convert_released(find_state_dict(published)).state_dict)
+    return read_checkpoint(str(_checked_file(entry)))
 
 
 def _checked_file(entry: dict) -> Path:

@@ -117,6 +117,38 @@ def test_values_of_the_config_are_overridden():
     assert model.head.num_classes == 3 and model.backbone.frozen_stages == 2
 
 
+def test_a_preprocessor_is_merged_into_the_config_s(tmp_path):
+    """Its mean and deviation stay."""
+    pytest.importorskip('mmpretrain')
+    plain = mmvisionllama.get_model(DIGITS).data_preprocessor
+    other = mmvisionllama.get_model(DIGITS, data_preprocessor=dict(to_rgb=not plain._channel_conversion))
+    assert torch.equal(other.data_preprocessor.mean, plain.mean) and torch.equal(other.data_preprocessor.std, plain.std)
+    assert other.data_preprocessor._channel_conversion != plain._channel_conversion
+
+
+def test_classes_come_with_the_weights():
+    pytest.importorskip('mmpretrain')
+    name = 'visionllama-micro-24e_cifar10'
+    assert zoo.get_model(name, pretrained=True).dataset_meta['classes'][:2] == ['airplane', 'automobile']
+    assert not hasattr(zoo.get_model(name), 'dataset_meta')
+
+
+def test_weights_of_the_authors_under_their_names(tmp_path):
+    """Says that they have to be converted."""
+    pytest.importorskip('mmpretrain')
+    torch.save(released_names.renamed(mmvisionllama.get_model(DIGITS).backbone), tmp_path / 'published.pth')
+    with pytest.raises(CheckpointError, match="released checkpoint of family 'plain': convert it first"):
+        mmvisionllama.get_model(DIGITS, str(tmp_path / 'published.pth'))
+
+
+def test_positions_that_are_no_square(tmp_path):
+    pytest.importorskip('mmpretrain')
+    trained = mmvisionllama.get_model('illama_digits', backbone=dict(img_size=(32, 48)))
+    torch.save(trained.state_dict(), tmp_path / 'wide.pth')
+    with pytest.raises(CheckpointError, match='wide.pth.*no square grid: build the model with the img_size'):
+        mmvisionllama.get_model('illama_digits', str(tmp_path / 'wide.pth'))
+
+
 def test_published_weights_are_converted_on_loading(tmp_path, monkeypatch):
     """As the authors' files are: the released keys under 'model', beside an argparse Namespace."""
     pytest.importorskip('mmpretrain')
@@ -257,6 +289,13 @@ class TestHub:
         shutil.copy(zoo.FOLDER / 'weights' / DIGITS / 'model.safetensors', tmp_path)
         loaded = hub.HubModel.from_pretrained(tmp_path).model.state_dict()
         assert all(torch.equal(loaded[k], v) for k, v in zoo.get_model(DIGITS, pretrained=True).state_dict().items())
+
+    def test_classes_are_in_the_folder(self, hub, tmp_path):
+        classes = dict(classes=['no', 'yes'], palette=[(0, 0, 0), (255, 0, 0)])
+        trained = dict(state_dict=zoo.get_model(DIGITS).state_dict(), meta=dict(dataset_meta=classes))
+        torch.save(trained, tmp_path / 'trained.pth')
+        hub.HubModel(DIGITS).load(str(tmp_path / 'trained.pth')).save_pretrained(tmp_path / 'folder')
+        assert hub.HubModel.from_pretrained(tmp_path / 'folder').model.dataset_meta == classes
 
     def test_missing_weights_and_types_in_a_config_are_refused(self, hub, tmp_path):
         hub.HubModel(DIGITS, backbone_only=True).save_pretrained(tmp_path)

@@ -15,7 +15,7 @@ from .reading import find_state_dict, read_checkpoint
 from .released import FAMILIES
 
 
-def _advice(state_dict: Dict[str, Tensor], prefix: Optional[str]) -> str:
+def _advice(state_dict: Dict[str, Tensor], otherwise: str) -> str:
     """What to do about a checkpoint whose keys are not the module's."""
     for family in FAMILIES:
         if family.matches(state_dict):
@@ -23,7 +23,7 @@ def _advice(state_dict: Dict[str, Tensor], prefix: Optional[str]) -> str:
                 f'It is a released checkpoint of family {family.name!r}: convert it first with '
                 f'tools/model_converters/released_to_mmvisionllama.py'
             )
-    return f'Check the arch and the prefix (given: {prefix!r})'
+    return otherwise
 
 
 def _shown(names: List[str], most: int = 6) -> str:
@@ -103,7 +103,9 @@ def load_strictly(
         _check_layer_scale(module, given, path)
     try:
         missing, unexpected = module.load_state_dict(state_dict, strict=False, assign=assign)
-    except RuntimeError as error:
+    except (RuntimeError, ValueError) as error:  # the second of a position embedding that is no square
+        if isinstance(error, CheckpointError):
+            raise
         reason = ' '.join(str(error).split())[:400]
         raise CheckpointError(f'{path!r} does not fit the config: {reason}') from error
     if partial:
@@ -118,7 +120,9 @@ def load_strictly(
     if missing or unexpected:
         wrong = [f'{len(missing)} are missing ({_shown(missing)})'] if missing else []
         wrong += [f"{len(unexpected)} are not the model's ({_shown(unexpected)})"] if unexpected else []
-        raise CheckpointError(f'{path!r} does not fit the config: of its weights {" and ".join(wrong)}')
+        wrong = f'{path!r} does not fit the config: of its weights {" and ".join(wrong)}'
+        advice = _advice(state_dict, '')
+        raise CheckpointError(f'{wrong}. {advice}' if advice else wrong)
     return state_dict
 
 
@@ -186,9 +190,10 @@ def load_pretrained(
     total = sum(v.numel() for v in own.values()) or 1
     lost = sum(own[k].numel() for k in missing) / total
     if lost > max_missing:
+        otherwise = f'Check the arch and the prefix (given: {prefix!r})'
         raise CheckpointError(
             f'{path!r} lacks {lost:.0%} of the weights of this {type(module).__name__} ({len(missing)} tensors: '
-            f'{_shown(missing)}). {_advice(checkpoint, prefix)}; its first keys are {unexpected[:4]}'
+            f'{_shown(missing)}). {_advice(checkpoint, otherwise)}; its first keys are {unexpected[:4]}'
         )
     _check_layer_scale(module, state_dict, path)
     module.load_state_dict(state_dict, strict=False)

@@ -236,6 +236,36 @@ def _starts_with(path: str, magic: bytes, within: Optional[int] = None) -> bool:
         return magic in file.read(within or len(magic))
 
 
+def _check_kind(path: str) -> None:
+    """Raises a CheckpointError for files of safetensors under another name, and for their lists of parts."""
+    with open(path, 'rb') as file:
+        start = file.read(9)
+    if start[8:] == b'{' and int.from_bytes(start[:8], 'little') <= os.path.getsize(path) - 8:
+        raise CheckpointError(f'{path!r} holds safetensors: give it a name that ends in .safetensors')
+    if path.endswith('.index.json'):
+        raise CheckpointError(f'{path!r} lists the parts of a checkpoint: put them together into one .safetensors file')
+
+
+def _check_device(map_location: Any) -> None:
+    """Raises a CheckpointError for a device that is not here, which is no fault of the file."""
+    if not isinstance(map_location, (str, torch.device)):
+        return
+    try:
+        torch.empty(0, device=map_location)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(
+            f'map_location {str(map_location)!r} cannot be used here ({reason}): leave it out'
+        ) from error
+
+
+def dataset_meta(checkpoint: Dict[str, Any]) -> Dict[str, Any]:
+    """Classes and palette that a checkpoint names, as a Runner saves them; empty without."""
+    meta = checkpoint.get('meta')
+    found = meta.get('dataset_meta') if isinstance(meta, dict) else None
+    return found if isinstance(found, dict) else {}
+
+
 def local_file(path: str) -> str:
     """The file, or folder of parts, that a path or address means, fetched if it has to be.
 
@@ -277,14 +307,16 @@ def read_checkpoint(path: str, *, unsafe: bool = False, map_location: Any = 'cpu
     Raises:
         CheckpointError: If the file is missing, damaged or no checkpoint, or needs ``unsafe``.
     """
+    _check_device(map_location)
     given, path = os.fspath(path), local_file(path)
     try:
         if os.path.isdir(path):
             checkpoint = _read_pickle(os.path.join(path, sharded.STATE), unsafe or unsafe_allowed(), map_location)
             sharded.fill(path, checkpoint)
-        elif path.endswith('.safetensors'):
+        elif path.lower().endswith('.safetensors'):
             checkpoint = _read_safetensors(path, map_location)
         else:
+            _check_kind(path)
             checkpoint = _read_pickle(path, unsafe or unsafe_allowed(), map_location)
     except CheckpointError as error:
         if not fetching.is_address(given):

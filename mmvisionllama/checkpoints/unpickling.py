@@ -29,7 +29,7 @@ CODE_MODULES = (
 #: what the modules above have that holds data, or does nothing by itself
 HARMLESS = (
     r'(builtins|__builtin__)\.(bool|bytearray|bytes|complex|dict|float|frozenset|getattr|int|list|long|object|range|'
-    r'set|slice|str|tuple|unicode)|functools\.partial|operator\.(attr|item)getter|types\.SimpleNamespace|'
+    r'set|slice|str|tuple|unicode|xrange)|functools\.partial|operator\.(attr|item)getter|types\.SimpleNamespace|'
     r'pathlib(\._local)?\.(Pure)?(Posix|Windows)?Path'  # _local: Python 3.13
 )
 
@@ -147,6 +147,7 @@ def _stand_ins() -> List[Any]:
         _as(_PlainConfig, ConfigDict.__module__, 'ConfigDict'),
         _as(_latin1, '_codecs', 'encode'),  # bytes in a pickle of protocol 2; torch 2.4 does not know it
         slice,
+        range,
     ]
     for module in ('numpy.core.multiarray', 'numpy._core.multiarray'):  # numpy 1 and 2
         found.append(_as(lambda *args: _reconstruct(*args), module, '_reconstruct'))

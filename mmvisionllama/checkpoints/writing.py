@@ -1,10 +1,11 @@
 """Writes files so that a kill, a power cut or a full disk leaves either the old one or the whole new one."""
 
 import contextlib
+import json
 import os
 import shutil
 from pathlib import Path
-from typing import Iterator, List, Optional, Union
+from typing import Any, Dict, Iterator, List, Optional, Union
 
 from mmengine.fileio import LocalBackend, register_backend
 
@@ -55,6 +56,12 @@ def write_atomically(data: bytes, path: Union[str, Path]) -> None:
             f'room or repair the disk and run the same command with --resume'
         ) from error
     sync_folder(path.parent)
+
+
+def safetensors_metadata(dataset_meta: Optional[Dict[str, Any]]) -> Dict[str, str]:
+    """What a safetensors file says of its weights: their format, and classes and palette as JSON."""
+    classes = {key: dataset_meta[key] for key in ('classes', 'palette') if (dataset_meta or {}).get(key)}
+    return dict(format='pt', dataset_meta=json.dumps(classes))
 
 
 def remove_checkpoint(path: Union[str, Path]) -> None:

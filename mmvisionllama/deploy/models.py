@@ -10,8 +10,9 @@ from mmengine.config import Config, ConfigDict
 from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
-from ..checkpoints.reading import find_state_dict, read_checkpoint
-from ..errors import CheckpointError, OptionError
+from ..checkpoints.loading import load_strictly
+from ..checkpoints.reading import dataset_meta, find_state_dict, read_checkpoint
+from ..errors import OptionError
 from ..layers.options import type_name
 
 #: steps of a test pipeline that only a data set with labels needs
@@ -46,15 +47,8 @@ def load_model(cfg: Config, checkpoint: str) -> nn.Module:
     stored = read_checkpoint(checkpoint)
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     model = MODELS.build(model_config(cfg))
-    try:
-        model.load_state_dict(find_state_dict(stored))
-    except CheckpointError:
-        raise
-    except RuntimeError as error:
-        reason = ' '.join(str(error).split())[:300]
-        raise CheckpointError(f'{checkpoint!r} does not fit the config: {reason}') from error
-    meta = stored.get('meta') or {}
-    model.dataset_meta = meta.get('dataset_meta') or test_dataset(cfg).get('metainfo') or {}
+    load_strictly(model, find_state_dict(stored), checkpoint)
+    model.dataset_meta = dataset_meta(stored) or test_dataset(cfg).get('metainfo') or {}
     return model.eval()
 
 

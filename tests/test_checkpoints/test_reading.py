@@ -60,6 +60,35 @@ class TestRead:
         path = save(dict(state_dict=source.state_dict(), meta=dict(dataset_meta=dataset.metainfo)))
         assert read_checkpoint(path)['meta']['dataset_meta'] == dataset.metainfo
 
+    def test_a_range_is_data(self, save, source):
+        assert read_checkpoint(save(dict(source.state_dict(), meta=range(2, 9))))['meta'] == range(2, 9)
+
+    @pytest.mark.parametrize('suffix', ['pth', 'safetensors'])
+    def test_a_device_that_is_not_here_is_no_damage(self, tmp_path, source, suffix):
+        from safetensors.torch import save_file
+
+        save_file(source.state_dict(), tmp_path / 'file.safetensors')
+        torch.save(source.state_dict(), tmp_path / 'file.pth')
+        with pytest.raises(CheckpointError, match="map_location 'cuda:99' cannot be used here") as error:
+            read_checkpoint(tmp_path / f'file.{suffix}', map_location='cuda:99')
+        assert 'fetch it again' not in str(error.value)
+
+    @pytest.mark.parametrize('name', ['model.bin', 'model.pth', 'model.SAFETENSORS'])
+    def test_safetensors_under_other_names(self, tmp_path, source, name):
+        from safetensors.torch import save_file
+
+        save_file(source.state_dict(), tmp_path / name)
+        if name.endswith('SAFETENSORS'):
+            assert set(read_checkpoint(tmp_path / name)) == set(source.state_dict())
+            return
+        with pytest.raises(CheckpointError, match='holds safetensors: give it a name that ends in .safetensors'):
+            read_checkpoint(tmp_path / name)
+
+    def test_a_list_of_parts(self, tmp_path):
+        (tmp_path / 'model.safetensors.index.json').write_text('{"weight_map": {}}')
+        with pytest.raises(CheckpointError, match='lists the parts of a checkpoint'):
+            read_checkpoint(tmp_path / 'model.safetensors.index.json')
+
     def test_configs_in_files_of_earlier_mmengines(self, save, monkeypatch):
         """Pickled item by item, as addict's dictionaries are: nothing that torch reads, but the files are whole."""
         from addict import Dict

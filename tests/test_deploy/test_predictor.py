@@ -319,3 +319,13 @@ def test_wrong_combinations_of_files_are_refused(tmp_path):
     backbone = deploy.export_network(load_model(classification_config(), checkpoint).backbone)
     with pytest.raises(OptionError, match='holds a part of a model'):
         deploy.Predictor(deploy.export(backbone, tmp_path / 'backbone', 'torch').path)
+
+
+@pytest.mark.parametrize('wrong', [lambda value: value * float('nan'), lambda value: value.to(torch.int8)])
+def test_weights_that_are_no_numbers_are_refused(tmp_path, wrong):
+    cfg = classification_config()
+    stored = torch.load(trained(cfg, tmp_path / 'model.pth', ['a']), weights_only=True)
+    stored['state_dict']['head.fc.weight'] = wrong(stored['state_dict']['head.fc.weight'])
+    torch.save(stored, tmp_path / 'model.pth')
+    with pytest.raises(CheckpointError, match='head.fc.weight holds'):
+        load_model(cfg, str(tmp_path / 'model.pth'))

@@ -128,3 +128,25 @@ def test_errors(main, tmp_path, flags, words):
     torch.save(released_weights()[1], tmp_path / 'in.pth')
     with pytest.raises(CheckpointError, match=words):
         main([str(tmp_path / 'in.pth'), str(tmp_path / 'out.pth'), *flags])
+
+
+@pytest.mark.parametrize('name', ['ema', 'model_ema', 'state_dict_ema'])
+def test_averaged_weights_come_first(main, tmp_path, capsys, name):
+    """As DiT, DeiT and timm call them."""
+    plain, averaged = released_weights()[1], released_weights()[1]
+    torch.save({'model': plain, name: averaged}, tmp_path / 'published.pth')
+    main([str(tmp_path / 'published.pth'), str(tmp_path / 'out.pth'), '--num-heads', '2', '--img-size', '64'])
+    assert f'takes the entry {name!r}' in capsys.readouterr().out
+    assert torch.equal(read_checkpoint(tmp_path / 'out.pth')['state_dict']['head.fc.weight'], averaged['head.weight'])
+
+
+def test_the_published_file_is_not_overwritten(main, published):
+    before = Path(published[1]).read_bytes()
+    with pytest.raises(launch.LaunchError, match='DST is SRC'):
+        main([published[1], published[1], '--num-heads', '2'])
+    assert Path(published[1]).read_bytes() == before
+
+
+def test_heads_that_do_not_divide(main, published, tmp_path):
+    with pytest.raises(CheckpointError, match='num_heads 5 does not divide embed_dims 32'):
+        main([published[1], str(tmp_path / 'out.pth'), '--num-heads', '5'])

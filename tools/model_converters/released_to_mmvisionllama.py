@@ -24,6 +24,10 @@ from mmvisionllama.checkpoints import (
     find_state_dict,
     read_checkpoint,
 )
+from mmvisionllama.checkpoints.writing import PART
+
+#: averaged weights as DiT, DeiT (which the pyramid's trainer is) and timm call them, then plain ones
+ENTRIES = ('ema', 'model_ema', 'state_dict_ema', 'model', 'state_dict')
 
 RISK = """\
 --unsafe: unpickling SRC. A pickle can run any code its author put in, with your rights: go on only if you trust where
@@ -40,7 +44,7 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
         help='allow arbitrary pickles, which can run any code, if SRC holds more than weights and its arguments',
     )
     parser.add_argument('--family', help='needed where several families share their keys (dit, sit)')
-    parser.add_argument('--weights', help="entry of SRC to convert (default: 'ema' if there, else 'model')")
+    parser.add_argument('--weights', help='entry of SRC to convert (default: averaged weights, if any)')
     parser.add_argument('--num-heads', type=int, help='number of heads, where the head dim is not the published one')
     parser.add_argument('--img-size', type=int, help='side in pixels of the images that the model is for')
     parser.add_argument(
@@ -57,7 +61,11 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
 def select_weights(checkpoint: dict, entry: Optional[str]) -> dict:
     """The state dict under ``entry``, or the averaged weights if there are any, else the plain ones."""
     if entry is None:
-        return find_state_dict(checkpoint, ('ema', 'model', 'state_dict'))
+        for name in ENTRIES:
+            if isinstance(checkpoint.get(name), dict):
+                print(f'takes the entry {name!r} of {", ".join(map(repr, checkpoint))}')
+                break
+        return find_state_dict(checkpoint, ENTRIES)
     if not isinstance(checkpoint.get(entry), dict):
         raise CheckpointError(f'SRC has no weights under {entry!r}: its entries are {", ".join(checkpoint)}')
     return find_state_dict(checkpoint[entry], ())
@@ -85,6 +93,8 @@ def check_it_loads(converted: ConvertedCheckpoint) -> None:
 def main(argv: Optional[List[str]] = None) -> None:
     args = parse_args(argv)
     launch.check_target(args.dst, 'DST')
+    if os.path.exists(args.src) and os.path.exists(args.dst) and os.path.samefile(args.src, args.dst):
+        raise launch.LaunchError('DST is SRC, which would be lost: give another name')
     if args.unsafe:
         print(RISK, file=sys.stderr)
     overrides = {'num_heads': args.num_heads, 'img_size': args.img_size}
@@ -93,7 +103,9 @@ def main(argv: Optional[List[str]] = None) -> None:
     converted = convert_released(state_dict, family=args.family, **overrides)
     check_it_loads(converted)
     meta = dict(family=converted.family, model=converted.model, source=os.path.basename(args.src))
-    torch.save(dict(state_dict=converted.state_dict, meta=meta), args.dst)
+    part = args.dst + PART
+    torch.save(dict(state_dict=converted.state_dict, meta=meta), part)
+    os.replace(part, args.dst)
 
     params = sum(value.numel() for value in converted.state_dict.values())
     print(f'family {converted.family}, {params:,} parameters, loads strictly: {args.dst}')

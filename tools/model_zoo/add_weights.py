@@ -21,7 +21,8 @@ from mmengine.config import Config
 
 from mmvisionllama import zoo
 from mmvisionllama.checkpoints import find_state_dict, load_strictly, read_checkpoint
-from mmvisionllama.checkpoints.writing import write_atomically
+from mmvisionllama.checkpoints.reading import dataset_meta
+from mmvisionllama.checkpoints.writing import safetensors_metadata, write_atomically
 from mmvisionllama.errors import LaunchError
 from mmvisionllama.launch import run_cli
 from mmvisionllama.visualization.training import curves, read_scalars
@@ -89,10 +90,8 @@ def main(argv: Optional[List[str]] = None) -> None:
     checkpoint = (args.work_dir / 'last_checkpoint').read_text().strip()
     trained = read_checkpoint(checkpoint)
     load_strictly(model, find_state_dict(trained), checkpoint)
-    classes = trained.get('meta', {}).get('dataset_meta') or {}
     weights = {key: value.contiguous() for key, value in model.state_dict().items()}
-    dataset_meta = json.dumps({key: classes[key] for key in ('classes', 'palette') if classes.get(key)})
-    data = safetensors.torch.save(weights, metadata=dict(format='pt', dataset_meta=dataset_meta))
+    data = safetensors.torch.save(weights, metadata=safetensors_metadata(dataset_meta(trained)))
     folder = args.root / 'weights' / name
     write_atomically(data, folder / 'model.safetensors')
     (folder / 'log.jsonl').write_text(''.join(json.dumps(record) + '\n' for record in records))
