@@ -121,9 +121,9 @@ def test_a_preprocessor_is_merged_into_the_config_s(tmp_path):
     """Its mean and deviation stay."""
     pytest.importorskip('mmpretrain')
     plain = mmvisionllama.get_model(DIGITS).data_preprocessor
-    other = mmvisionllama.get_model(DIGITS, data_preprocessor=dict(to_rgb=not plain._channel_conversion))
+    other = mmvisionllama.get_model(DIGITS, data_preprocessor=dict(to_rgb=not plain.to_rgb))
     assert torch.equal(other.data_preprocessor.mean, plain.mean) and torch.equal(other.data_preprocessor.std, plain.std)
-    assert other.data_preprocessor._channel_conversion != plain._channel_conversion
+    assert other.data_preprocessor.to_rgb != plain.to_rgb
 
 
 def test_classes_come_with_the_weights():

@@ -17,6 +17,7 @@ from torch import Tensor
 from ..errors import CheckpointError
 from ..moved import moved
 from . import fetching, sharded
+from .checks import check_claims, check_device, check_kind
 from .unpickling import Look, safe_globals
 
 #: environment variable that allows arbitrary pickles, for programs without an option of their own
@@ -182,26 +183,6 @@ def _check_storages(path: str, look: Look, sizes: Dict[str, int]) -> None:
             raise _damaged(path, f'a tensor claims {claimed} bytes of storage {key!r}, which has {by_key[key]}')
 
 
-def _check_claims(path: str, checkpoint: Any) -> None:
-    """Raises a CheckpointError for tensors that repeat their elements (stride 0) to more than the file holds."""
-    todo, seen, excess = [checkpoint], set(), 0
-    while todo:
-        value = todo.pop()
-        if id(value) in seen:
-            continue
-        seen.add(id(value))
-        if isinstance(value, dict):
-            todo.extend(value.values())
-        elif isinstance(value, (list, tuple, set)):
-            todo.extend(value)
-        elif type(value) in (Tensor, torch.nn.Parameter) and value.layout is torch.strided and not value.is_meta:
-            excess += max(value.numel() * value.element_size() - value.untyped_storage().nbytes(), 0)
-    if excess > os.path.getsize(path):
-        raise CheckpointError(
-            f'checkpoint {path!r} holds tensors of {excess / 2**20:,.0f} MiB more than is in the file: do not use it'
-        )
-
-
 def _read_pickle(path: str, unsafe: bool, map_location: Any) -> Any:
     sizes = _check_archive(path) if zipfile.is_zipfile(path) and _starts_with(path, b'PK') else None
     if not unsafe:
@@ -226,7 +207,7 @@ def _read_pickle(path: str, unsafe: bool, map_location: Any) -> Any:
         raise _damaged(path, 'it asks for more memory than there is') from error
     except (RuntimeError, EOFError, OSError, ValueError) as error:
         raise _damaged(path, error) from error
-    _check_claims(path, checkpoint)
+    check_claims(path, checkpoint)
     return checkpoint
 
 
@@ -234,29 +215,6 @@ def _starts_with(path: str, magic: bytes, within: Optional[int] = None) -> bool:
     """Whether these bytes stand at the beginning of a file, or among its first ones."""
     with open(path, 'rb') as file:
         return magic in file.read(within or len(magic))
-
-
-def _check_kind(path: str) -> None:
-    """Raises a CheckpointError for files of safetensors under another name, and for their lists of parts."""
-    with open(path, 'rb') as file:
-        start = file.read(9)
-    if start[8:] == b'{' and int.from_bytes(start[:8], 'little') <= os.path.getsize(path) - 8:
-        raise CheckpointError(f'{path!r} holds safetensors: give it a name that ends in .safetensors')
-    if path.endswith('.index.json'):
-        raise CheckpointError(f'{path!r} lists the parts of a checkpoint: put them together into one .safetensors file')
-
-
-def _check_device(map_location: Any) -> None:
-    """Raises a CheckpointError for a device that is not here, which is no fault of the file."""
-    if not isinstance(map_location, (str, torch.device)):
-        return
-    try:
-        torch.empty(0, device=map_location)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise CheckpointError(
-            f'map_location {str(map_location)!r} cannot be used here ({reason}): leave it out'
-        ) from error
 
 
 def dataset_meta(checkpoint: Dict[str, Any]) -> Dict[str, Any]:
@@ -307,7 +265,7 @@ def read_checkpoint(path: str, *, unsafe: bool = False, map_location: Any = 'cpu
     Raises:
         CheckpointError: If the file is missing, damaged or no checkpoint, or needs ``unsafe``.
     """
-    _check_device(map_location)
+    check_device(map_location)
     given, path = os.fspath(path), local_file(path)
     try:
         if os.path.isdir(path):
@@ -316,7 +274,7 @@ def read_checkpoint(path: str, *, unsafe: bool = False, map_location: Any = 'cpu
         elif path.lower().endswith('.safetensors'):
             checkpoint = _read_safetensors(path, map_location)
         else:
-            _check_kind(path)
+            check_kind(path)
             checkpoint = _read_pickle(path, unsafe or unsafe_allowed(), map_location)
     except CheckpointError as error:
         if not fetching.is_address(given):
