@@ -1,9 +1,12 @@
 """Running exported files: one call for every format."""
 
+import contextlib
 import json
+import os
+import pickle
 import zipfile
 from pathlib import Path
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -87,15 +90,37 @@ def _as_list(outputs: Any) -> List[Tensor]:
     return [outputs] if isinstance(outputs, Tensor) else list(outputs)
 
 
+@contextlib.contextmanager
+def _weights_only() -> Iterator[None]:
+    """``torch.load`` unpickles tensors alone, also where ``torch.export`` asks for more after a first failure."""
+    names = ('TORCH_FORCE_WEIGHTS_ONLY_LOAD', 'TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD')  # torch takes one of the two
+    before = {name: os.environ.pop(name) for name in names if name in os.environ}
+    os.environ[names[0]] = '1'
+    try:
+        yield
+    finally:
+        del os.environ[names[0]]
+        os.environ.update(before)
+
+
 def _load_pt2(path: Path) -> Session:
     with zipfile.ZipFile(path) as archive:
-        aoti = any(name.endswith('.so') for name in archive.namelist())
-    if aoti:
+        names = archive.namelist()
+    if any(name.endswith('.so') or 'data/aotinductor/' in name for name in names):
         compiled = torch._inductor.aoti_load_package(str(path))
         metadata = _described(compiled.get_metadata().get(METADATA_KEY), path)
         return Session('aoti', metadata, lambda *inputs: _as_list(compiled(*inputs)))
     files = {f'{METADATA_KEY}.json': ''}
-    program = torch.export.load(str(path), extra_files=files)
+    try:
+        if any('/custom_obj' in name for name in names):  # torch unpickles them by a way of its own
+            raise pickle.UnpicklingError('custom objects')
+        with _weights_only():
+            program = torch.export.load(str(path), extra_files=files)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f'{str(path)!r} holds a pickle of more than tensors, which can run any code on this machine: do not use '
+            f'it, and export the model again if it is yours'
+        ) from error
     metadata = _described(files[f'{METADATA_KEY}.json'], path)
     # the guards of the tracer include conditions on strides that no result depends on
     module = program.module(check_guards=False)
@@ -110,13 +135,16 @@ def _load_pt2(path: Path) -> Session:
 def load_exported(path: Any, *, threads: int = 0, precision: str = 'f32') -> Session:
     """Opens a file of :func:`~mmvisionllama.deploy.export`.
 
+    A ``.pt2`` file is a program: its pickles are read weights-only, but its graph names functions, and a compiled one
+    is machine code. Open those of sources you trust.
+
     Args:
         path: ``.onnx``, ``.xml`` (its ``.bin`` beside it) or ``.pt2``.
         threads: Threads of ONNX Runtime and OpenVINO; 0 for their own choice.
         precision: In which OpenVINO computes: ``'f32'``, ``'bf16'`` or ``'f16'``.
 
     Raises:
-        CheckpointError: For a file that is missing, damaged or of another tool.
+        CheckpointError: For a file that is missing, damaged, of another tool, or with a pickle of more than tensors.
         OptionError: If its runtime is not installed.
     """
     path = Path(path)

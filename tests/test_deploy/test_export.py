@@ -1,7 +1,10 @@
 """One exported file per model runs at every size, and computes in every runtime what PyTorch computes."""
 
+import io
 import json
+import os
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -246,6 +249,46 @@ def test_foreign_damaged_and_missing_files_are_refused(tmp_path):
     (tmp_path / 'alone.xml').write_text(json.dumps({}))
     with pytest.raises(CheckpointError, match='lacks its weights'):
         deploy.load_exported(tmp_path / 'alone.xml')
+
+
+class Harm:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def __reduce__(self):
+        return os.mkdir, (self.folder,)
+
+
+class Doubling(Network):
+    task, output_names = 'features', ('y',)
+
+    def __init__(self):
+        super().__init__(nn.Linear(2, 2))
+
+    def forward(self, images):
+        return 2 * images
+
+    def example(self, size=(2, 8, 8), generator=None):
+        return (torch.rand(size[0], 3, *size[1:]),)
+
+
+def test_opening_a_torch_file_runs_no_pickle(tmp_path, monkeypatch):
+    good = deploy.export(Doubling(), tmp_path / 'good', 'torch').path
+    monkeypatch.setenv('TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD', '1')
+    assert deploy.load_exported(good).format == 'torch'
+    for name in ('data/sample_inputs/model.pt', 'data/constants/custom_obj_0'):
+        harm = io.BytesIO()
+        torch.save(Harm(str(tmp_path / 'harm')), harm)
+        with zipfile.ZipFile(good) as source, zipfile.ZipFile(tmp_path / 'evil.pt2', 'w') as evil:
+            parts = {entry.replace('good/', 'evil/'): source.read(entry) for entry in source.namelist()}
+            for entry, content in {**parts, f'evil/{name}': harm.getvalue()}.items():
+                evil.writestr(entry, content)
+        with pytest.raises(CheckpointError, match=r"evil\.pt2' holds a pickle of more than tensors") as error:
+            deploy.load_exported(tmp_path / 'evil.pt2')
+        assert '\n' not in str(error.value) and not (tmp_path / 'harm').exists()
+    assert os.environ['TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD'] == '1' and 'TORCH_FORCE_WEIGHTS_ONLY_LOAD' not in os.environ
 
 
 @pytest.mark.parametrize('target', ['onnx', pytest.param('openvino', marks=pytest.mark.nightly)])
