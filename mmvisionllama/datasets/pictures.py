@@ -38,16 +38,19 @@ def eight_bit(image, path: str):
     return Image.fromarray(((levels.astype(np.int64) + 128) // 257).astype(np.uint8))
 
 
-def read(path: str, what: str, backend_args: Optional[dict] = None):
+def read(path: str, what: str, backend_args: Optional[dict] = None, max_pixels: Optional[int] = None):
     """A fully decoded Pillow image.
 
     Raises:
-        DataError: If the file is not there, no image, cut off, or of more pixels than Pillow takes.
+        DataError: If the file is not there, no image, cut off, or of more pixels than Pillow takes or than
+            ``max_pixels``, which its header says before anything is decoded.
     """
     from PIL import Image
 
     try:
         image = Image.open(io.BytesIO(fileio.get(path, backend_args=backend_args)))
+        if max_pixels is not None and image.width * image.height > max_pixels:
+            raise Image.DecompressionBombError(f'{image.width} x {image.height}, {max_pixels:,} at most')
         image.load()
     except FileNotFoundError as error:
         raise DataError(f'{what} {path} does not exist') from error

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any, Iterable, List, Optional, Sequence, Union
 
+import cv2
 import numpy as np
 import torch
 from mmengine.config import Config
@@ -20,6 +21,8 @@ from .runtimes import is_exported, load_exported
 PICTURE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff')
 #: what PIL calls 8-bit grey, colour, palette and colour with transparency
 PICTURE_MODES = ('1', 'L', 'RGB', 'P', 'RGBA', 'LA')
+#: of a picture, as it is and as it is resized: Pillow's own bound of what is no attack
+MAX_PIXELS = 89_478_485
 
 
 def list_pictures(images: Any) -> List[Union[str, np.ndarray]]:
@@ -43,15 +46,33 @@ def list_pictures(images: Any) -> List[Union[str, np.ndarray]]:
     raise DataError(f'cannot predict on a {type(images).__name__}: give paths, folders or arrays (H, W, 3)')
 
 
-def check_picture(image: Union[str, np.ndarray]) -> None:
-    """Raises a DataError for a picture that is missing, damaged, or not 8-bit grey or RGB."""
+def check_picture(image: Union[str, np.ndarray]) -> Any:
+    """The array that is given, or the file as a Pillow image.
+
+    Raises:
+        DataError: For a picture that is missing, damaged, of more than :data:`MAX_PIXELS`, or not 8-bit grey or RGB.
+    """
     if isinstance(image, np.ndarray):
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
             raise DataError(f'expected an array (H, W, 3) of uint8, got {image.shape} of {image.dtype}')
-        return
-    mode = read(image, 'picture').mode
-    if mode not in PICTURE_MODES:
-        raise DataError(f'picture {image!r} has the mode {mode}, not 8-bit grey or RGB: convert it')
+        return image
+    picture = read(image, 'picture', max_pixels=MAX_PIXELS)
+    if picture.mode not in PICTURE_MODES:
+        raise DataError(f'picture {image!r} has the mode {picture.mode}, not 8-bit grey or RGB: convert it')
+    return picture
+
+
+def enlarged_pixels(pipeline: Sequence[dict], width: int, height: int) -> int:
+    """Pixels of a picture after the step that enlarges it most, of those that bound one side alone."""
+    most = 0
+    for step in pipeline:
+        name = type_name(step['type'])
+        scale = step.get('size' if name == 'torchvision/Resize' else 'scale')
+        if name in ('ResizeEdge', 'torchvision/Resize') and isinstance(scale, int):
+            edges = dict(short=min(width, height), long=max(width, height), width=width, height=height)
+            factor = scale / edges[step.get('edge', 'short')]
+            most = max(most, round(width * factor) * round(height * factor))
+    return most
 
 
 class Predictor:
@@ -119,7 +140,8 @@ class Predictor:
             raise OptionError('the test pipeline has no LoadImageFromFile: it cannot prepare pictures')
         start = is_load.index(True)
         self._load = Compose(pipeline[: start + 1])
-        self._prepare = Compose(pipeline[start + 1 :])
+        self._steps = pipeline[start + 1 :]
+        self._prepare = Compose(self._steps)
 
     def _enter_scope(self) -> None:
         current = DefaultScope.get_current_instance()
@@ -135,18 +157,32 @@ class Predictor:
         """What the model's ``test_step`` takes, for one picture.
 
         Raises:
-            DataError: As :func:`check_picture`.
+            DataError: As :func:`check_picture`, and for one so narrow that resizing would enlarge it beyond
+                :data:`MAX_PIXELS`, or not work.
         """
-        check_picture(image)
-        if isinstance(image, np.ndarray):
+        picture = check_picture(image)
+        is_array = isinstance(image, np.ndarray)
+        name = 'the picture' if is_array else f'picture {image!r}'
+        width, height = image.shape[1::-1] if is_array else picture.size
+        if enlarged_pixels(self._steps, width, height) > MAX_PIXELS:
+            raise DataError(
+                f'{name} of {width} x {height} is so narrow that the test pipeline would make more than '
+                f'{MAX_PIXELS:,} pixels of it: cut it'
+            )
+        if is_array:
             shape = image.shape[:2]
             results = dict(img=image, img_shape=shape, ori_shape=shape, img_path=None, sample_idx=0, img_id=0)
         else:
             try:
                 results = self._load(dict(img_path=image, sample_idx=0, img_id=0))
-            except AssertionError as error:  # mmcv's, which reads with OpenCV
-                raise DataError(f'picture {image!r} is of a format that OpenCV does not read: convert it') from error
-        return self._prepare(results)
+            except (AssertionError, cv2.error) as error:  # mmcv's, which reads with OpenCV
+                raise DataError(
+                    f'{name} is of a format or size that OpenCV does not read: convert or cut it'
+                ) from error
+        try:
+            return self._prepare(results)
+        except cv2.error as error:
+            raise DataError(f'{name} of {width} x {height} cannot be resized by the test pipeline: cut it') from error
 
     def __call__(self, images: Any, batch_size: int = 1) -> List[Any]:
         """Predictions for pictures.

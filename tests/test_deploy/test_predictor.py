@@ -220,7 +220,7 @@ def test_pictures_that_cannot_be_used_end_in_one_line(tmp_path):
         ('deep.png', 'mode I;16'),
         ('print.jpg', 'mode CMYK'),
         ('damaged.png', 'cannot be read'),
-        ('small.ico', 'format that OpenCV does not read'),
+        ('small.ico', 'format or size that OpenCV does not read'),
         ('missing.png', 'does not exist'),
         ('empty', 'has no picture'),
     ):
@@ -231,6 +231,32 @@ def test_pictures_that_cannot_be_used_end_in_one_line(tmp_path):
         predictor(np.zeros((8, 8)))
     with pytest.raises(DataError, match='cannot predict on a int'):
         predictor(3)
+
+
+def test_pictures_that_would_take_much_memory_are_refused(tmp_path, monkeypatch):
+    cfg = classification_config()
+    checkpoint = trained(cfg, tmp_path / 'model.pth', ['a'])
+    pipeline = cfg.test_dataloader.dataset.pipeline
+    pipeline[1:-1] = [dict(type='ResizeEdge', scale=32, edge='short')]
+    predictor = deploy.Predictor(cfg, checkpoint)
+    Image.new('RGB', (100_000, 1)).save(tmp_path / 'line.png')
+    for line in (tmp_path / 'line.png', np.zeros((100_000, 1, 3), np.uint8)):
+        with pytest.raises(
+            DataError, match='is so narrow that the test pipeline would make more than 89,478,485 pixels'
+        ):
+            predictor(line)
+    with monkeypatch.context() as patch:
+        patch.setattr('mmvisionllama.deploy.predictor.MAX_PIXELS', 5000)
+        Image.new('RGB', (100, 51)).save(tmp_path / 'large.png')
+        with pytest.raises(DataError, match=r'large.png has too many pixels \(100 x 51, 5,000 at most\)'):
+            predictor(tmp_path / 'large.png')
+    pipeline[1] = dict(type='Resize', scale=(64, 32), keep_ratio=True)  # no height is left
+    predictor = deploy.Predictor(cfg, checkpoint)
+    with pytest.raises(DataError, match='line.png.* cannot be resized'):
+        predictor(tmp_path / 'line.png')
+    Image.new('L', (1_100_000, 1)).save(tmp_path / 'wide.bmp')  # OpenCV's own bound
+    with pytest.raises(DataError, match='wide.bmp.* is of a format or size that OpenCV does not read'):
+        predictor(tmp_path / 'wide.bmp')
 
 
 def test_an_exported_file_of_packed_or_sized_training_predicts():

@@ -5,6 +5,7 @@ import io
 import json
 import runpy
 import socket
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -61,7 +62,9 @@ def test_answers(tools):
     assert reply.json()['classes'] == ['bright', 'other', 'dark'] and reply.json()['scores'][0] > 0.8
     for broken in (b'', b'no picture', png(240)[:400]):
         reply = client.post('/predict', content=broken)
-        assert reply.status_code == 400 and '\n' not in reply.json()['error'] and len(reply.json()['error']) < 300
+        assert reply.status_code == 400 and reply.json()['error'].startswith('the picture cannot be read')
+        assert '\n' not in reply.json()['error'] and len(reply.json()['error']) < 300
+        assert tempfile.gettempdir() not in reply.json()['error']
     assert client.post('/predict', content=bytes(10_001)).status_code == 413
     assert client.get('/predict').status_code == 405
 

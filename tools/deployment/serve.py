@@ -9,6 +9,7 @@ Starlette and uvicorn do the serving. A picture that cannot be used is answered 
 """
 
 import argparse
+import re
 import sys
 import tempfile
 
@@ -35,7 +36,10 @@ def make_app(predictor: deploy.Predictor, max_bytes: int = 20_000_000, at_once: 
         with tempfile.NamedTemporaryFile() as file:
             file.write(data)
             file.flush()
-            (sample,) = predictor(file.name)
+            try:
+                (sample,) = predictor(file.name)
+            except DataError as error:  # the client has given no file of this name
+                raise DataError(re.sub(rf"picture '?{re.escape(file.name)}'?", 'the picture', str(error))) from error
         best = sample.pred_score.topk(min(5, len(sample.pred_score)))
         name = predictor.classes.__getitem__ if predictor.classes else str
         return {'classes': [name(int(i)) for i in best.indices], 'scores': [round(float(v), 4) for v in best.values]}
