@@ -8,17 +8,26 @@ from mmengine import fileio
 
 from ..errors import DataError
 
+#: formats whose EXIF orientation OpenCV leaves alone
+NOT_TURNED = ('WEBP', 'AVIF')
+
 
 def upright(image):
-    """The image as decoders turn it by its EXIF orientation."""
+    """The image turned by its EXIF orientation."""
     from PIL import ImageOps
 
     return ImageOps.exif_transpose(image)
 
 
+def left_lying(image) -> bool:
+    """Whether OpenCV does not turn an image file that its EXIF orientation says to turn."""
+    return image.format in NOT_TURNED and image.getexif().get(0x0112, 1) != 1
+
+
 def upright_size(image) -> Tuple[int, int]:
-    """Width and height of :func:`upright`'s image, without making it."""
-    turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)  # the orientations that exchange the axes
+    """Width and height of an image file as OpenCV loads it: upright but for :data:`NOT_TURNED`."""
+    # the orientations that exchange the axes
+    turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8) and not left_lying(image)
     return image.size[::-1] if turned else image.size
 
 

@@ -11,7 +11,7 @@ from mmengine.dataset import Compose, pseudo_collate
 from mmengine.registry import DefaultScope, init_default_scope
 
 from ..analysis.resolution_transfer import Size, scale_pipeline
-from ..datasets.pictures import read
+from ..datasets.pictures import left_lying, read, upright
 from ..errors import DataError, OptionError
 from ..layers.options import type_name
 from ..zoo import config_and_weights, list_models
@@ -169,9 +169,10 @@ class Predictor:
                 f'{name} of {width} x {height} is so narrow that the test pipeline would make more than '
                 f'{MAX_PIXELS:,} pixels of it: cut it'
             )
-        if is_array:
-            shape = image.shape[:2]
-            results = dict(img=image, img_shape=shape, ori_shape=shape, img_path=None, sample_idx=0, img_id=0)
+        if is_array or left_lying(picture):
+            pixels = image if is_array else np.asarray(upright(picture).convert('RGB'))[..., ::-1].copy()
+            shape, path = pixels.shape[:2], None if is_array else image
+            results = dict(img=pixels, img_shape=shape, ori_shape=shape, img_path=path, sample_idx=0, img_id=0)
         else:
             try:
                 results = self._load(dict(img_path=image, sample_idx=0, img_id=0))

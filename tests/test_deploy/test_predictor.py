@@ -233,6 +233,24 @@ def test_pictures_that_cannot_be_used_end_in_one_line(tmp_path):
         predictor(3)
 
 
+@pytest.mark.parametrize('suffix', ['jpg', 'png', 'tiff', 'webp', 'avif'])
+def test_pictures_stand_upright_in_every_format(suffix, tmp_path):
+    cfg = classification_config()
+    predictor = deploy.Predictor(cfg, trained(cfg, tmp_path / 'model.pth', ['a']))
+    predictor._prepare = lambda results: results
+    pixels = np.zeros((40, 60, 3), dtype=np.uint8)
+    pixels[:20, :, 0] = 255  # red above
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a quarter turn to the right
+    if f'.{suffix}' not in Image.registered_extensions():
+        pytest.skip(f'Pillow without {suffix}')
+    Image.fromarray(np.rot90(pixels)).save(tmp_path / f'a.{suffix}', exif=exif)
+    found = predictor.prepare(str(tmp_path / f'a.{suffix}'))
+    assert found['img'].shape == (40, 60, 3) and found['ori_shape'] == (40, 60)
+    assert found['img_path'] == str(tmp_path / f'a.{suffix}')
+    np.testing.assert_allclose(found['img'][[8, 32], 30], [[0, 0, 255], [0, 0, 0]], atol=12)
+
+
 def test_pictures_that_would_take_much_memory_are_refused(tmp_path, monkeypatch):
     cfg = classification_config()
     checkpoint = trained(cfg, tmp_path / 'model.pth', ['a'])

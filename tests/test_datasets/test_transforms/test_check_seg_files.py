@@ -87,6 +87,10 @@ def test_exif_orientation(pair):
     exif[0x0112] = 6  # a quarter turn
     Image.fromarray(np.zeros((60, 40, 3), dtype=np.uint8)).save(pair['img_path'], exif=exif)
     assert check()(dict(pair)) == pair
+    # OpenCV, which loads the picture in training, does not turn WebP
+    Image.fromarray(np.zeros((60, 40, 3), dtype=np.uint8)).save(pair['img_path'], 'WEBP', exif=exif)
+    with pytest.raises(DataError, match='has 60 x 40 pixels, its picture .* 40 x 60'):
+        check()(pair)
 
 
 def test_colour_label_map(pair):
