@@ -92,7 +92,7 @@ class Predictor:
 
     Raises:
         CheckpointError: For files that are missing, damaged, of another tool, or do not fit the config.
-        OptionError: For a config without a checkpoint, or the other way round.
+        OptionError: For a config without a checkpoint, or the other way round, and for values that make no sense.
 
     Examples::
 
@@ -133,6 +133,8 @@ class Predictor:
             self.model = load_model(cfg, checkpoint).to(device)
             pipeline = image_pipeline(cfg)
         if size is not None:
+            if min(np.atleast_1d(size)) < 1:
+                raise OptionError(f'size={size!r}: give pixels, a side or (height, width)')
             pipeline = scale_pipeline(pipeline, size)
         self._enter_scope()
         is_load = [type_name(step['type']).startswith('LoadImage') for step in pipeline]
@@ -197,7 +199,10 @@ class Predictor:
 
         Raises:
             DataError: For a picture that cannot be used.
+            OptionError: For a batch size below 1.
         """
+        if batch_size < 1:
+            raise OptionError(f'batch_size={batch_size}: give 1 or more pictures')
         self._enter_scope()
         pictures = list_pictures(images)
         samples = []

@@ -12,12 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, OptionError
 from .export import METADATA_KEY
 from .extras import extra
 
 #: suffix -> formats of exported files
 SUFFIXES = ('.onnx', '.xml', '.pt2')
+PRECISIONS = ('f32', 'bf16', 'f16')
 
 
 class Session(NamedTuple):
@@ -145,9 +146,13 @@ def load_exported(path: Any, *, threads: int = 0, precision: str = 'f32') -> Ses
 
     Raises:
         CheckpointError: For a file that is missing, damaged, of another tool, or with a pickle of more than tensors.
-        OptionError: If its runtime is not installed.
+        OptionError: If its runtime is not installed, for negative threads and an unknown precision.
     """
     path = Path(path)
+    if threads < 0:
+        raise OptionError(f'threads={threads}: give their number, or 0 for the choice of the runtime')
+    if precision not in PRECISIONS:
+        raise OptionError(f'unknown precision {precision!r}: choose one of {", ".join(PRECISIONS)}')
     if not path.is_file():
         raise CheckpointError(f'{str(path)!r} does not exist')
     if not is_exported(path):

@@ -277,6 +277,25 @@ def test_pictures_that_would_take_much_memory_are_refused(tmp_path, monkeypatch)
         predictor(tmp_path / 'wide.bmp')
 
 
+def test_values_that_make_no_sense_are_refused(tmp_path):
+    (tmp_path / 'model.onnx').write_text('')
+    for values, said in (
+        (dict(precision='int3'), "unknown precision 'int3': choose one of f32, bf16, f16"),
+        (dict(threads=-1), 'threads=-1: give their number'),
+    ):
+        with pytest.raises(OptionError, match=said):
+            deploy.Predictor(tmp_path / 'model.onnx', **values)
+    cfg = classification_config()
+    checkpoint = trained(cfg, tmp_path / 'model.pth', ['a'])
+    for size in (0, (32, -1)):
+        with pytest.raises(OptionError, match='give pixels, a side or'):
+            deploy.Predictor(cfg, checkpoint, size=size)
+    predictor = deploy.Predictor(cfg, checkpoint)
+    for batch_size in (0, -1):
+        with pytest.raises(OptionError, match=f'batch_size={batch_size}: give 1 or more'):
+            predictor(np.zeros((32, 32, 3), dtype=np.uint8), batch_size=batch_size)
+
+
 def test_an_exported_file_of_packed_or_sized_training_predicts():
     """Packed images come as a list; padding that the network ignored is left out."""
     from mmpretrain.structures import DataSample
