@@ -106,11 +106,16 @@ def test_a_refused_export_leaves_the_file_before_it(target, run, tmp_path, monke
         assert all((tmp_path / 'out' / name).read_text() == 'a' for name in names)
 
 
+WRONG_FOR_TRITON = (('--max-batch', 0), ('--max-batch', -3), ('--delay', -5), ('--name', 'a/b'), ('--name', '..'))
+
+
 def test_mistakes_end_in_one_line(run, tmp_path):
     for tool, *args in (
         ('export', CONFIG, 'missing.pth', '--to', 'tflite'),
         ('export', CONFIG, 'missing.pth'),
         ('predict', 'missing.onnx', 'picture.png', '--out', tmp_path),
+        *(('triton_repository', 'm.onnx', tmp_path, *wrong) for wrong in WRONG_FOR_TRITON),
     ):
         error = run(tool, *args, fails=True)
         assert error.startswith('error: ') and error.count('\n') == 1
+        assert tool != 'triton_repository' or str(args[-1]) in error

@@ -8,6 +8,7 @@ stay dynamic: requests of one size are batched together by the server. Clients n
 """
 
 import argparse
+import re
 import shutil
 from pathlib import Path
 from typing import Any, List
@@ -47,6 +48,16 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def check(args: argparse.Namespace) -> None:
+    """Raises an OptionError for what Triton would not take."""
+    if args.max_batch < 1:
+        raise OptionError(f'--max-batch {args.max_batch}: give 1 or more images')
+    if args.delay < 0:
+        raise OptionError(f'--delay {args.delay}: give 0 or more microseconds')
+    if not re.fullmatch(r'\w[\w.-]*', args.name):
+        raise OptionError(f'the name {args.name!r} is no name of a folder: give --name of letters, digits, _, - and .')
+
+
 def tensors(values: List[Any], labels: bool) -> str:
     """Entries of the config; the batch is the server's own axis."""
     entries = []
@@ -60,13 +71,15 @@ def tensors(values: List[Any], labels: bool) -> str:
 
 def main() -> None:
     args = parse_args()
+    args.name = args.name or args.file.stem
+    check(args)
     metadata = deploy.load_exported(args.file).metadata
     if args.file.suffix != '.onnx' or metadata['inputs'] != ['images']:
         raise OptionError(f'{args.file} is no ONNX file that takes images alone: export a classifier or a segmentor')
     import onnx
 
-    name, graph = args.name or args.file.stem, onnx.load(str(args.file), load_external_data=False).graph
-    folder = args.repository / name
+    graph = onnx.load(str(args.file), load_external_data=False).graph
+    folder = args.repository / args.name
     if folder.exists():
         raise OptionError(f'{folder} exists: remove it, or give another --name')
     (folder / '1').mkdir(parents=True)
@@ -74,7 +87,7 @@ def main() -> None:
     if labels:
         (folder / 'labels.txt').write_text('\n'.join(metadata['classes']) + '\n')
     config = MODEL.format(
-        name=name,
+        name=args.name,
         max_batch=args.max_batch,
         inputs=tensors(graph.input, False),
         outputs=tensors(graph.output, labels),
