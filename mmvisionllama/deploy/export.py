@@ -26,6 +26,8 @@ TARGETS = {
     'openvino': ('.xml', ('onnx', 'onnxscript', 'openvino')),
 }
 DEFAULT_OPSET = 20
+#: what torch's exporter is written for, and the last one that onnxscript brings its graphs to
+OPSETS = (18, 25)
 #: bytes of weights in an ONNX file, one message of protobuf's 2 GiB; the rest is for the graph
 ONNX_LIMIT = 2**31 - 2**24
 #: under this name every file carries its description, as JSON
@@ -140,7 +142,12 @@ def _write_onnx(network: Network, metadata: dict, path: Path, opset: int) -> Non
     _tidy(onnx_program.model)
     proto = onnx_program.model_proto
     _name_axes(proto.graph, network)
-    metadata = dict(metadata, opset=opset)
+    (written,) = (entry.version for entry in proto.opset_import if not entry.domain)
+    if written != opset:  # torch warns only
+        raise OptionError(
+            f'opset {opset} cannot be written with these versions of torch and onnxscript: take {written}'
+        )
+    metadata = dict(metadata, opset=written)
     metadata['versions'] = {**metadata['versions'], 'onnx': onnx.__version__}
     proto.metadata_props.add(key=METADATA_KEY, value=json.dumps(metadata))
     _check_graph(proto.graph)
@@ -213,10 +220,12 @@ def export(
         info: More to keep in the file, as JSON: classes, normalisation, config.
 
     Raises:
-        OptionError: For an unknown target, a missing library, weights of more than 2 GiB in ONNX and OpenVINO, and a
-            model that does not export.
+        OptionError: For an unknown target, a missing library, an opset that torch does not write, weights of more than
+            2 GiB in ONNX and OpenVINO, and a model that does not export.
     """
     check_target(target)
+    if not OPSETS[0] <= opset <= OPSETS[1]:
+        raise OptionError(f'opset {opset} is not written: choose one from {OPSETS[0]} to {OPSETS[1]}')
     check_weights(network, target)
     path = target_path(path, target)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -197,6 +197,20 @@ def test_an_unknown_target_is_refused_with_the_known_ones(tmp_path):
         deploy.export(deploy.export_network(VisionLLaMA(TINY)), tmp_path / 'model', 'tflite')
 
 
+@pytest.mark.parametrize('opset', [9, 17, 99])
+def test_an_opset_that_torch_does_not_write_is_refused(opset, tmp_path):
+    with pytest.raises(OptionError, match=f'opset {opset} is not written: choose one from 18 to'):
+        deploy.export(Doubling(), tmp_path / 'model', opset=opset)
+
+
+def test_a_file_says_the_opset_that_it_has(tmp_path, monkeypatch):
+    path = deploy.export(Doubling(), tmp_path / 'model', opset=18).path
+    assert deploy.load_exported(path).metadata['opset'] == onnx.load(path).opset_import[0].version == 18
+    monkeypatch.setattr(sys.modules[describe.__module__], 'OPSETS', (9, 99))
+    with pytest.raises(OptionError, match='opset 99 cannot be written .* take 18'):
+        deploy.export(Doubling(), tmp_path / 'model', opset=99)
+
+
 @pytest.mark.parametrize('target', ['onnx', 'openvino'])
 def test_weights_beyond_onnx_are_refused_before_tracing(target, tmp_path):
     network = Network(nn.Linear(2**15, 2**15, bias=False, device='meta'))  # cannot be traced
