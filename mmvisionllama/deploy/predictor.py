@@ -14,10 +14,12 @@ from ..analysis.resolution_transfer import Size, scale_pipeline
 from ..datasets.pictures import left_lying, read, upright
 from ..errors import DataError, OptionError
 from ..layers.options import type_name
-from ..zoo import config_and_weights, list_models
+from ..model_zoo import config_path
+from ..zoo import _configs, config_and_weights, list_models
 from .models import file_pipeline, image_pipeline, load_model, session_model
-from .runtimes import is_exported, load_exported
+from .runtimes import SUFFIXES, is_exported, load_exported
 
+CONFIG_SUFFIXES = ('.py', '.json', '.yaml', '.yml')  # mmengine's
 PICTURE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff')
 #: what PIL calls 8-bit grey, colour, palette and colour with transparency
 PICTURE_MODES = ('1', 'L', 'RGB', 'P', 'RGBA', 'LA')
@@ -83,8 +85,8 @@ class Predictor:
 
     Args:
         file_or_config: File of :func:`~mmvisionllama.deploy.export`, a config (path or ``Config``), or the name of a
-            model whose weights come with the package.
-        checkpoint: Weights of the config.
+            model: one of ``list_models()``.
+        checkpoint: Weights of the config; a name takes those that come with the package without it.
         size: Pixels of the prepared picture, a side or (height, width), in the place of those of the test pipeline,
             which keeps its proportions (:func:`~mmvisionllama.analysis.resolution_transfer.scale_pipeline`).
         device: Of a checkpoint's model.
@@ -119,12 +121,20 @@ class Predictor:
             pipeline = file_pipeline(session.metadata)
         else:
             cfg = file_or_config
-            if isinstance(cfg, str) and checkpoint is None and cfg in list_models():
-                cfg, checkpoint = config_and_weights(cfg)
+            if isinstance(cfg, str) and cfg in list_models():
+                if checkpoint is None:
+                    cfg, checkpoint = config_and_weights(cfg)
+                else:
+                    cfg = config_path(_configs()[cfg])
             if not isinstance(cfg, Config):
                 if not Path(cfg).is_file():
                     raise OptionError(
                         f'{str(cfg)!r} does not exist: give an exported file, a config or one of list_models()'
+                    )
+                if Path(cfg).suffix not in CONFIG_SUFFIXES:
+                    raise OptionError(
+                        f'{str(cfg)!r} is no exported file ({", ".join(SUFFIXES)}) and no config '
+                        f'({", ".join(CONFIG_SUFFIXES)}): weights are the checkpoint of a config, which stands first'
                     )
                 cfg = Config.fromfile(cfg)
             if checkpoint is None:

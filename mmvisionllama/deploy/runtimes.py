@@ -40,7 +40,7 @@ class Session(NamedTuple):
 
 def is_exported(path: Any) -> bool:
     """Whether the name of a file is that of an exported one."""
-    return str(path).endswith(SUFFIXES)
+    return str(path).lower().endswith(SUFFIXES)
 
 
 def _described(text: Any, path: Path) -> Dict[str, Any]:
@@ -157,12 +157,13 @@ def load_exported(path: Any, *, threads: int = 0, precision: str = 'f32') -> Ses
         raise CheckpointError(f'{str(path)!r} does not exist')
     if not is_exported(path):
         raise CheckpointError(f'{str(path)!r} is no exported file: expected one of {", ".join(SUFFIXES)}')
-    if path.suffix == '.xml' and not path.with_suffix('.bin').is_file():
+    suffix = path.suffix.lower()
+    if suffix == '.xml' and not path.with_suffix('.bin').is_file():
         raise CheckpointError(f'{str(path)!r} lacks its weights {path.with_suffix(".bin").name!r} beside it')
     try:
-        if path.suffix == '.onnx':
+        if suffix == '.onnx':
             return _load_onnx(path, threads)
-        if path.suffix == '.xml':
+        if suffix == '.xml':
             return _load_openvino(path, threads, precision)
         return _load_pt2(path)
     except (CheckpointError, ImportError):

@@ -84,6 +84,15 @@ def test_weights_of_the_package_by_name_and_another_size(tmp_path, pictures):
         deploy.Predictor('vision_llama_digit')
 
 
+def test_a_name_takes_a_checkpoint_of_its_own(tmp_path, pictures):
+    pytest.importorskip('mmpretrain')
+    model = mmvisionllama.get_model('vision_llama_digits', pretrained=True)
+    torch.nn.init.zeros_(model.head.fc.weight)
+    torch.save(model.state_dict(), tmp_path / 'model.pth')
+    (sample,) = deploy.Predictor('vision_llama_digits', str(tmp_path / 'model.pth'))(pictures / '0.png')
+    torch.testing.assert_close(sample.pred_score, model.head.fc.bias.softmax(0))
+
+
 def nightly(*values):
     return pytest.param(*values, marks=pytest.mark.nightly)
 
@@ -376,6 +385,13 @@ def test_wrong_combinations_of_files_are_refused(tmp_path):
         deploy.Predictor('model.onnx', checkpoint)
     with pytest.raises(OptionError, match='does not exist'):
         deploy.Predictor('missing.py', checkpoint)
+    for name in ('weights.pth', 'WEIGHTS.SAFETENSORS'):
+        (tmp_path / name).write_text('')
+        with pytest.raises(OptionError, match=f"{name}' is no exported file .* and no config .*: weights are the"):
+            deploy.Predictor(str(tmp_path / name))
+    (tmp_path / 'MODEL.ONNX').write_text('')
+    with pytest.raises(CheckpointError, match="MODEL.ONNX' cannot be read, export the model again"):
+        deploy.Predictor(tmp_path / 'MODEL.ONNX')
     cfg.model.head.num_classes = 3
     with pytest.raises(CheckpointError, match='does not fit the config'):
         deploy.Predictor(cfg, checkpoint)

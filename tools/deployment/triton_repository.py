@@ -74,7 +74,7 @@ def main() -> None:
     args.name = args.name or args.file.stem
     check(args)
     metadata = deploy.load_exported(args.file).metadata
-    if args.file.suffix != '.onnx' or metadata['inputs'] != ['images']:
+    if args.file.suffix.lower() != '.onnx' or metadata['inputs'] != ['images']:
         raise OptionError(f'{args.file} is no ONNX file that takes images alone: export a classifier or a segmentor')
     import onnx
 
