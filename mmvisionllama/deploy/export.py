@@ -120,6 +120,18 @@ def describe(network: Network, info: Optional[dict] = None) -> Dict[str, Any]:
     }
 
 
+def _write_torch(network: Network, metadata: dict, path: Path) -> None:
+    program = export_program(network)
+    try:
+        torch.export.save(program, path, extra_files={f'{METADATA_KEY}.json': json.dumps(metadata)})
+    except RuntimeError as error:
+        if type(error).__name__ != 'SerializeError':  # torch has it in a private module
+            raise
+        path.unlink(missing_ok=True)  # half of a file
+        reason = str(error).split(':')[0]
+        raise OptionError(f'torch.export cannot write this model ({reason}): export to onnx') from error
+
+
 def _to_onnx(program: ExportedProgram, opset: int, **names: Any) -> 'torch.onnx.ONNXProgram':
     # the runtimes optimise by themselves; the exporter's rewriting takes as long as all the rest and gains nothing
     with torch._dynamo.config.patch(fake_tensor_cache_enabled=False):
@@ -232,7 +244,7 @@ def export(
     start = time.perf_counter()
     metadata = describe(network, info)
     if target == 'torch':
-        torch.export.save(export_program(network), path, extra_files={f'{METADATA_KEY}.json': json.dumps(metadata)})
+        _write_torch(network, metadata, path)
     elif target == 'aoti':
         torch._inductor.aoti_compile_and_package(
             export_program(network),

@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import os
 import sys
 import zipfile
@@ -197,6 +198,19 @@ def test_an_unknown_target_is_refused_with_the_known_ones(tmp_path):
         deploy.export(deploy.export_network(VisionLLaMA(TINY)), tmp_path / 'model', 'tflite')
 
 
+class Doubling(Network):
+    task, output_names = 'features', ('y',)
+
+    def __init__(self):
+        super().__init__(nn.Linear(2, 2))
+
+    def forward(self, images):
+        return 2 * images
+
+    def example(self, size=(2, 8, 8), generator=None):
+        return (torch.rand(size[0], 3, *size[1:]),)
+
+
 @pytest.mark.parametrize('opset', [9, 17, 99])
 def test_an_opset_that_torch_does_not_write_is_refused(opset, tmp_path):
     with pytest.raises(OptionError, match=f'opset {opset} is not written: choose one from 18 to'):
@@ -233,7 +247,19 @@ def test_a_missing_library_names_the_extra(library, tmp_path, monkeypatch):
         deploy.export(deploy.export_network(VisionLLaMA(TINY)), tmp_path / 'model', 'onnx')
 
 
-def test_an_unsupported_model_is_refused():
+class Ceiling(Doubling):
+    """``math.ceil`` of a side, as in stock ViTs, has no place in torch's files."""
+
+    def forward(self, images):
+        return images.new_zeros(math.ceil(images.shape[2] / 3))
+
+
+def test_an_unsupported_model_is_refused(tmp_path):
+    with pytest.raises(
+        OptionError, match=r'^torch.export cannot write this model \(Failed .* node ceil[^\n]*: export to'
+    ):
+        deploy.export(Ceiling(), tmp_path / 'model', 'torch')
+    assert not list(tmp_path.iterdir())
     with pytest.raises(OptionError, match='Linear cannot be exported'):
         deploy.export_network(nn.Linear(2, 2))
 
@@ -273,19 +299,6 @@ class Harm:
 
     def __reduce__(self):
         return os.mkdir, (self.folder,)
-
-
-class Doubling(Network):
-    task, output_names = 'features', ('y',)
-
-    def __init__(self):
-        super().__init__(nn.Linear(2, 2))
-
-    def forward(self, images):
-        return 2 * images
-
-    def example(self, size=(2, 8, 8), generator=None):
-        return (torch.rand(size[0], 3, *size[1:]),)
 
 
 def test_opening_a_torch_file_runs_no_pickle(tmp_path, monkeypatch):
