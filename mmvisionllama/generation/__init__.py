@@ -1,12 +1,13 @@
 """Image generation: DiT-LLaMA and SiT-LLaMA on mmengine's Runner (sections 4.1 and A.1)."""
 
 from ..moved import moved
+from .codecs import PixelCodec, VAECodec
 from .dit_llama import DiTLLaMA
 from .gaussian_diffusion import GaussianDiffusion
 from .generator import ImageGenerator, load_generator
 from .interpolant import LinearInterpolant
 from .labelled_images import ClassLabels, LabelledImages
-from .latents import LatentShards, PixelCodec, VAECodec
+from .latents import LatentShards
 from .metrics import GenerationMetric, InceptionFeatures
 from .sample_set import sample_set
 from .samplers import DDIMSampler, DDPMSampler, ODESampler, SampleNoise, SDESampler, build_sampler

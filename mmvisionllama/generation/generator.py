@@ -12,9 +12,9 @@ from ..checkpoints.loading import load_strictly
 from ..checkpoints.reading import find_state_dict, read_checkpoint
 from ..errors import OptionError
 from ..layers.options import checked_choice, checked_number, checked_sides
+from .codecs import check_image_size
 from .dit_llama import CFG_CHANNELS, CFG_CHANNELS_ALIASES
 from .labelled_images import check_labels
-from .latents import check_image_size
 from .samplers import SampleNoise, build_sampler
 
 

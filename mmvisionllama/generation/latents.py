@@ -1,137 +1,24 @@
-"""Between images and what the network sees: the VAE of latent diffusion, pixels, and latents encoded once.
-
-Images here are fp32 in [-1, 1], ``(B, channels, height, width)``. A codec is a plain object, not a module: the frozen
-VAE is in no checkpoint, in no optimizer, and is not copied for the moving average.
-"""
+"""Latents of the VAE, encoded once and read by training."""
 
 import json
 import math
 import os
 import time
 from pathlib import Path
-from typing import Any, Callable, Dict, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Optional, Tuple
 
 import numpy as np
 import torch
-from mmengine.registry import DATASETS, TASK_UTILS
-from torch import Tensor
+from mmengine.registry import DATASETS
 from torch.utils.data import DataLoader, Dataset, Subset
 
-from ..errors import CheckpointError, DataError, MissingExtraError, OptionError
+from ..errors import DataError, OptionError
+from ..moved import moved
+from .codecs import VAECodec
 
 META = 'latents.json'
 
-
-@TASK_UTILS.register_module()
-class PixelCodec:
-    """No VAE: the network sees the pixels. For small images."""
-
-    downsample = 1
-
-    def load(self) -> None:
-        """Nothing to load."""
-
-    def encode(self, images: Tensor) -> Tensor:
-        """The images themselves."""
-        return images
-
-    def decode(self, latents: Tensor) -> Tensor:
-        """The latents themselves."""
-        return latents
-
-
-@TASK_UTILS.register_module()
-class VAECodec:
-    """Stable Diffusion's VAE (the paper's [33], [52]) through ``diffusers.AutoencoderKL``; read at its first use.
-
-    Args:
-        pretrained: Folder written by ``save_pretrained`` (config.json and weights), or a name on the Hugging Face hub.
-            The paper and the released code use the ft-EMA weights.
-        subfolder: Folder inside ``pretrained`` that holds the VAE.
-        scale: Latents are multiplied by it; 0.18215 makes their variance about 1.
-        downsample: Pixels per latent pixel, 8 for Stable Diffusion.
-        chunk: Images that are decoded at once.
-    """
-
-    def __init__(
-        self,
-        pretrained: str = 'stabilityai/sd-vae-ft-ema',
-        subfolder: Optional[str] = None,
-        scale: float = 0.18215,
-        downsample: int = 8,
-        chunk: int = 16,
-    ) -> None:
-        self.pretrained = os.fspath(pretrained)
-        self.subfolder = subfolder
-        self.scale = scale
-        self.downsample = downsample
-        self.chunk = chunk
-        self._vae = None
-
-    def __deepcopy__(self, memo) -> 'VAECodec':
-        return self
-
-    def load(self) -> None:
-        """Reads the VAE.
-
-        Raises:
-            MissingExtraError: Without diffusers.
-            CheckpointError: If there is no VAE at ``pretrained``, or it has another downsampling factor.
-        """
-        if self._vae is not None:
-            return
-        try:
-            from diffusers import AutoencoderKL
-        except ImportError as error:
-            raise MissingExtraError("the VAE needs diffusers: pip install 'mmvisionllama[generation]'") from error
-        advice = (
-            'give a folder with config.json and weights (written by save_pretrained) or a name on the Hugging Face '
-            'hub such as stabilityai/sd-vae-ft-ema'
-        )
-        folder = Path(self.pretrained, self.subfolder or '')
-        is_local = Path(self.pretrained).exists() or self.pretrained.startswith(('.', '/', '~'))
-        if (is_local or self.pretrained.count('/') != 1) and not (folder / 'config.json').is_file():
-            raise CheckpointError(f'no VAE at {str(folder)!r}: {advice}')
-        try:
-            vae = AutoencoderKL.from_pretrained(self.pretrained, subfolder=self.subfolder, low_cpu_mem_usage=False)
-        except Exception as error:  # diffusers, huggingface_hub and safetensors each raise their own
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise CheckpointError(f'the VAE {self.pretrained!r} cannot be read ({reason}): {advice}') from error
-        factor = 2 ** (len(vae.config.block_out_channels) - 1)
-        if factor != self.downsample:
-            raise CheckpointError(
-                f'the VAE {self.pretrained!r} downsamples by {factor}, the codec says {self.downsample}: '
-                f'set downsample={factor}'
-            )
-        self._vae = vae.eval().requires_grad_(False)
-
-    def vae(self, device: torch.device) -> torch.nn.Module:
-        """The VAE on ``device``."""
-        self.load()
-        if self._vae.device != device:
-            self._vae = self._vae.to(device)
-        return self._vae
-
-    @torch.no_grad()
-    def moments(self, images: Tensor) -> Tensor:
-        """Mean and standard deviation of the latents of images, unscaled: ``(B, 2 channels, h, w)``."""
-        posterior = self.vae(images.device).encode(images).latent_dist
-        return torch.cat((posterior.mean, posterior.std), dim=1)
-
-    def sample(self, moments: Tensor) -> Tensor:
-        """Draws scaled latents from stored :meth:`moments`, fp32: ``(B, channels, h, w)``."""
-        mean, std = moments.float().chunk(2, dim=1)
-        return (mean + std * torch.randn(mean.shape, device=mean.device)) * self.scale
-
-    def encode(self, images: Tensor) -> Tensor:
-        """Draws scaled latents of images."""
-        return self.sample(self.moments(images))
-
-    @torch.no_grad()
-    def decode(self, latents: Tensor) -> Tensor:
-        """Scaled latents to images."""
-        vae = self.vae(latents.device)
-        return torch.cat([vae.decode(part / self.scale).sample for part in latents.split(self.chunk)])
+__getattr__ = moved(__name__, PixelCodec='generation.codecs', check_image_size='generation.codecs')
 
 
 def _shard_paths(root: Path, shard: int) -> Tuple[Path, Path]:
@@ -288,13 +175,3 @@ class LatentShards(Dataset):
         start += (row * shape[1] + view) * count * dtype.itemsize
         moments = np.fromfile(_shard_paths(self.root, shard)[0], dtype, count, offset=start).reshape(shape[2:])
         return dict(moments=torch.from_numpy(moments), labels=int(labels[row]))
-
-
-def check_image_size(size: Sequence[int], downsample: int) -> Tuple[int, int]:
-    """Latent size of images of ``size`` (height, width); raises an OptionError if the codec does not divide it."""
-    if any(side % downsample or side < downsample for side in size):
-        raise OptionError(
-            f'image size {size[0]}x{size[1]} is no multiple of {downsample}, the pixels per latent pixel: '
-            f'choose another size'
-        )
-    return size[0] // downsample, size[1] // downsample

@@ -12,8 +12,9 @@ import torch
 from mmvisionllama.checkpoints import CheckpointError
 from mmvisionllama.datasets.transforms.check_seg_files import DataError
 from mmvisionllama.generation import ClassLabels, LabelledImages, LatentShards, PixelCodec, VAECodec
+from mmvisionllama.generation.codecs import check_image_size
 from mmvisionllama.generation.labelled_images import center_crop
-from mmvisionllama.generation.latents import META, check_image_size, encode_dataset
+from mmvisionllama.generation.latents import META, encode_dataset
 
 
 @pytest.fixture(scope='module')

@@ -13,8 +13,9 @@ import os
 from mmvisionllama import launch
 from mmvisionllama.errors import MMVisionLLaMAError
 from mmvisionllama.generation import LabelledImages, VAECodec
+from mmvisionllama.generation.codecs import check_image_size
 from mmvisionllama.generation.labelled_images import ON_ERROR
-from mmvisionllama.generation.latents import check_image_size, encode_dataset
+from mmvisionllama.generation.latents import encode_dataset
 
 
 def parse_args() -> argparse.Namespace:
