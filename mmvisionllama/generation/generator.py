@@ -96,10 +96,7 @@ class ImageGenerator(BaseModel):
         self.objective = TASK_UTILS.build(objective)
         self.sampler = build_sampler(sampler, self.objective)
         self.codec = TASK_UTILS.build(codec or dict(type='PixelCodec'))
-        if image_size is None:
-            patch = self.network.patch_size
-            image_size = [g * p * self.codec.downsample for g, p in zip(self.network.anchor_grid, patch)]
-        self.image_size = checked_sides('image_size', image_size)
+        self.image_size = self.anchor_size if image_size is None else checked_sides('image_size', image_size)
         self.check_sampling(self.image_size, cfg_scale)
         self.cfg_scale = cfg_scale
         self.cfg_channels = checked_choice('cfg_channels', cfg_channels, CFG_CHANNELS, CFG_CHANNELS_ALIASES)
@@ -107,6 +104,14 @@ class ImageGenerator(BaseModel):
             raise OptionError(f'flip_prob must be in 0 ... 1, got {flip_prob!r}')
         self.flip_prob = flip_prob
         self.seed = seed
+
+    @property
+    def anchor_size(self) -> Tuple[int, int]:
+        """Images (height, width) at the anchor of the network, pixels."""
+        height, width = (
+            g * p * self.codec.downsample for g, p in zip(self.network.anchor_grid, self.network.patch_size)
+        )
+        return height, width
 
     def forward(
         self,

@@ -17,6 +17,8 @@ from ..moved import moved
 from .codecs import VAECodec
 
 META = 'latents.json'
+#: entries of it that files of earlier versions lack
+LATER = ('class_names',)
 
 __getattr__ = moved(__name__, PixelCodec='generation.codecs', check_image_size='generation.codecs')
 
@@ -87,8 +89,10 @@ def encode_dataset(
     )
     if (root / META).exists():
         written = json.loads((root / META).read_text())
-        if written != meta:
-            differing = [key for key in {**written, **meta} if written.get(key) != meta.get(key)]
+        # earlier versions stored no names of classes
+        expected = {key: value for key, value in meta.items() if key in written or key not in LATER}
+        if written != expected:
+            differing = [key for key in {**written, **expected} if written.get(key) != expected.get(key)]
             raise OptionError(
                 f'{root} holds latents made with other settings ({", ".join(sorted(differing))}): '
                 f'choose another folder, or remove this one'
@@ -150,6 +154,19 @@ class LatentShards(Dataset):
             raise DataError(f'{data_root} was encoded without mirrored images: set flip=False, or encode them too')
         self.views = 2 if flip else 1
         self._shards: Dict[int, Tuple[int, Tuple[int, ...], np.dtype, np.ndarray]] = {}
+
+    @property
+    def metainfo(self) -> Dict[str, Any]:
+        """Class names; numbers where an earlier version stored their count alone."""
+        names = self.meta.get('class_names')
+        if names is None and isinstance(self.meta.get('classes'), int):
+            names = [str(label) for label in range(self.meta['classes'])]
+        return {} if names is None else dict(classes=names)
+
+    @property
+    def image_size(self) -> Optional[int]:
+        """Side of the images in pixels, if it is known."""
+        return self.meta.get('size')
 
     def __len__(self) -> int:
         return self.meta['images'] * self.views

@@ -14,6 +14,8 @@ from ..datasets.blame import watch_files
 from ..engine.hooks.watch_files import WatchFilesHook
 from ..engine.unwrapping import unwrapped
 from ..errors import DataError, OptionError
+from ..generation.generator import ImageGenerator
+from ..generation.latents import LatentShards
 from ..layers.options import checked_choice, checked_number, checked_whole
 
 BROKEN_PICTURES = ('raise', 'skip')
@@ -99,6 +101,7 @@ class CheckedRunner(Runner):
         model = unwrapped(self.model)
         check_head(model)
         check_classes(model, loop.dataloader.dataset, f'{split}_dataloader')
+        check_latent_size(model, loop.dataloader.dataset, f'{split}_dataloader')
         return loop
 
 
@@ -157,4 +160,19 @@ def check_classes(model: Any, dataset: Dataset, name: str) -> None:
         raise OptionError(
             f'the data set of {name} has {len(found)} classes ({names}) and the model has {counts}: '
             f'check the classes of the data set, or set {options} to {len(found)}'
+        )
+
+
+def check_latent_size(model: Any, dataset: Dataset, name: str) -> None:
+    """Raises an OptionError for latents of images of another size than the generator is for."""
+    if not isinstance(model, ImageGenerator) or not isinstance(dataset, LatentShards) or dataset.image_size is None:
+        return
+    stored = (dataset.image_size, dataset.image_size)
+    # a model that keeps the anchor of a smaller size samples at the size that it goes on with
+    if stored not in (model.anchor_size, model.image_size):
+        height, width = model.anchor_size
+        raise OptionError(
+            f'the latents of {name} were encoded from {stored[0]}x{stored[1]} pixels and the model is for '
+            f'{height}x{width}: choose others, or set model.network.anchor to {stored[0] // model.codec.downsample} '
+            f'(or model.image_size to {stored[0]}, which keeps the anchor)'
         )

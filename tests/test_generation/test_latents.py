@@ -167,6 +167,21 @@ def test_shard_errors(codec, images, tmp_path):
         LatentShards(str(tmp_path / 'plain'))
 
 
+def test_latents_know_their_classes(codec, images, tmp_path):
+    encode(codec, images, tmp_path, description=dict(size=8, classes=2, class_names=images.classes))
+    data = LatentShards(str(tmp_path))
+    assert data.metainfo == images.metainfo and data.image_size == 8
+    meta = json.loads((tmp_path / META).read_text())
+    del meta['class_names']
+    (tmp_path / META).write_text(json.dumps(meta))  # as earlier versions wrote it
+    assert LatentShards(str(tmp_path)).metainfo == dict(classes=['0', '1'])
+    assert not encode(codec, images, tmp_path, description=dict(size=8, classes=2, class_names=images.classes))
+    del meta['classes'], meta['size']
+    (tmp_path / META).write_text(json.dumps(meta))
+    data = LatentShards(str(tmp_path))
+    assert data.metainfo == {} and data.image_size is None
+
+
 def test_labelled_images(images):
     assert len(images) == 5 and images.classes == ['a', 'b']
     assert [item['labels'] for item in images] == [0, 0, 0, 1, 1]

@@ -1,5 +1,6 @@
 """Data and model that do not fit each other, and files that cannot be read, in a real training."""
 
+import json
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,7 +14,9 @@ from torch.utils.data import IterableDataset
 from mmvisionllama import launch
 from mmvisionllama.backbones import PyramidVisionLLaMA
 from mmvisionllama.errors import DataError, OptionError
-from mmvisionllama.launch.checked_runner import CheckedRunner, check_classes, check_head
+from mmvisionllama.generation import ImageGenerator, LatentShards
+from mmvisionllama.generation.latents import META
+from mmvisionllama.launch.checked_runner import CheckedRunner, check_classes, check_head, check_latent_size
 
 pytest.importorskip('mmpretrain')
 
@@ -186,6 +189,29 @@ def test_classes_of_detectors(model, named):
             check_classes(model, data, 'train_dataloader')
         data.metainfo['thing_classes'] = ('a',)  # panoptic
     check_classes(model, data, 'train_dataloader')
+
+
+def test_latents_of_another_size_or_other_classes(tmp_path):
+    meta = dict(images=2, shard_size=2, shards=1, views=2, size=16, classes=3, class_names=['a', 'b', 'c'])
+    (tmp_path / META).write_text(json.dumps(meta))
+    np.save(tmp_path / 'moments_00000.npy', np.ones((2, 2, 8, 8, 8), np.float16))
+    np.save(tmp_path / 'labels_00000.npy', np.array([0, 2]))
+    data = LatentShards(str(tmp_path))
+
+    def model(**options):
+        arch = dict(embed_dims=16, num_layers=1, num_heads=2)
+        network = dict(type='DiTLLaMA', arch=arch, num_classes=options.pop('num_classes', 3), anchor=4)
+        codec = dict(type='VAECodec', downsample=2)
+        return ImageGenerator(network, dict(type='GaussianDiffusion'), 'ddim', codec, **options)
+
+    check_classes(model(), data, 'train_dataloader')
+    with pytest.raises(OptionError, match=r'has 3 classes \(a, b, c\) and the model has 1000'):
+        check_classes(model(num_classes=1000), data, 'train_dataloader')
+    with pytest.raises(OptionError, match=r'from 16x16 pixels and the model is for 8x8: .*anchor to 8 \(or .* to 16'):
+        check_latent_size(model(), data, 'train_dataloader')
+    check_latent_size(model(image_size=16), data, 'train_dataloader')
+    data.meta['size'] = 8
+    check_latent_size(model(image_size=(8, 12)), data, 'train_dataloader')
 
 
 def test_classes_of_joined_data_sets():

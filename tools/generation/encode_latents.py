@@ -59,7 +59,7 @@ def main() -> None:
             codec,
             dataset,
             args.out,
-            description=dict(size=args.size, classes=len(dataset.classes)),
+            description=dict(size=args.size, classes=len(dataset.classes), class_names=dataset.classes),
             shard_size=args.shard_size,
             batch_size=args.batch_size,
             flip=not args.no_flip,
