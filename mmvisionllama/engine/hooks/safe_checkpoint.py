@@ -4,7 +4,7 @@ import contextlib
 import os
 from collections import deque
 from pathlib import Path
-from typing import Any, ContextManager, Dict
+from typing import Any, ContextManager, Dict, List
 
 from mmengine.dist import is_main_process
 from mmengine.hooks import CheckpointHook
@@ -14,6 +14,8 @@ from ...checkpoints.writing import ATOMIC, AtomicBackend, remove_checkpoint, rem
 
 #: checkpoints of stopped trainings, by iteration
 STOPPED = 'stopped_iter_{}.pth'
+#: steps of the checkpoints that are kept, in mmengine's message hub
+SHARED_KEY = 'keep_ckpt_ids'
 
 
 def point_to(work_dir: str, checkpoint: str) -> None:
@@ -37,14 +39,48 @@ class SafeCheckpointHook(CheckpointHook):
     """
 
     def before_train(self, runner: Any) -> None:
-        """Chooses the storage and removes what a killed process left half-written."""
+        """Chooses the storage and removes what a killed process left half-written or outdated."""
         is_local = '://' not in str(self.out_dir or runner.work_dir)
         if is_local and self.backend_args is None and self.file_client_args is None:
             self.backend_args = dict(backend=ATOMIC)
+        limit, self.max_keep_ckpts = self.max_keep_ckpts, -1  # mmengine would read the list that all hooks share
         super().before_train(runner)
+        self.max_keep_ckpts = limit
+        if limit > 0:
+            steps = self._kept_before(runner)
+            self.keep_ckpt_ids = deque(steps, limit)
+            if is_main_process():
+                for step in steps[:-limit]:
+                    self._remove(step)
         if is_local and is_main_process():
             for folder in {str(self.out_dir), runner.work_dir}:
                 remove_parts(folder)
+
+    @property
+    def _kept_key(self) -> str:
+        """Where the message hub has this hook's checkpoints; another one may write files of another name."""
+        if self.filename_tmpl in ('epoch_{}.pth', 'iter_{}.pth'):
+            return SHARED_KEY
+        return f'{SHARED_KEY}:{self.filename_tmpl}'
+
+    def _kept_before(self, runner: Any) -> List[int]:
+        """Steps of the checkpoints that are there on resuming, also where hooks shared one list, as in mmengine."""
+        info = runner.message_hub.runtime_info
+        steps = info.get(self._kept_key, info.get(SHARED_KEY, []))
+        return [step for step in steps if self._exists(self._path(step))]
+
+    def _path(self, step: int) -> str:
+        return self.file_backend.join_path(self.out_dir, self.filename_tmpl.format(step))
+
+    def _exists(self, path: str) -> bool:
+        return self.file_backend.isfile(path) or self.file_backend.isdir(path)
+
+    def _remove(self, step: int) -> None:
+        path = self._path(step)
+        if self.file_backend.isfile(path):
+            self.file_backend.remove(path)
+        elif self.file_backend.isdir(path):
+            self.file_backend.rmtree(path)
 
     def _removing_later(self) -> ContextManager[None]:
         if isinstance(self.file_backend, AtomicBackend):
@@ -62,7 +98,7 @@ class SafeCheckpointHook(CheckpointHook):
             steps = [*(kept for kept in self.keep_ckpt_ids if kept != step), step]
             outdated, kept = steps[: -self.max_keep_ckpts], steps[-self.max_keep_ckpts :]
             # a process killed before the removal finds the outdated ones on resuming
-            runner.message_hub.update_info('keep_ckpt_ids', steps)
+            runner.message_hub.update_info(self._kept_key, steps)
             self.keep_ckpt_ids = deque(kept, self.max_keep_ckpts)
         name = self.filename_tmpl.format(step)
         self.last_ckpt = self.file_backend.join_path(self.out_dir, name)
@@ -81,10 +117,6 @@ class SafeCheckpointHook(CheckpointHook):
         if is_main_process():
             point_to(runner.work_dir, self.last_ckpt)
             for old in outdated:
-                path = self.file_backend.join_path(self.out_dir, self.filename_tmpl.format(old))
-                if self.file_backend.isfile(path):
-                    self.file_backend.remove(path)
-                elif self.file_backend.isdir(path):
-                    self.file_backend.rmtree(path)
+                self._remove(old)
         if outdated:
-            runner.message_hub.update_info('keep_ckpt_ids', list(self.keep_ckpt_ids))
+            runner.message_hub.update_info(self._kept_key, list(self.keep_ckpt_ids))

@@ -18,6 +18,7 @@ from mmvisionllama import launch
 from mmvisionllama.checkpoints import writing
 from mmvisionllama.engine.hooks import PreemptionHook
 from mmvisionllama.engine.hooks.preemption import STOPPED_STATUS, PatientWorkers, SignalNote, seconds
+from mmvisionllama.engine.hooks.safe_checkpoint import SafeCheckpointHook
 from mmvisionllama.errors import CheckpointError, OptionError
 
 
@@ -214,6 +215,35 @@ def test_a_kill_before_the_removal_is_made_up_for(tmp_path, monkeypatch):
     assert {path.name for path in tmp_path.glob('*.pth')} == {'epoch_1.pth', 'epoch_2.pth'}
     make(tmp_path, keep=1).train()
     assert [path.name for path in tmp_path.glob('*.pth')] == ['epoch_4.pth']
+
+
+@pytest.mark.parametrize('before', [False, True])
+def test_two_checkpoint_hooks_keep_lists_of_their_own(tmp_path, before):
+    """One that keeps two files of every epoch, one that keeps one of every iteration, stopped amid epoch 3."""
+
+    def two(**kwargs):
+        runner = make(tmp_path, keep=2, **kwargs)
+        rolling = dict(filename_tmpl='rolling_iter_{}.pth', by_epoch=False, interval=1, save_last=False)
+        runner.register_hook(SafeCheckpointHook(max_keep_ckpts=1, **rolling))
+        return runner
+
+    def left():
+        return {path.name for path in tmp_path.glob('*.pth')}
+
+    with pytest.raises(SystemExit):
+        two(hooks=[Signal(7, signal.SIGTERM)]).train()
+    stopped = {path for path in left() if path.startswith('stopped')}
+    assert left() - stopped == {'epoch_1.pth', 'epoch_2.pth', 'rolling_iter_8.pth'}
+    if before:  # as earlier versions wrote it: the list of the hook that was the last
+        for name in stopped:
+            checkpoint = torch.load(tmp_path / name, weights_only=False)
+            for part in ('runtime_info', 'resumed_keys'):
+                info = checkpoint['message_hub'][part]
+                info['keep_ckpt_ids'] = info.pop('keep_ckpt_ids:rolling_iter_{}.pth')
+            torch.save(checkpoint, tmp_path / name)
+    two().train()
+    lost = {'epoch_1.pth', 'epoch_2.pth'} if before else set()
+    assert left() == {'epoch_3.pth', 'epoch_4.pth', 'rolling_iter_12.pth'} | lost
 
 
 def test_every_training_has_the_hooks(tmp_path):
