@@ -66,6 +66,7 @@ class LabelledImages(Dataset):
     def __init__(self, data_root: str, size: int = 256, grayscale: bool = False, on_error: str = 'raise') -> None:
         if not os.path.isdir(data_root):
             raise DataError(f'{data_root!r} is no folder: it should hold one folder of images per class')
+        self.data_root = os.fspath(data_root)
         self.size = checked_whole('size', size)
         self.grayscale = grayscale
         self.on_error = checked_choice('on_error', on_error, ON_ERROR)

@@ -1,5 +1,6 @@
 """Latents of the VAE, encoded once and read by training."""
 
+import hashlib
 import json
 import math
 import os
@@ -15,10 +16,11 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from ..errors import DataError, OptionError
 from ..moved import moved
 from .codecs import VAECodec
+from .labelled_images import LabelledImages
 
 META = 'latents.json'
 #: entries of it that files of earlier versions lack
-LATER = ('class_names',)
+LATER = ('class_names', 'files')
 
 __getattr__ = moved(__name__, PixelCodec='generation.codecs', check_image_size='generation.codecs')
 
@@ -33,6 +35,25 @@ def _write_npy(path: Path, array: np.ndarray) -> None:
     with open(partial, 'wb') as file:
         np.save(file, array)
     os.replace(partial, path)
+
+
+def describe(dataset: LabelledImages) -> Dict[str, Any]:
+    """What tells an image folder from another one: image size, classes, and a digest of the files in their order.
+
+    Raises:
+        DataError: For a file that is gone.
+    """
+    digest = hashlib.sha256()
+    for path, _ in dataset.samples:
+        try:
+            size = os.path.getsize(path)
+        except OSError as error:
+            raise DataError(
+                f'{path!r} cannot be read ({error.strerror}): do not change the folder meanwhile'
+            ) from error
+        digest.update(os.fsencode(path[len(dataset.data_root) :].lstrip(os.sep)) + b'\0%d\n' % size)
+    names = dataset.classes
+    return dict(size=dataset.size, classes=len(names), class_names=names, files=digest.hexdigest())
 
 
 def encode_dataset(
@@ -61,7 +82,7 @@ def encode_dataset(
         codec: The VAE.
         dataset: Gives dicts with ``inputs`` (image in [-1, 1]) and ``labels``, the same ones in every call.
         root: Folder to write.
-        description: Anything else that a resumed run must agree with (source folder, image size, ...).
+        description: Anything else that a resumed run must agree with, as :func:`describe` gives it.
         shard_size: Images per file.
         batch_size: Images that are encoded at once.
         flip: Store the mirrored image's moments as well.
@@ -89,12 +110,12 @@ def encode_dataset(
     )
     if (root / META).exists():
         written = json.loads((root / META).read_text())
-        # earlier versions stored no names of classes
+        # earlier versions stored neither names of classes nor what files there were
         expected = {key: value for key, value in meta.items() if key in written or key not in LATER}
         if written != expected:
             differing = [key for key in {**written, **expected} if written.get(key) != expected.get(key)]
             raise OptionError(
-                f'{root} holds latents made with other settings ({", ".join(sorted(differing))}): '
+                f'{root} holds latents made with other settings or pictures ({", ".join(sorted(differing))}): '
                 f'choose another folder, or remove this one'
             )
     elif rank == 0:

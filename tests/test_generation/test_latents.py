@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from mmvisionllama.checkpoints import CheckpointError
-from mmvisionllama.datasets.transforms.check_seg_files import DataError
+from mmvisionllama.errors import DataError, OptionError
 from mmvisionllama.generation import ClassLabels, LabelledImages, LatentShards, PixelCodec, VAECodec
 from mmvisionllama.generation.codecs import check_image_size
 from mmvisionllama.generation.labelled_images import center_crop
-from mmvisionllama.generation.latents import META, encode_dataset
+from mmvisionllama.generation.latents import META, describe, encode_dataset
 
 
 @pytest.fixture(scope='module')
@@ -129,7 +129,7 @@ def test_encoding_goes_on_where_it_stopped(codec, images, tmp_path):
     assert len(LatentShards(str(root))) == 10
     assert (root / 'moments_00000.npy').stat().st_mtime_ns == kept
     assert np.load(root / 'moments_00000.npy').dtype == np.float16
-    with pytest.raises(ValueError, match=r'made with other settings \(shard_size, shards\)'):
+    with pytest.raises(ValueError, match=r'made with other settings or pictures \(shard_size, shards\)'):
         encode(codec, images, root, shard_size=3)
 
 
@@ -168,18 +168,37 @@ def test_shard_errors(codec, images, tmp_path):
 
 
 def test_latents_know_their_classes(codec, images, tmp_path):
-    encode(codec, images, tmp_path, description=dict(size=8, classes=2, class_names=images.classes))
+    encode(codec, images, tmp_path, description=describe(images))
     data = LatentShards(str(tmp_path))
     assert data.metainfo == images.metainfo and data.image_size == 8
     meta = json.loads((tmp_path / META).read_text())
-    del meta['class_names']
+    del meta['class_names'], meta['files']
     (tmp_path / META).write_text(json.dumps(meta))  # as earlier versions wrote it
     assert LatentShards(str(tmp_path)).metainfo == dict(classes=['0', '1'])
-    assert not encode(codec, images, tmp_path, description=dict(size=8, classes=2, class_names=images.classes))
+    assert not encode(codec, images, tmp_path, description=describe(images))
     del meta['classes'], meta['size']
     (tmp_path / META).write_text(json.dumps(meta))
     data = LatentShards(str(tmp_path))
     assert data.metainfo == {} and data.image_size is None
+
+
+def test_latents_of_other_pictures_are_not_gone_on_with(codec, images, tmp_path):
+    root = tmp_path / 'latents'
+    encode(codec, images, root, description=describe(images))
+    folder = tmp_path / 'images'
+    folder.rename(tmp_path / 'elsewhere')
+    moved = LabelledImages(f'{tmp_path}/elsewhere/', size=8)
+    assert not encode(codec, moved, root, description=describe(moved))  # the same ones at another place
+    (tmp_path / 'elsewhere' / 'b' / '1.png').rename(tmp_path / 'elsewhere' / 'b' / '2.png')
+    with pytest.raises(OptionError, match=r'other settings or pictures \(files\)'):
+        encode(codec, images, root, description=describe(LabelledImages(f'{tmp_path}/elsewhere', size=8)))
+    (tmp_path / 'elsewhere' / 'b').rename(tmp_path / 'elsewhere' / 'c')
+    with pytest.raises(OptionError, match=r'other settings or pictures \(class_names, files\)'):
+        encode(codec, images, root, description=describe(LabelledImages(f'{tmp_path}/elsewhere', size=8)))
+    meta = json.loads((root / META).read_text())
+    del meta['class_names'], meta['files']
+    (root / META).write_text(json.dumps(meta))  # as earlier versions wrote it
+    assert not encode(codec, images, root, description=describe(LabelledImages(f'{tmp_path}/elsewhere', size=8)))
 
 
 def test_labelled_images(images):

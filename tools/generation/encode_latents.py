@@ -15,7 +15,7 @@ from mmvisionllama.errors import MMVisionLLaMAError
 from mmvisionllama.generation import LabelledImages, VAECodec
 from mmvisionllama.generation.codecs import check_image_size
 from mmvisionllama.generation.labelled_images import ON_ERROR
-from mmvisionllama.generation.latents import encode_dataset
+from mmvisionllama.generation.latents import describe, encode_dataset
 
 
 def parse_args() -> argparse.Namespace:
@@ -59,7 +59,7 @@ def main() -> None:
             codec,
             dataset,
             args.out,
-            description=dict(size=args.size, classes=len(dataset.classes), class_names=dataset.classes),
+            description=describe(dataset),
             shard_size=args.shard_size,
             batch_size=args.batch_size,
             flip=not args.no_flip,
