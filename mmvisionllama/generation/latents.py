@@ -25,8 +25,32 @@ LATER = ('class_names', 'files')
 __getattr__ = moved(__name__, PixelCodec='generation.codecs', check_image_size='generation.codecs')
 
 
+AGAIN = 'run tools/generation/encode_latents.py again with the same arguments'
+
+
 def _shard_paths(root: Path, shard: int) -> Tuple[Path, Path]:
     return root / f'moments_{shard:05d}.npy', root / f'labels_{shard:05d}.npy'
+
+
+def _read_meta(root: Path) -> Dict[str, Any]:
+    path = root / META
+    try:
+        meta = json.loads(path.read_text())
+        if not {'images', 'shard_size', 'shards', 'views'} <= meta.keys():
+            raise ValueError('entries are missing')
+    except (ValueError, AttributeError) as error:  # text that is no JSON or no UTF-8, JSON of another kind
+        raise DataError(f'{str(path)!r} is damaged ({error}): remove it and {AGAIN}') from error
+    return meta
+
+
+def _is_whole(root: Path, meta: Dict[str, Any], shard: int) -> bool:
+    """Whether the files of a shard are there, as long as their headers say, and for as many images as belong in it."""
+    count = min(meta['shard_size'], meta['images'] - shard * meta['shard_size'])
+    try:
+        moments, labels = (np.load(path, mmap_mode='r') for path in _shard_paths(root, shard))
+    except (FileNotFoundError, ValueError, EOFError):  # no .npy file, or a shorter one than its header says
+        return False
+    return moments.shape[:2] == (count, meta['views']) and labels.shape == (count,)
 
 
 def _write_npy(path: Path, array: np.ndarray) -> None:
@@ -74,7 +98,7 @@ def encode_dataset(
 ) -> None:
     """Encodes a data set once into shards that :class:`LatentShards` reads.
 
-    Several processes share the work by shards. Shards that exist are left alone, so running the same command again
+    Several processes share the work by shards. Shards that are whole are left alone, so running the same command again
     after an interruption goes on where it stopped. The moments are stored, not samples: training draws fresh latents
     each time, as it would with the VAE.
 
@@ -94,7 +118,8 @@ def encode_dataset(
         report: Called with one line of progress per shard.
 
     Raises:
-        ValueError: If ``root`` holds shards of other settings.
+        OptionError: If ``root`` holds shards of other settings.
+        DataError: If its ``latents.json`` is damaged.
     """
     root = Path(root)
     root.mkdir(parents=True, exist_ok=True)
@@ -109,7 +134,7 @@ def encode_dataset(
         **(description or {}),
     )
     if (root / META).exists():
-        written = json.loads((root / META).read_text())
+        written = _read_meta(root)
         # earlier versions stored neither names of classes nor what files there were
         expected = {key: value for key, value in meta.items() if key in written or key not in LATER}
         if written != expected:
@@ -123,7 +148,7 @@ def encode_dataset(
         partial.write_text(json.dumps(meta, indent=2) + '\n')
         os.replace(partial, root / META)
 
-    todo = [s for s in range(rank, shards, world_size) if not all(p.exists() for p in _shard_paths(root, s))]
+    todo = [s for s in range(rank, shards, world_size) if not _is_whole(root, meta, s)]
     start, encoded = time.time(), 0
     total = sum(min(shard_size, len(dataset) - s * shard_size) for s in todo)
     for shard in todo:
@@ -157,20 +182,24 @@ class LatentShards(Dataset):
         flip: Use the mirrored images too.
 
     Raises:
-        DataError: If ``data_root`` holds no latents, shards are missing, or mirrored images were not encoded.
+        DataError: If ``data_root`` holds no latents, lacks shards, has damaged ones, or has no mirrored images.
     """
 
     def __init__(self, data_root: str, flip: bool = True) -> None:
         self.root = Path(data_root)
         if not (self.root / META).is_file():
             raise DataError(f'{data_root} holds no latents: write them with tools/generation/encode_latents.py')
-        self.meta = json.loads((self.root / META).read_text())
+        self.meta = _read_meta(self.root)
         missing = [s for s in range(self.meta['shards']) if not all(p.exists() for p in _shard_paths(self.root, s))]
         if missing:
             raise DataError(
-                f'{data_root} lacks {len(missing)} of {self.meta["shards"]} shards: run '
-                f'tools/generation/encode_latents.py again with the same arguments, it goes on where it stopped'
+                f'{data_root} lacks {len(missing)} of {self.meta["shards"]} shards: {AGAIN}, '
+                f'it goes on where it stopped'
             )
+        for shard in range(self.meta['shards']):
+            if not _is_whole(self.root, self.meta, shard):
+                paths = ' or '.join(repr(str(path)) for path in _shard_paths(self.root, shard))
+                raise DataError(f'{paths} is damaged: {AGAIN}, which makes that shard anew')
         if flip and self.meta['views'] < 2:
             raise DataError(f'{data_root} was encoded without mirrored images: set flip=False, or encode them too')
         self.views = 2 if flip else 1

@@ -167,6 +167,39 @@ def test_shard_errors(codec, images, tmp_path):
         LatentShards(str(tmp_path / 'plain'))
 
 
+@pytest.mark.parametrize('name', ['moments_00001.npy', 'labels_00001.npy'])
+@pytest.mark.parametrize('kept', [0, 40, -1])
+def test_a_damaged_shard_is_said_at_once_and_made_anew(codec, images, tmp_path, name, kept):
+    encode(codec, images, tmp_path)
+    whole = (tmp_path / name).read_bytes()
+    (tmp_path / name).write_bytes(whole[:kept])
+    with pytest.raises(DataError, match=f'{name}.* is damaged: run .*encode_latents.py again'):
+        LatentShards(str(tmp_path))
+    assert len(encode(codec, images, tmp_path)) == 1
+    assert (tmp_path / name).read_bytes() == whole
+
+
+def test_a_shard_of_other_images_is_damaged(codec, images, tmp_path):
+    encode(codec, images, tmp_path)
+    (tmp_path / 'labels_00001.npy').write_bytes((tmp_path / 'labels_00002.npy').read_bytes())  # one label for two
+    with pytest.raises(DataError, match='is damaged'):
+        LatentShards(str(tmp_path))
+
+
+@pytest.mark.parametrize('text', ['', '{"images": 5', '[1]', '{}'])
+def test_damaged_description(codec, images, tmp_path, text):
+    encode(codec, images, tmp_path)
+    (tmp_path / META).write_text(text)
+    for use in (lambda: LatentShards(str(tmp_path)), lambda: encode(codec, images, tmp_path)):
+        with pytest.raises(
+            DataError, match=r'latents.json. is damaged .*: remove it and run .*encode_latents.py again'
+        ):
+            use()
+    (tmp_path / META).unlink()
+    assert not encode(codec, images, tmp_path)
+    assert len(LatentShards(str(tmp_path))) == 10
+
+
 def test_latents_know_their_classes(codec, images, tmp_path):
     encode(codec, images, tmp_path, description=describe(images))
     data = LatentShards(str(tmp_path))
