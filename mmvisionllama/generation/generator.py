@@ -65,7 +65,7 @@ class ImageGenerator(BaseModel):
         image_size: Images that are sampled, pixels, a number or (height, width); by default the anchor of the network.
         cfg_scale: Strength of the classifier-free guidance; 1 is none.
         cfg_channels: ``'all'`` latent channels are guided, or ``'first_three'``.
-        flip_prob: Probability of mirroring a training image.
+        flip_prob: Probability of mirroring a training image; 0 with stored moments.
         seed: Seed of ``predict`` mode.
         data_preprocessor: As in mmengine; by default a :class:`LabelledBatchPreprocessor`.
         init_cfg: As in mmengine.
@@ -162,11 +162,17 @@ class ImageGenerator(BaseModel):
         """Training losses, averaged over the batch. Everything random in training is drawn here.
 
         Raises:
+            OptionError: For stored moments with ``flip_prob``.
             ValueError: For a class out of range among labels on the host; the Runner's batches were looked at there.
         """
         if labels.device.type == 'cpu':
             check_labels(labels, self.network.num_classes)
         if moments is not None:
+            if self.flip_prob:
+                raise OptionError(
+                    'flip_prob mirrors images and a stored latent cannot be mirrored: set model.flip_prob=0 '
+                    '(latents that were encoded with mirrored images hold both)'
+                )
             latents = self.codec.sample(moments)
         else:
             if self.flip_prob:

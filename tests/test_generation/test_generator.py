@@ -14,6 +14,7 @@ from torch.amp import GradScaler
 from torch.utils.data import Dataset
 
 from mmvisionllama.checkpoints import CheckpointError
+from mmvisionllama.errors import OptionError
 from mmvisionllama.generation import load_generator, sample_set
 from mmvisionllama.generation.metrics import frechet_distance, statistics
 from mmvisionllama.generation.sample_set import batches
@@ -119,6 +120,9 @@ def test_stored_moments():
     model(moments=moments, labels=torch.tensor([0, 1]), mode='loss')
     assert seen[0].dtype == torch.float32 and torch.allclose(seen[0], torch.tensor(5 * 0.18215))
     assert model.image_size == (32, 32)
+    mirroring = build(SIT, codec=dict(type='VAECodec', downsample=8), flip_prob=0.5)
+    with pytest.raises(OptionError, match=r'a stored latent cannot be mirrored: set model.flip_prob=0'):
+        mirroring(moments=moments, labels=torch.tensor([0, 1]), mode='loss')
     assert model.example_inputs((64, 32), 'cpu')['inputs'].shape == (1, 1, 8, 4)
 
 
