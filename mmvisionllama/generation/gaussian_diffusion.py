@@ -140,7 +140,7 @@ class GaussianDiffusion:
 
     def respace(self, steps: int) -> 'GaussianDiffusion':
         """The process that visits ``steps`` of the steps only, evenly spaced from the first to the last (iDDPM
-        section 4).
+        section 4); one step is the last.
 
         Its betas are those that give the kept steps the same a_t; networks still see the original step numbers.
 
@@ -149,8 +149,10 @@ class GaussianDiffusion:
         """
         if not 1 <= steps <= self.num_timesteps:
             raise ValueError(f'sampling takes 1 ... {self.num_timesteps} steps, got {steps}')
-        stride = (self.num_timesteps - 1) / max(steps - 1, 1)
-        visited = [self.timestep_map[round(i * stride)].item() for i in range(steps)]
+        last = self.num_timesteps - 1
+        stride = last / max(steps - 1, 1)
+        # a single step goes from pure noise to the data
+        visited = [self.timestep_map[round(i * stride) if steps > 1 else last].item() for i in range(steps)]
         return type(self)(**self.schedule, learn_sigma=self.learn_sigma, visited=visited)
 
     def _table(self, name: str, device: torch.device, dtype: torch.dtype) -> Tensor:

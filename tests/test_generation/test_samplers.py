@@ -96,6 +96,12 @@ def test_adaptive_ode_reaches_the_exact_flow():
     assert loose.calls < model.calls
 
 
+@pytest.mark.parametrize('kind', [DDIMSampler, DDPMSampler])
+def test_one_step_goes_from_noise_to_the_mean(kind):
+    x = kind(FIXED, 1)(best_noise, noise_of())
+    assert x.mean().item() == pytest.approx(MEAN, abs=0.03) and x.std().item() < 0.1
+
+
 def test_ddim_is_deterministic_and_exact_for_a_point():
     """Data that is one point: the implied data is the point at every step."""
     point = torch.full((3, 1, 1, 1), 0.3, dtype=torch.float64)
