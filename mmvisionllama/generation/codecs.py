@@ -107,8 +107,10 @@ class VAECodec:
 
     @torch.no_grad()
     def moments(self, images: Tensor) -> Tensor:
-        """Mean and standard deviation of the latents of images, unscaled: ``(B, 2 channels, h, w)``."""
-        posterior = self.vae(images.device).encode(images).latent_dist
+        """Mean and standard deviation of the latents of images, unscaled, fp32: ``(B, 2 channels, h, w)``."""
+        vae = self.vae(images.device)
+        with torch.autocast(images.device.type, enabled=False):  # as encode_latents.py has it
+            posterior = vae.encode(images.float()).latent_dist
         return torch.cat((posterior.mean, posterior.std), dim=1)
 
     def sample(self, moments: Tensor) -> Tensor:
@@ -124,7 +126,9 @@ class VAECodec:
     def decode(self, latents: Tensor) -> Tensor:
         """Scaled latents to images."""
         vae = self.vae(latents.device)
-        return torch.cat([vae.decode(part / self.scale).sample for part in latents.split(self.chunk)])
+        with torch.autocast(latents.device.type, enabled=False):
+            parts = latents.float().split(self.chunk)
+            return torch.cat([vae.decode(part / self.scale).sample for part in parts])
 
 
 def check_image_size(size: Sequence[int], downsample: int) -> Tuple[int, int]:

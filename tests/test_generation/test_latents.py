@@ -69,6 +69,14 @@ def test_vae_round_trip_is_diffusers_own(codec):
     assert not vae.training and not any(p.requires_grad for p in vae.parameters())
 
 
+def test_vae_is_fp32_amid_autocast(codec):
+    x = torch.rand(2, 3, 8, 8) * 2 - 1
+    with torch.autocast('cpu', torch.bfloat16):
+        moments, images = codec.moments(x), codec.decode(x.new_ones(2, 4, 4, 4))
+    assert torch.equal(moments, codec.moments(x)) and moments.dtype == torch.float32
+    assert torch.equal(images, codec.decode(x.new_ones(2, 4, 4, 4)))
+
+
 def test_vae_is_not_copied(codec):
     assert copy.deepcopy(codec) is codec
 
