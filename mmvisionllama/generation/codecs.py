@@ -100,6 +100,9 @@ class VAECodec:
 
     def vae(self, device: torch.device) -> torch.nn.Module:
         """The VAE on ``device``."""
+        if self._vae is None and torch.compiler.is_compiling():
+            # a network that is made while a training step is traced is not whole
+            torch.compiler.disable(self.load)()
         self.load()
         if self._vae.device != device:
             self._vae = self._vae.to(device)

@@ -77,6 +77,14 @@ def test_vae_is_fp32_amid_autocast(codec):
     assert torch.equal(images, codec.decode(x.new_ones(2, 4, 4, 4)))
 
 
+def test_vae_is_read_in_a_compiled_step(codec):
+    x = torch.rand(2, 3, 8, 8) * 2 - 1
+    compiled = torch.compile(lambda images: codec.moments(images) * 2, backend='eager')
+    found = compiled(x)
+    assert torch.allclose(found, codec.moments(x) * 2, atol=1e-5)
+    assert torch.equal(compiled(x), found)
+
+
 def test_vae_is_not_copied(codec):
     assert copy.deepcopy(codec) is codec
 
