@@ -213,6 +213,7 @@ class ImageGenerator(BaseModel):
 
         Raises:
             ValueError: For a class out of range, a size that does not fit, or guidance without a null class.
+            CheckpointError: If there is no VAE where the codec looks for it.
         """
         check_labels(labels, self.network.num_classes)
         size = self.image_size if image_size is None else checked_sides('image_size', image_size)
@@ -220,6 +221,7 @@ class ImageGenerator(BaseModel):
         cfg_scale = self.cfg_scale if cfg_scale is None else cfg_scale
         cfg_channels = self.cfg_channels if cfg_channels is None else cfg_channels
         latent_size = self.check_sampling(size, cfg_scale)
+        self.codec.load()  # a missing VAE should not wait for the sampler's many steps
         weight = self.network.head.weight
         labels = torch.as_tensor(labels, device=weight.device)
         noise = SampleNoise(

@@ -176,6 +176,15 @@ def test_sampling_leaves_the_random_state_alone():
     assert torch.equal(torch.get_rng_state(), state)
 
 
+def test_a_missing_vae_is_said_before_sampling():
+    model = build(codec=dict(type='VAECodec', pretrained='./nowhere'))
+    calls = []
+    model.sampler = lambda *args: calls.append(args)
+    with pytest.raises(CheckpointError, match='no VAE at .*nowhere'):
+        model.sample([0])
+    assert not calls
+
+
 def test_errors():
     model = build()
     with pytest.raises(ValueError, match='class -1, 3 is out of range: the model has 0 ... 2'):
