@@ -54,7 +54,7 @@ class VAECodec:
         downsample: int = 8,
         chunk: int = 16,
     ) -> None:
-        self.pretrained = os.fspath(pretrained)
+        self.pretrained = os.path.expanduser(pretrained)
         self.subfolder = subfolder
         self.scale = scale
         self.downsample = downsample

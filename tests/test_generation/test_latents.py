@@ -89,6 +89,11 @@ def test_vae_is_not_copied(codec):
     assert copy.deepcopy(codec) is codec
 
 
+def test_a_vae_at_home(vae_folder, monkeypatch):
+    monkeypatch.setenv('HOME', str(vae_folder.parent))
+    VAECodec(f'~/{vae_folder.name}', downsample=2).load()
+
+
 def test_vae_errors(vae_folder, tmp_path, monkeypatch):
     for path in (tmp_path / 'nothing', tmp_path, 'a/b/c'):
         with pytest.raises(CheckpointError, match='no VAE at .*give a folder with config.json'):
