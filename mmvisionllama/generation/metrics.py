@@ -85,8 +85,31 @@ def compare(
     return results
 
 
+def check_dimensions(samples: Dict[str, Any], reference: Dict[str, Any]) -> None:
+    """Raises a DataError for a reference whose statistics or features ``(N, D)`` have another D than the samples'."""
+    for key in ('pool', 'spatial'):
+        if key not in samples:
+            continue
+        dims = samples[key].shape[1]
+        known = reference['statistics'].get(key)
+        shapes = [] if known is None else [known['mu'].shape, known['sigma'].shape[:1], known['sigma'].shape[1:]]
+        if key in reference['features']:
+            shapes.append(reference['features'][key].shape[1:])
+        for shape in shapes:
+            if shape != (dims,):
+                raise DataError(
+                    f'the {key} features of the samples have {dims} dimensions and those of the reference '
+                    f'{"x".join(map(str, shape)) or 0}: take a reference of the same extractor'
+                )
+
+
 def distribution_metrics(samples: Features, reference: Dict[str, Any], split_size: int = 5000) -> Dict[str, float]:
-    """Those of :func:`compare` that need no distances: inception score, FID and sFID."""
+    """Those of :func:`compare` that need no distances: inception score, FID and sFID.
+
+    Raises:
+        DataError: For a reference of other dimensions.
+    """
+    check_dimensions(samples, reference)
     results = {}
     if 'logits' in samples:
         results['IS'] = inception_score(samples['logits'], split_size)
@@ -158,11 +181,15 @@ def _stack(parts: Sequence[Dict[str, Any]]) -> Features:
     return {key: np.concatenate([np.asarray(part[key]) for part in parts]) for key in parts[0]}
 
 
-def extract_npz(path: str, extractor, batch_size: int = 64, device: str = 'cpu') -> Features:
+def extract_npz(
+    path: str, extractor, batch_size: int = 64, device: str = 'cpu', reference: Optional[Dict[str, Any]] = None
+) -> Features:
     """Features of the images in a ``.npz`` file (``arr_0``, ``(N, height, width, 3)`` uint8), read in batches.
 
+    With a ``reference``, the first batch is compared with its dimensions.
+
     Raises:
-        DataError: If ``arr_0`` is of another kind or empty.
+        DataError: If ``arr_0`` is of another kind or empty, or for a reference of other dimensions.
     """
     shape, dtype = npz_header(path)
     if dtype != np.uint8 or len(shape) != 4 or shape[3] != 3 or not shape[0]:
@@ -172,6 +199,8 @@ def extract_npz(path: str, extractor, batch_size: int = 64, device: str = 'cpu')
     parts: List[Dict[str, Any]] = []
     for batch in iterate_npz(path, batch_size):
         parts.append(extractor(torch.from_numpy(batch.copy()).permute(0, 3, 1, 2).to(device)))
+        if reference is not None and len(parts) == 1:
+            check_dimensions(parts[0], reference)
     return _stack(parts)
 
 
@@ -248,6 +277,7 @@ class GenerationMetric(BaseMetric):
         """Extracts the features of one batch of samples."""
         images = torch.stack([sample['image'] for sample in data_samples]).expand(-1, 3, -1, -1)
         features = {key: np.asarray(value.cpu()) for key, value in self.extractor(images).items()}
+        check_dimensions(features, self.reference)  # now, not after the last sample
         for row, sample in enumerate(data_samples):
             self.results.append((sample['index'], {key: value[row] for key, value in features.items()}))
 

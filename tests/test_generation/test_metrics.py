@@ -7,6 +7,7 @@ import pytest
 import torch
 from mmengine.registry import METRICS, TASK_UTILS
 
+from mmvisionllama.errors import DataError
 from mmvisionllama.generation import InceptionFeatures
 from mmvisionllama.generation.metrics import (
     compare,
@@ -145,6 +146,27 @@ def test_reference_statistics(tmp_path):
     # statistics of another network are not used
     assert load_reference(str(tmp_path / 'reference.npz'), MeanColours())['statistics']['pool']['mu'].shape == (12,)
     assert not load_reference(str(tmp_path / 'reference.npz'), MeanColours())['statistics']['pool']['mu'].any()
+
+
+@pytest.mark.parametrize('mu, sigma, said', [((5,), (5, 5), '5'), ((12,), (5, 5), '5'), ((), (), '0')])
+def test_a_reference_of_other_dimensions_is_said_at_the_first_batch(tmp_path, mu, sigma, said):
+    write_images(tmp_path / 'samples.npz')
+    np.savez(tmp_path / 'reference.npz', mu=np.zeros(mu), sigma=np.ones(sigma))
+    extractor = MeanColours()
+    extractor.is_inception = True
+    reference = load_reference(str(tmp_path / 'reference.npz'), extractor)
+    message = f'the pool features of the samples have 12 dimensions and those of the reference {said}: '
+    batches = []
+
+    def counted(images):
+        batches.append(images)
+        return extractor(images)
+
+    with pytest.raises(DataError, match=message):
+        extract_npz(str(tmp_path / 'samples.npz'), counted, batch_size=5, reference=reference)
+    assert len(batches) == 1
+    with pytest.raises(DataError, match=message):
+        compare(dict(pool=features(30, 12)), reference)
 
 
 def test_reference_errors(tmp_path, monkeypatch):

@@ -59,7 +59,7 @@ def main() -> None:
         npz_header(args.samples)  # a wrong file should not wait for the features of the reference
         extractor = InceptionFeatures(args.inception) if args.inception else load_extractor(args.extractor)
         reference = load_reference(args.reference, extractor, args.batch_size, device)
-        samples = extract_npz(args.samples, extractor, args.batch_size, device)
+        samples = extract_npz(args.samples, extractor, args.batch_size, device, reference)
         results = compare(samples, reference, args.neighbour, args.split_size, device)
     except (ValueError, FileNotFoundError, ImportError) as error:
         raise launch.LaunchError(str(error)) from error
