@@ -144,13 +144,15 @@ class ClassLabels(Dataset):
         seed: Seed of the draw.
 
     Raises:
-        ValueError: For a class out of range.
+        OptionError: For a class out of range, or classes that name none.
     """
 
     def __init__(
         self, num_samples: int, num_classes: int, classes: Optional[Sequence[int]] = None, seed: int = 0
     ) -> None:
         if classes is not None:
+            if not len(classes):
+                raise OptionError('classes names none: name one or more, or leave it out to draw from all')
             check_labels(classes, num_classes)
             labels = np.resize(np.asarray(classes, dtype=np.int64), num_samples)
         else:

@@ -288,3 +288,5 @@ def test_class_labels():
     assert ClassLabels(5, 10, classes=[7, 3]).labels == [7, 3, 7, 3, 7]
     with pytest.raises(ValueError, match='class 10 is out of range: the model has 0 ... 9'):
         ClassLabels(5, 10, classes=[1, 10])
+    with pytest.raises(OptionError, match='classes names none: name one or more'):
+        ClassLabels(5, 10, classes=[])
