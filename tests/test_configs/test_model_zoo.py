@@ -73,7 +73,9 @@ def test_every_recipe_is_listed_with_what_its_config_says(models):
         else:
             assert metadata['Iterations'] == cfg.train_cfg.max_iters
         gpus = int(re.search(r'_(\d+)xb', name).group(1))
-        accumulated = cfg.optim_wrapper.get('accumulative_counts', 1)
+        # an iteration is one batch, however many make a step
+        by_epoch = 'max_epochs' in cfg.train_cfg
+        accumulated = cfg.optim_wrapper.get('accumulative_counts', 1) if by_epoch else 1
         assert metadata['Batch Size'] == gpus * cfg.train_dataloader.batch_size * accumulated
         assert entry['Config'] in entry['Command']
 
@@ -113,13 +115,17 @@ def test_links_of_the_readmes_exist():
 
 
 def test_quickstarts_say_how_their_data_are_made():
-    """The commands that write every data folder of the configs come before those that train."""
+    """Commands that write every data folder come first, and trainings before those that start from them."""
     for file in (ROOT / 'configs').glob('*/quickstart/README.md'):
-        data, _, trainings = file.read_text().partition('```bash\n')[2].partition('python tools/train.py')
+        data, first, trainings = file.read_text().partition('```bash\n')[2].partition('python tools/train.py')
         made = set(re.findall(r'^python -m mmvisionllama\.datasets\.\w+ (\S+)', data, re.MULTILINE))
-        configs = ''.join(path.read_text() for path in file.parent.glob('*.py'))
+        trained = re.findall(r'tools/train.py (\S+\.py)', first + trainings)
+        assert {ROOT / path for path in trained} >= set(file.parent.glob('*.py'))
+        configs = ''.join((ROOT / path).read_text() for path in trained)
         assert made == set(re.findall(r"data_root ?= ?'(data/\w+)", configs))
         assert 'python -m' not in trainings
+        for name in re.findall(r'checkpoint=work_dirs/(\w+)/', trainings):
+            assert trainings.index(f'/{name}.py') < trainings.index(f'work_dirs/{name}/')
 
 
 @pytest.fixture

@@ -69,7 +69,9 @@ def heads_of(embed_dims: int, num_heads, head_dim: int = 64) -> int:
     if num_heads is None:
         num_heads = embed_dims / head_dim
     elif num_heads < 1 or embed_dims % num_heads:
-        raise CheckpointError(f'num_heads {num_heads} does not divide embed_dims {embed_dims}')
+        raise CheckpointError(
+            f'num_heads {num_heads} does not divide embed_dims {embed_dims}: give num_heads that does'
+        )
     if num_heads != int(num_heads) or num_heads < 1 or embed_dims % int(num_heads):
         raise CheckpointError(
             f'the number of heads cannot be told from embed_dims {embed_dims} (the published head dim is {head_dim}): '

@@ -173,7 +173,7 @@ class TestErrors:
     def test_number_of_heads_cannot_be_told(self):
         with pytest.raises(CheckpointError, match='embed_dims 48 .*give num_heads'):
             convert_released(released_keys())
-        with pytest.raises(CheckpointError, match='give num_heads'):
+        with pytest.raises(CheckpointError, match='num_heads 5 does not divide .*give num_heads'):
             convert_released(released_keys(), num_heads=5)
 
     def test_unknown_override(self):
