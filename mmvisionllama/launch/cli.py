@@ -1,6 +1,7 @@
 """How a command-line tool begins and ends: its options, and a clear line where the user can put an error right."""
 
 import os
+import re
 import socket
 import sys
 import traceback
@@ -44,6 +45,8 @@ class CfgOptions(DictAction):
             key, equals, value = item.partition('=')
             if not key or not equals:
                 parser.error(f'{option_string}: expected KEY=VALUE, got {item!r}')
+            if re.fullmatch(r'dict\(.*\)|\{\W*\w+\W*:.*\}', value):  # mmengine would keep it as text
+                parser.error(f'{option_string}: {key} is a dictionary: give its entries, {key}.NAME=VALUE')
             try:
                 options[key] = _parse_value(value)
             except (AssertionError, RecursionError) as error:  # mmengine's, for brackets that do not match

@@ -35,6 +35,7 @@ def options(*items):
         ('a.b=1e-3', 1e-3),
         ('a.b=x=y', 'x=y'),
         ('a.b=None', None),
+        ('a.b={:05d}.png', '{:05d}.png'),
     ],
 )
 def test_values_of_cfg_options(item, value):
@@ -42,7 +43,7 @@ def test_values_of_cfg_options(item, value):
     assert options(item) == {'a.b': value}
 
 
-@pytest.mark.parametrize('item', ['foo', '=3', 'a=[1,2'])
+@pytest.mark.parametrize('item', ['foo', '=3', 'a=[1,2', 'compile=dict(backend=eager)', "compile={'backend': 'eager'}"])
 def test_cfg_options_that_cannot_be_read(item, capsys):
     with pytest.raises(SystemExit) as stop:
         options(item)
