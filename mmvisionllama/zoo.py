@@ -95,7 +95,7 @@ def get_model(
     if name not in configs:
         similar = difflib.get_close_matches(name, configs, n=3, cutoff=0.5)
         raise KeyError(f'no model {name}: {", ".join(similar) or "list_models() has the names"}')
-    config = Config.fromfile(config_path(configs[name]))
+    config = config_of(name)
     if config.get('data_preprocessor') and config.get('default_scope') in LIBRARIES:  # to be merged into, not replaced
         config.model.setdefault('data_preprocessor', config.data_preprocessor)
     config.merge_from_dict(dict(model=overrides))
@@ -166,6 +166,11 @@ def _checked_file(entry: dict) -> Path:
     return file
 
 
+def config_of(name: str) -> Config:
+    """The config of one of :func:`list_models`."""
+    return Config.fromfile(config_path(_configs()[name]))
+
+
 def config_and_weights(name: str) -> Tuple[Config, str]:
     """Config and file of weights that come with the package.
 
@@ -176,7 +181,7 @@ def config_and_weights(name: str) -> Tuple[Config, str]:
     if entry is None or 'Weights' not in entry:
         shipped = [known for known, config in _configs().items() if 'Weights' in _sources().get(config, {})]
         raise CheckpointError(f'no weights of {name!r} come with the package; those of {", ".join(sorted(shipped))} do')
-    return Config.fromfile(config_path(_configs()[name])), str(_checked_file(entry))
+    return config_of(name), str(_checked_file(entry))
 
 
 def register_in_mmpretrain() -> None:

@@ -14,8 +14,7 @@ from ..analysis.resolution_transfer import Size, scale_pipeline
 from ..datasets.pictures import left_lying, read, upright
 from ..errors import DataError, OptionError
 from ..layers.options import type_name
-from ..model_zoo import config_path
-from ..zoo import _configs, config_and_weights, list_models
+from ..zoo import config_and_weights, config_of, list_models
 from .models import file_pipeline, image_pipeline, load_model, session_model
 from .runtimes import SUFFIXES, is_exported, load_exported
 
@@ -125,7 +124,7 @@ class Predictor:
                 if checkpoint is None:
                     cfg, checkpoint = config_and_weights(cfg)
                 else:
-                    cfg = config_path(_configs()[cfg])
+                    cfg = config_of(cfg)
             if not isinstance(cfg, Config):
                 if not Path(cfg).is_file():
                     raise OptionError(

@@ -35,6 +35,8 @@ SMALL = {
     'mmpretrain/study': ('Study', 'Arms of the study on real photographs (`docs/study.md`), small enough for a CPU.'),
 }
 
+#: what writes a small config's data, in its docstring or comment
+DATA_COMMAND = r'Data: +(python .*?)(?:  |$)'
 #: end of a config's name -> what it trains on
 DATA = {
     'in1k': 'ImageNet-1k',
@@ -216,9 +218,6 @@ def readme(folder: str, recipes: List[Recipe]) -> str:
         lines.append('| ' + ' | '.join(cells) + ' |')
     lines += ['', '## Commands', '', '```bash', *(recipe.command for recipe in recipes), '```', '']
     return '\n'.join(lines)
-
-
-DATA_COMMAND = r'Data: +(python .*?)(?:  |$)'
 
 
 def command(text: str) -> str:
