@@ -181,6 +181,8 @@ class TestWeights:
         for name, config in zoo._configs().items()
         if 'Weights' in zoo._sources().get(config, {})
     }
+    QUICK = (DIGITS, 'pyramid_vision_llama_digits', 'illama_digits')
+    SCENES = ('pyramid_vision_llama_digit_scenes_mmseg', 'pyramid_vision_llama_digit_scenes_mmdet')
     WRITERS = {'digits': digits.write_digits, 'digit_scenes': digit_scenes.write_scenes}
 
     def test_they_are_some(self):
@@ -199,16 +201,7 @@ class TestWeights:
         with pytest.raises(CheckpointError, match='not the file that was published'):
             mmvisionllama.get_model(DIGITS, pretrained=True, backbone_only=True)
 
-    @pytest.mark.parametrize(
-        'name',
-        [
-            DIGITS,
-            'pyramid_vision_llama_digits',
-            'illama_digits',
-            pytest.param('pyramid_vision_llama_digit_scenes_mmseg', marks=pytest.mark.nightly),
-            pytest.param('pyramid_vision_llama_digit_scenes_mmdet', marks=pytest.mark.nightly),
-        ],
-    )
+    @pytest.mark.parametrize('name', [*QUICK, *(pytest.param(name, marks=pytest.mark.nightly) for name in SCENES)])
     def test_the_score_of_the_card_comes_back(self, name, tmp_path, monkeypatch):
         """On the held-out digits or scenes, which are made here."""
         pytest.importorskip('sklearn')
@@ -232,34 +225,65 @@ class TestWeights:
         (stated,) = entry['Results'][0]['Metrics'].values()
         assert entry['Metric']['Factor'] * metrics[entry['Metric']['Name']] == pytest.approx(stated, abs=0.3)
 
+    def cut(self, name, folder):
+        """Writes the pictures of a sheet to a folder for each class, and says how many each has."""
+        sheet = np.asarray(Image.open(zoo.FOLDER / self.SHIPPED[name]['Thumbnails']['File']))
+        classes = Config.fromfile(config_path(zoo._configs()[name])).test_dataloader.dataset.metainfo['classes']
+        side = sheet.shape[1] // len(classes)
+        rows = sheet.shape[0] // side
+        for column, label in enumerate(classes):
+            (folder / label).mkdir(parents=True)
+            for row in range(rows):
+                tile = sheet[row * side : (row + 1) * side, column * side : (column + 1) * side]
+                Image.fromarray(tile).save(folder / label / f'{row}.png')
+        return rows, rows * len(classes)
+
+    def measured(self, tool, name, args, key, folder, monkeypatch):
+        """What a tool writes to a copy of the index."""
+        (folder / 'weights' / name).mkdir(parents=True)
+        shutil.copy(zoo.FOLDER / 'weights' / 'metafile.yml', folder / 'weights')
+        tools = Path(__file__).parents[1] / 'tools' / 'model_zoo'
+        monkeypatch.syspath_prepend(str(tools))
+        runpy.run_path(str(tools / tool))['main']([name, '--root', str(folder), *map(str, args)])
+        index = yaml.safe_load((folder / 'weights' / 'metafile.yml').read_text())['Models']
+        (found,) = (entry[key] for entry in index if entry['Name'] == name)
+        return found
+
     @pytest.mark.parametrize('name', [name for name, entry in SHIPPED.items() if 'Thumbnails' in entry])
     def test_the_thumbnails_are_recognised(self, name, tmp_path, monkeypatch):
         """Test pictures that lie beside the weights, cut out of their sheet, give the number of the index."""
         pytest.importorskip('mmpretrain')
         stated = self.SHIPPED[name]['Thumbnails']
-        sheet = np.asarray(Image.open(zoo.FOLDER / stated['File']))
-        config = Config.fromfile(config_path(zoo._configs()[name]))
-        classes = config.test_dataloader.dataset.metainfo['classes']
-        side = sheet.shape[1] // len(classes)
-        rows = sheet.shape[0] // side
-        assert rows * len(classes) == stated['Pictures']
-        for column, label in enumerate(classes):
-            folder = tmp_path / 'data' / 'test' / label
-            folder.mkdir(parents=True)
-            for row in range(rows):
-                tile = sheet[row * side : (row + 1) * side, column * side : (column + 1) * side]
-                Image.fromarray(tile).save(folder / f'{row}.png')
-        (tmp_path / 'weights' / name).mkdir(parents=True)
-        shutil.copy(zoo.FOLDER / 'weights' / 'metafile.yml', tmp_path / 'weights')
-        folder = Path(__file__).parents[1] / 'tools' / 'model_zoo'
-        monkeypatch.syspath_prepend(str(folder))
-        tool = runpy.run_path(str(folder / 'thumbnails.py'))
-        tool['main']([name, '--data-root', str(tmp_path / 'data'), '--root', str(tmp_path), '--per-class', str(rows)])
-        again = np.asarray(Image.open(tmp_path / stated['File']))
+        rows, number = self.cut(name, tmp_path / 'data' / 'test')
+        assert number == stated['Pictures']
+        args = ['--data-root', tmp_path / 'data', '--per-class', rows]
+        found = self.measured('thumbnails.py', name, args, 'Thumbnails', tmp_path, monkeypatch)
+        sheet, again = (np.asarray(Image.open(root / stated['File'])) for root in (zoo.FOLDER, tmp_path))
         assert np.array_equal(sheet, again)
-        index = yaml.safe_load((tmp_path / 'weights' / 'metafile.yml').read_text())['Models']
-        (found,) = (entry['Thumbnails'] for entry in index if entry['Name'] == name)
         assert found['Correct'] == pytest.approx(stated['Correct'], abs=1)
+
+    @pytest.mark.parametrize('name', [name for name, entry in SHIPPED.items() if 'Held-out' in entry])
+    def test_the_held_out_loss_comes_back(self, name, tmp_path, monkeypatch):
+        """Of the weights that have no other score: on held-out digits, or on the pictures of a classifier's sheet."""
+        stated, data = self.SHIPPED[name]['Held-out'], tmp_path / 'data'
+        if 'digits' in name:
+            pytest.importorskip('sklearn')
+            digits.write_digits(data)
+            args = ['--data-root', data / 'test']
+        else:
+            self.cut('visionllama-micro-20e_cifar10', data)
+            args = ['--data-root', data]
+        if name.startswith('mae'):
+            pytest.importorskip('mmpretrain')
+        found = self.measured('held_out.py', name, args, 'Held-out', tmp_path, monkeypatch)
+        assert found['Pictures'] == stated['Pictures']
+        assert found['Loss'] == pytest.approx(stated['Loss'], rel=1e-3)
+        assert f'Held-out loss **{stated["Loss"]}**' in (zoo.FOLDER / 'weights' / name / 'README.md').read_text()
+
+    def test_every_file_is_evaluated_again(self):
+        """By the score of its card, a sheet of pictures, or the loss of pictures it was not trained on."""
+        for name, entry in self.SHIPPED.items():
+            assert 'Thumbnails' in entry or 'Held-out' in entry or name in self.QUICK + self.SCENES, name
 
 
 class TestHub:

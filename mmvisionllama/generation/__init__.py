@@ -5,6 +5,7 @@ from .codecs import PixelCodec, VAECodec
 from .dit_llama import DiTLLaMA
 from .gaussian_diffusion import GaussianDiffusion
 from .generator import ImageGenerator, load_generator
+from .held_out import ClassifierFeatures, held_out_loss
 from .interpolant import LinearInterpolant
 from .labelled_images import ClassLabels, LabelledImages
 from .latents import LatentShards
@@ -14,6 +15,7 @@ from .samplers import DDIMSampler, DDPMSampler, ODESampler, SampleNoise, SDESamp
 
 __all__ = [
     'ClassLabels',
+    'ClassifierFeatures',
     'DDIMSampler',
     'DDPMSampler',
     'DiTLLaMA',
@@ -30,6 +32,7 @@ __all__ = [
     'SampleNoise',
     'VAECodec',
     'build_sampler',
+    'held_out_loss',
     'load_generator',
     'sample_set',
 ]

@@ -319,10 +319,20 @@ def test_evaluate(tmp_path, monkeypatch, capsys):
     assert results['count'] == 20 and {'FID', 'precision', 'recall'} < results.keys()
     assert f'FID        {results["FID"]:.4f}' in capsys.readouterr().out
 
+    args[2:4] = ['--classifier', 'vision_llama_digits']
+    pytest.importorskip('mmpretrain')
+    np.savez(reference, arr_0=rng.integers(0, 256, (20, 32, 32, 3), dtype=np.uint8))
+    np.savez(samples, arr_0=rng.integers(0, 256, (20, 32, 32, 3), dtype=np.uint8))
+    assert run('evaluate', samples, *args, '--out', tmp_path / 'out.json', monkeypatch=monkeypatch) == 0
+    results = json.loads((tmp_path / 'out.json').read_text())
+    assert results['features'] == 'vision_llama_digits' and {'FID', 'IS', 'precision', 'recall'} < results.keys()
+
     missing = ['--reference', reference, '--inception', tmp_path / 'weights.pth']
     for wrong, message in (
         ([samples, '--reference', reference, '--extractor', 'features_of_mine:Shapes'], 'cannot be made'),
         ([samples, *missing], 'Inception weights'),
+        ([samples, '--reference', reference, '--classifier', 'vision_llama_digit'], 'no model vision_llama_digit: '),
+        ([samples, '--reference', reference, '--classifier', 'mae_digits'], 'it is a MAE and no classifier'),
         ([tmp_path / 'nothing.npz', *args], 'sample.py --npz'),
     ):
         assert run('evaluate', *wrong, monkeypatch=monkeypatch) == 1

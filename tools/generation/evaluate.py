@@ -3,8 +3,9 @@
 
     python tools/generation/evaluate.py samples.npz --reference VIRTUAL_imagenet256_labeled.npz --inception WEIGHTS.pth
 
-WEIGHTS.pth are torch-fidelity's Inception weights. Features of your own: --extractor package.module:name, called
-without arguments to make the extractor (see mmvisionllama/generation/metrics.py).
+WEIGHTS.pth are torch-fidelity's Inception weights. Features of a classifier of the zoo: --classifier NAME. Features of
+your own: --extractor package.module:name, called without arguments to make the extractor (see
+mmvisionllama/generation/metrics.py).
 """
 
 import argparse
@@ -12,7 +13,8 @@ import importlib
 import json
 from pathlib import Path
 
-from mmvisionllama import launch
+from mmvisionllama import launch, zoo
+from mmvisionllama.generation import ClassifierFeatures
 from mmvisionllama.generation.metrics import InceptionFeatures, compare, extract_npz, load_reference
 from mmvisionllama.generation.pictures import npz_header
 
@@ -25,6 +27,9 @@ def parse_args() -> argparse.Namespace:
     )
     features = parser.add_mutually_exclusive_group(required=True)
     features.add_argument('--inception', help="torch-fidelity's Inception weights")
+    features.add_argument(
+        '--classifier', metavar='NAME', help='features of a classifier of the zoo, for its kind of pictures'
+    )
     features.add_argument('--extractor', metavar='MODULE:NAME', help='features of your own')
     parser.add_argument('--neighbour', type=int, default=3, help='k of precision and recall')
     parser.add_argument('--split-size', type=int, default=5000, help='samples per split of the inception score')
@@ -45,6 +50,21 @@ def load_extractor(name: str):
         ) from error
 
 
+def zoo_features(name: str) -> ClassifierFeatures:
+    """Those of a classifier of the zoo with its weights.
+
+    Raises:
+        LaunchError: If there is no such classifier, or none with weights.
+    """
+    try:
+        model = zoo.get_model(name, pretrained=True)
+    except KeyError as error:
+        raise launch.LaunchError(f'--classifier: {error.args[0]}') from error
+    if type(model).__name__ != 'ImageClassifier':
+        raise launch.LaunchError(f'--classifier {name}: it is a {type(model).__name__} and no classifier')
+    return ClassifierFeatures(model)
+
+
 def main() -> None:
     args = parse_args()
     device = launch.check_device(args.device)
@@ -57,7 +77,10 @@ def main() -> None:
         raise launch.LaunchError(f'{args.samples!r} is no file: write it with tools/generation/sample.py --npz')
     try:
         npz_header(args.samples)  # a wrong file should not wait for the features of the reference
-        extractor = InceptionFeatures(args.inception) if args.inception else load_extractor(args.extractor)
+        if args.classifier:
+            extractor = zoo_features(args.classifier)
+        else:
+            extractor = InceptionFeatures(args.inception) if args.inception else load_extractor(args.extractor)
         reference = load_reference(args.reference, extractor, args.batch_size, device)
         samples = extract_npz(args.samples, extractor, args.batch_size, device, reference)
         results = compare(samples, reference, args.neighbour, args.split_size, device)
@@ -66,7 +89,9 @@ def main() -> None:
     for name, value in results.items():
         print(f'{name:<10} {value:.4f}')
     if args.out:
-        content = dict(samples=args.samples, reference=args.reference, count=len(samples['pool']), **results)
+        features = args.classifier or args.extractor or 'Inception'
+        content = dict(samples=args.samples, reference=args.reference, features=features, count=len(samples['pool']))
+        content.update(results)
         Path(args.out).write_text(json.dumps(content, indent=2) + '\n')
 
 

@@ -6,7 +6,6 @@ was trained on the same training pictures: a number to compare within the study,
 """
 
 import re
-from functools import partial
 from pathlib import Path
 from typing import Dict, List
 
@@ -17,15 +16,13 @@ from plan import CONFIGS, PARTS, Job
 from torch.utils.data import DataLoader, Subset
 
 from mmvisionllama import launch, zoo
-from mmvisionllama.generation import LabelledImages, load_generator
+from mmvisionllama.generation import ClassifierFeatures, LabelledImages, held_out_loss, load_generator
 from mmvisionllama.generation.metrics import frechet_distance, statistics
 from mmvisionllama.generation.pictures import image_grid, save_picture
 
 #: the classifier whose features are compared
 EXTRACTOR = 'visionllama-micro-20e_cifar10'
 SAMPLES = 2000
-#: times and noises for each held-out picture
-DRAWS = 4
 BATCH = 100
 
 
@@ -47,35 +44,10 @@ def facts(cfg: 'launch.config.Config') -> dict:
     return dict(iterations=cfg.train_cfg.max_iters, images=sum(path.is_file() for path in folder.glob('*/*')))
 
 
-def _labelled(network: torch.nn.Module, labels: torch.Tensor, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-    return network(x, t, labels)
-
-
-@torch.no_grad()
-def held_out_loss(model: torch.nn.Module, loader: DataLoader, seed: int = 0) -> float:
-    """Mean error of the noise or the velocity, over ``DRAWS`` times for each picture."""
-    model.eval()
-    total, count = 0.0, 0
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        for batch in loader:
-            network = partial(_labelled, model.network, batch['labels'])
-            for _ in range(DRAWS):
-                losses = model.objective.losses(network, batch['inputs'])
-                error = losses['loss_mse' if 'loss_mse' in losses else 'loss_velocity']
-                total, count = total + error.double().sum().item(), count + len(error)
-    return total / count
-
-
-@torch.no_grad()
 def features(images: torch.Tensor) -> np.ndarray:
     """Pooled features ``(N, 96)`` of RGB pictures ``(N, 3, 32, 32)``, uint8."""
-    model = zoo.get_model(EXTRACTOR, pretrained=True)
-    normalise = model.data_preprocessor
-    found = []
-    for batch in images.split(BATCH):
-        found.append(model.backbone((batch - normalise.mean) / normalise.std)[0])
-    return torch.cat(found).numpy()
+    extractor = ClassifierFeatures(zoo.get_model(EXTRACTOR, pretrained=True))
+    return torch.cat([extractor(batch)['pool'] for batch in images.split(BATCH)]).numpy()
 
 
 def samples(model: torch.nn.Module, seed: int) -> torch.Tensor:
