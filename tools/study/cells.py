@@ -3,7 +3,7 @@
 import math
 from typing import Dict, List, Optional, Tuple
 
-from comparison import Curve, Difference, diverged, mean, of_kind, paired, reached
+from comparison import Curve, Difference, diverged, mean, of_kind, paired, planned_runs, reached
 from plan import PARTS, Part
 
 #: (arm, variant) -> seed -> value
@@ -86,8 +86,14 @@ def ending(name: str, picture: str, runs: Dict[str, Dict[int, object]], seconds:
         *([' '.join(left_out), ''] if left_out else []),
         f'![{picture}](results/study/{name}.png)',
         '',
-        f'{sum(map(len, runs.values()))} runs and those that chose the rates: {time}.',
+        f'{progress(name, runs)} runs and those that chose the rates: {time}.',
     ]
+
+
+def progress(name: str, runs: Dict[str, Dict[int, object]]) -> str:
+    """Number of a part's runs, and of how many while some are missing."""
+    done, planned = sum(map(len, runs.values())), planned_runs(name)
+    return str(done) if done == planned else f'{done} of {planned}'
 
 
 def lines_of(part: Part, sizes: Dict[str, Values]) -> List[Tuple[str, str, str]]:

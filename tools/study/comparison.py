@@ -92,6 +92,11 @@ def collect(name: str) -> Logs:
     return logs._replace(seconds=seconds)
 
 
+def planned_runs(name: str) -> int:
+    """How many runs a part has, those that divergence leaves out aside."""
+    return len(PARTS[name].arms) * (len(PARTS[name].seeds) - len(diverged(name)))
+
+
 def of_kind(records: List[dict], kind: str) -> List[dict]:
     """The records of a kind."""
     return [record for record in records if record['kind'] == kind]
