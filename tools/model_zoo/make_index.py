@@ -110,7 +110,7 @@ def read_head(path: Path) -> Recipe:
     ).groups()
     schedule = find(r'Schedule[^:]*: (.*?= (\d+) images.*)', 'schedule')
     length = re.search(r'\d+ epochs', schedule.group(1)) if ' iterations x ' in schedule.group(1) else None
-    # of accumulated batches the metafile's batch size is that of an iteration
+    # where batches are accumulated and the length is in iterations, the batch size is that of an iteration
     one = re.search(r'iterations of (\d+) images', schedule.group(1))
     length = length or re.search(r'[\d,]+ iterations', schedule.group(1))
     if length is None:

@@ -1,8 +1,8 @@
 # ViTDet with VisionLLaMA-B as released: base-wide, positions of the global blocks not scaled, windows that attend to
 # their padding, pictures padded to 1024 x 1024 with 114 before their normalisation (zeros after it), other crops in
 # place of those whose objects are all filtered out, 137,250 iterations with the rate divided by 10 at 102,937 and
-# 125,812, and 250 iterations of warm-up. The release trains in float16, and its config names an optimizer constructor
-# that it does not contain; all else as in the config this one inherits from.
+# 125,812, and 250 iterations of warm-up. The release trains in float16, with an
+# optimizer constructor of its own that makes the same groups; all else as in the config this one inherits from.
 # Paper (Table 6): box AP 52.2, mask AP 46.3. Not reproduced here.
 # Model: 280.68 M parameters, 1529.19 GMACs at 1024 (1000 boxes, 100 masks).
 # Schedule: 8 GPUs x 4 x 2 accumulated = 64 images; 137,250 iterations of 32 images, 68,625 steps of the optimizer: 37.5

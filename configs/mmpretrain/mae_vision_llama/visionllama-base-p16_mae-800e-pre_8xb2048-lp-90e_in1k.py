@@ -24,6 +24,6 @@ model = dict(
     head=dict(init_cfg=dict(type='TruncNormal', layer='Linear', std=0.01)),
 )
 
-# random resized crops and flips alone
+# Table 14 lists crops alone; flips as in MAE and the release
 train_pipeline = [_base_.load, _base_.random_crop, _base_.flip, _base_.pack]
 train_dataloader = dict(batch_size=2048, dataset=dict(pipeline=train_pipeline))

@@ -2,8 +2,9 @@
 # Paper: mIoU 37.7 % multi-scale (ViT-T 39.8 %), 10.86 M parameters, 37.1 "GFLOPs". Not reproduced here.
 # Model: 10.86 M parameters, 41.91 GMACs at 512; the paper leaves out the products of attention (4.84).
 # Schedule: 8 GPUs x 2 = 16 images; 160,000 iterations. lr 6e-5, wd 0.01 and the crop are the paper's; it does not state the
-# iterations, the drop-path rate, the blocks whose maps are used, and how positions and mask are treated at 512. Here:
-# 160,000, 0.1, blocks 4, 6, 8 and 12, positions rescaled, causal. Multi-scale: tools/test.py --tta
+# iterations, the drop-path rate, the blocks whose maps are used, how positions and mask are treated at 512, and how it
+# tests. Here: 160,000, 0.1, blocks 4, 6, 8 and 12, positions rescaled, causal, windows of 512 with stride 341.
+# Multi-scale: tools/test.py --tta
 # The history of the release has several configs of the development, with layer-wise decay 0.9, the mask multiplied after
 # the softmax and positions not rescaled; the paper does not state which gave its numbers.
 #

@@ -2,7 +2,7 @@
 # Paper (Table 4b): no row for L; B reaches mIoU 49.0 %. The release has a config for L.
 # Model: 445.02 M parameters, 1252.40 GMACs at 512.
 # Schedule (section D.6, length as released): 8 GPUs x 2 = 16 images; 160,000 iterations. The maps are those of blocks
-# 8, 12, 16 and 24, at twice the depths of B's; the paper names none.
+# 8, 12, 16 and 24, as in the release; the paper names none.
 # Test: sliding windows; whole images with --cfg-options model.test_cfg.mode=whole, multi-scale with tools/test.py --tta
 # The release builds large-wide (docs/mae.md), trains at lr 1e-4 with layer-wise decay and scales no positions: ..._released.py
 # Weights: init_cfg.checkpoint; others with --cfg-options model.backbone.init_cfg.checkpoint=FILE
