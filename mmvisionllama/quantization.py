@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from .checkpoints.reading import read_checkpoint
-from .errors import MissingExtraError
+from .errors import MissingExtraError, OptionError
 
 #: parts of the names of the layers that are quantised, in this package's and mmpretrain's transformers
 PARTS = ('attn', 'ffn')
@@ -43,11 +43,11 @@ def quantised_layers(model: nn.Module) -> list:
     """Names of the layers that are, or would be, quantised.
 
     Raises:
-        ValueError: If there are none.
+        OptionError: If there are none.
     """
     names = [name for name, module in model.named_modules() if is_quantised_layer(module, name)]
     if not names:
-        raise ValueError(f'nothing to quantise: no linear layer lies in a module called {" or ".join(PARTS)}')
+        raise OptionError(f'nothing to quantise: no linear layer lies in a module called {" or ".join(PARTS)}')
     return names
 
 

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from ..errors import OptionError
 from ..layers import attention
 from ..moved import moved
 
@@ -142,7 +143,7 @@ class RankMeter:
             self.layers.append(dict(shape=weights.shape[-2:], maps=0, rank=0.0, effective=0.0, cumulative=0.0))
         layer = self.layers[self.call]
         if layer['shape'] != weights.shape[-2:]:
-            raise ValueError('attention maps of different sizes: use images of one size')
+            raise OptionError('attention maps of different sizes: use images of one size, or one image at a time')
         layer['maps'] += len(values)
         layer['rank'] += numerical_rank(values, self.rtol).sum().item()
         layer['effective'] += effective_rank(values).sum().item()

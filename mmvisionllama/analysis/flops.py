@@ -3,7 +3,7 @@
 import inspect
 from dataclasses import dataclass
 from functools import partial
-from typing import Dict, Optional, Tuple, Union
+from typing import Dict, Iterable, Optional, Tuple, Union
 
 import torch
 from mmengine.config import Config
@@ -89,14 +89,23 @@ def two_stage_forward(model: nn.Module, images: torch.Tensor) -> None:
 
     The regions' contents do not matter for counting, so nothing has to be computed to find them.
     """
-    levels = model.extract_feat(images)
-    model.rpn_head(levels)
+    levels, roi_head = model.extract_feat(images), model.roi_head
+    if model.with_rpn:
+        model.rpn_head(levels)
+    if getattr(model, 'with_semantic_head', False):
+        model.semantic_head(levels)
     for part, cfg in (('bbox', model.test_cfg.rpn), ('mask', model.test_cfg.rcnn)):
-        if getattr(model.roi_head, f'with_{part}'):
-            extractor = getattr(model.roi_head, f'{part}_roi_extractor')
-            size = extractor.roi_layers[0].output_size
-            regions = images.new_empty(cfg.max_per_img, extractor.out_channels, *size)
-            getattr(model.roi_head, f'{part}_head')(regions)
+        if getattr(roi_head, f'with_{part}'):
+            extractors, heads = (_stages(getattr(roi_head, f'{part}_{name}')) for name in ('roi_extractor', 'head'))
+            for extractor, head in zip(extractors, heads):
+                size = extractor.roi_layers[0].output_size
+                regions = images.new_empty(cfg.max_per_img, extractor.out_channels, *size)
+                head(roi_head.shared_head(regions) if roi_head.with_shared_head else regions)
+
+
+def _stages(part: nn.Module) -> Iterable[nn.Module]:
+    """A cascade has a list of each part."""
+    return part if isinstance(part, nn.ModuleList) else [part]
 
 
 def count(model: nn.Module, shape: Tuple[int, int], device: str = 'cpu') -> Complexity:
@@ -132,8 +141,9 @@ def count(model: nn.Module, shape: Tuple[int, int], device: str = 'cpu') -> Comp
 def count_config(cfg: Config, shape: Optional[Tuple[int, int]] = None) -> Complexity:
     """Builds the model of a config and counts it.
 
-    Everything is counted on the meta device (no memory, no computing): of pre-training models the encoder over a whole
-    image, of two-stage detectors the heads over as many regions as ``test_cfg`` allows (1000 boxes and 100 masks).
+    Everything is counted on the meta device (no memory, no computing), or on the CPU where a model asks for values: of
+    pre-training models the encoder over a whole image, of two-stage detectors the heads over as many regions as
+    ``test_cfg`` allows (1000 boxes and 100 masks), a mask head that samples points not among them.
 
     Args:
         cfg: Config of any library.
@@ -144,5 +154,10 @@ def count_config(cfg: Config, shape: Optional[Tuple[int, int]] = None) -> Comple
     cfg = cfg.copy()
     if 'data_preprocessor' in cfg:
         cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)
-    with torch.device('meta'):
-        return count(MODELS.build(cfg.model), shape, 'meta')
+    try:
+        with torch.device('meta'):
+            return count(MODELS.build(cfg.model), shape, 'meta')
+    except RuntimeError as error:
+        if 'meta' not in str(error):
+            raise
+    return count(MODELS.build(cfg.model), shape)

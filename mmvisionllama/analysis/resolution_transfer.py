@@ -14,9 +14,11 @@ iLLaMA's only one.
 import copy
 import csv
 import inspect
+from collections import Counter
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 
+import numpy as np
 import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.evaluator import Evaluator
@@ -242,12 +244,25 @@ def evaluate(
                 evaluators[variant].process(model.test_step(batch), batch)
                 progress.update()
         for variant, evaluator in evaluators.items():
-            metrics = evaluator.evaluate(len(loader.dataset))
-            metrics = {name.rsplit('/', 1)[-1]: round(float(value), 4) for name, value in metrics.items()}
+            metrics = short_scalars(evaluator.evaluate(len(loader.dataset)))
             named = size if isinstance(size, int) else f'{size[0]}x{size[1]}'
             rows.append(dict(variant=variant, size=named, images=len(loader.dataset), **metrics))
     progress.file.write('\n')
     return rows
+
+
+def short_scalars(metrics: Dict[str, Any]) -> Dict[str, float]:
+    """The numbers among an evaluator's metrics, under their last name where no other has it.
+
+    Raises:
+        OptionError: If there are none.
+    """
+    found = {name: value for name, value in metrics.items() if np.ndim(value) == 0 and not isinstance(value, str)}
+    if not found:
+        raise OptionError(f'the evaluator gives no number: {", ".join(metrics) or "nothing"}')
+    count = Counter(name.rsplit('/', 1)[-1] for name in found)
+    short = {name: name.rsplit('/', 1)[-1] for name in found}
+    return {short[name] if count[short[name]] == 1 else name: round(float(found[name]), 4) for name in found}
 
 
 def write_csv(rows: Sequence[Dict[str, Any]], path: Union[str, Path], **same: Any) -> None:

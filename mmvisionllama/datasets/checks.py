@@ -73,7 +73,7 @@ def check_classification(dataset: dict, root: str, scope: Optional[str] = None) 
     if dataset.get('ann_file') or dataset.get('with_label') is False:
         return
     folder = os.path.join(root, (prefix.get('img_path') or '') if isinstance(prefix, dict) else prefix)
-    extensions = tuple(dataset.get('extensions') or PICTURES)
+    extensions = tuple(ending.lower() for ending in dataset.get('extensions') or PICTURES)
     is_listed = os.path.isfile(os.path.join(root, 'meta', f'{dataset.get("split")}.txt'))  # ImageNet's lists
     if is_listed or not os.path.isdir(folder):
         return

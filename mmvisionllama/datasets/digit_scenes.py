@@ -23,7 +23,7 @@ from typing import Any, Dict, List, Sequence, Tuple
 
 import numpy as np
 
-from .digits import split_digits
+from .digits import read_marker, split_digits
 
 MARKER = 'digit_scenes.json'
 #: goes up when the drawing changes, so that folders drawn otherwise are written again
@@ -158,7 +158,7 @@ def write_split(root: Path, folder: str, short: str, scenes) -> None:
 def is_written(root: Path, settings: dict) -> bool:
     """Whether ``root`` is complete and made with these settings; its marker is taken away if not."""
     marker = root / MARKER
-    if marker.exists() and json.loads(marker.read_text()) == settings:
+    if read_marker(marker) == settings:
         return True
     marker.unlink(missing_ok=True)  # an interrupted writing leaves no marker
     return False

@@ -7,7 +7,7 @@ import argparse
 import json
 import shutil
 from pathlib import Path
-from typing import Tuple
+from typing import Optional, Tuple
 
 from ..errors import MissingExtraError
 
@@ -36,6 +36,14 @@ def split_digits(test_fraction: float = 0.2, seed: int = 0):
     return images, digits.target, sorted(train), sorted(test)
 
 
+def read_marker(path: Path) -> Optional[dict]:
+    """What a marker says; None if there is none, or one that was cut off while it was written."""
+    try:
+        return json.loads(path.read_text())
+    except (FileNotFoundError, json.JSONDecodeError):
+        return None
+
+
 def write_digits(root: str, test_fraction: float = 0.2, seed: int = 0) -> Tuple[int, int]:
     """Writes ``root/{train,test}/<digit>/<number>.png`` (8 x 8 grey), the layout of mmpretrain's ``CustomDataset``.
 
@@ -47,10 +55,10 @@ def write_digits(root: str, test_fraction: float = 0.2, seed: int = 0) -> Tuple[
     root = Path(root)
     settings = dict(test_fraction=test_fraction, seed=seed)
     marker = root / MARKER
-    if marker.exists():
-        written = json.loads(marker.read_text())
-        if written['settings'] == settings:
-            return written['train'], written['test']
+    written = read_marker(marker)
+    if written and written['settings'] == settings:
+        return written['train'], written['test']
+    marker.unlink(missing_ok=True)  # an interrupted writing leaves no marker
     images, labels, train, test = split_digits(test_fraction, seed)
     from PIL import Image
 

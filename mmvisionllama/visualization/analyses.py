@@ -9,6 +9,9 @@ from ..analysis.attention_rank import LayerRank
 from ..analysis.confidence_calibration import Reliability
 from ..analysis.resolution_transfer import main_metric
 
+#: endings of pictures that matplotlib writes
+FIGURES = ('.png', '.pdf', '.svg', '.jpg', '.jpeg', '.webp', '.tif', '.tiff', '.eps', '.ps')
+
 
 def draw_reliability(result: Reliability, path: str, title: str = '') -> None:
     """Writes a reliability diagram: accuracy over confidence, and how often each confidence occurs."""

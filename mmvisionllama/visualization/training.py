@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Dict, List, Tuple
+from typing import Dict, Iterator, List, Tuple
 
 Curve = Tuple[List[int], List[float]]
 
@@ -16,7 +16,18 @@ def read_scalars(work_dir: str) -> List[dict]:
     files = sorted(Path(work_dir).glob('*/vis_data/scalars.json'))
     if not files:
         raise FileNotFoundError(f'no training log (*/vis_data/scalars.json) in {work_dir}: was a model trained there?')
-    return [json.loads(line) for file in files for line in file.read_text().splitlines() if line.strip()]
+    return [record for file in files for record in _records(file)]
+
+
+def _records(file: Path) -> Iterator[dict]:
+    """Records of one log; a last line that a kill has cut off is passed over."""
+    lines = [line for line in file.read_text().splitlines() if line.strip()]
+    for number, line in enumerate(lines, 1):
+        try:
+            yield json.loads(line)
+        except json.JSONDecodeError:
+            if number < len(lines):
+                raise
 
 
 def curves(records: List[dict], metric: str) -> Tuple[Curve, Curve]:
@@ -28,9 +39,18 @@ def curves(records: List[dict], metric: str) -> Tuple[Curve, Curve]:
     Returns:
         tuple: ``(iterations, losses)`` and ``(epochs or iterations, values)``.
     """
-    losses = [(r['step'], r['loss']) for r in records if 'loss' in r and 'lr' in r]
-    values = [(r['step'], r[metric]) for r in records if metric in r]
-    return tuple(_newest(points) for points in (losses, values))
+    losses: List[Tuple[int, float]] = []
+    values: List[Tuple[int, float, int]] = []  # and the iteration of the last loss before it
+    for record in records:
+        step = record.get('step')
+        if 'loss' in record and 'lr' in record:
+            _cut(losses, 0, step)
+            _cut(values, 2, step)
+            losses.append((step, record['loss']))
+        if metric in record:
+            _cut(values, 0, step)
+            values.append((step, record[metric], losses[-1][0] if losses else 0))
+    return tuple(([point[0] for point in points], [point[1] for point in points]) for points in (losses, values))
 
 
 def evaluation_unit(records: List[dict]) -> str:
@@ -38,16 +58,10 @@ def evaluation_unit(records: List[dict]) -> str:
     return 'epoch' if any('epoch' in record for record in records) else 'iteration'
 
 
-def _newest(points: List[Tuple[int, float]]) -> Curve:
-    steps: List[int] = []
-    values: List[float] = []
-    for step, value in points:
-        while steps and steps[-1] >= step:
-            steps.pop()
-            values.pop()
-        steps.append(step)
-        values.append(value)
-    return steps, values
+def _cut(points: List[tuple], column: int, step: int) -> None:
+    """Takes away the last points that are not before a step."""
+    while points and points[-1][column] >= step:
+        points.pop()
 
 
 def plot_learning_curves(

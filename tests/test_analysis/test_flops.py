@@ -115,6 +115,41 @@ def test_dense_tasks(scope):
     assert whole.macs > 1.05 * alone.macs and whole.params > alone.params
 
 
+def test_models_that_ask_for_values():
+    """mmpretrain's Swin reads its rates of drop path with item(), which the meta device has not."""
+    pytest.importorskip('mmpretrain.models')
+    backbone = dict(type='SwinTransformer', arch='tiny')
+    cfg = Config(dict(default_scope='mmpretrain', model=dict(type='ImageClassifier', backbone=backbone)))
+    found = flops.count_config(cfg, (224, 224))
+    assert found.params / 1e6 == pytest.approx(27.5, abs=0.1) and found.macs / 1e9 == pytest.approx(4.5, rel=0.03)
+
+
+def test_cascades_count_every_stage():
+    pytest.importorskip('mmdet.models', exc_type=ImportError)
+    head = dict(type='Shared2FCBBoxHead', in_channels=8, fc_out_channels=16, roi_feat_size=7, num_classes=3)
+    extractor = dict(
+        type='SingleRoIExtractor', roi_layer=dict(type='RoIAlign', output_size=7), out_channels=8, featmap_strides=[16]
+    )
+    rpn = dict(type='RPNHead', in_channels=8, feat_channels=8)
+    rpn['anchor_generator'] = dict(type='AnchorGenerator', scales=[8], ratios=[1.0], strides=[16])
+    roi_head = dict(
+        type='CascadeRoIHead',
+        num_stages=3,
+        stage_loss_weights=[1, 0.5, 0.25],
+        bbox_roi_extractor=extractor,
+        bbox_head=[head] * 3,
+    )
+    model = dict(
+        type='CascadeRCNN',
+        backbone=dict(type='VisionLLaMA', arch=dict(embed_dims=8, num_layers=1, num_heads=2), out_type='featmap'),
+        rpn_head=rpn,
+        roi_head=roi_head,
+        test_cfg=dict(rpn=dict(max_per_img=100), rcnn=dict(max_per_img=10)),
+    )
+    found = flops.count_config(Config(dict(default_scope='mmdet', model=model)), (64, 64)).by_module
+    assert found['Shared2FCBBoxHead'] == 3 * 2 * 100 * (8 * 49 * 16 + 16 * 16 + 16 * (4 + 12))
+
+
 def test_two_stage_detectors():
     """The heads run over 1000 boxes and 100 masks, whatever the image."""
     pytest.importorskip('mmdet.models', exc_type=ImportError)

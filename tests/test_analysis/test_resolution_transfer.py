@@ -37,6 +37,22 @@ def pipeline(*sized):
     return [dict(type='LoadImageFromFile'), *sized, dict(type='PackInputs')]
 
 
+def test_numbers_alone_under_their_short_names():
+    """Evaluators give lists for each class and matrices as well; two with one last name keep the whole one."""
+    found = study.short_scalars(
+        {
+            'accuracy/top1': torch.tensor(50.123456),
+            'single-label/f1-score': [1.0, 2.0],
+            'matrix': torch.eye(2),
+            'a/recall': np.float32(1),
+            'b/recall': 2,
+        }
+    )
+    assert found == {'top1': 50.1235, 'a/recall': 1.0, 'b/recall': 2.0}
+    with pytest.raises(OptionError, match='gives no number: matrix'):
+        study.short_scalars(dict(matrix=torch.eye(2)))
+
+
 def test_pipeline_keeps_its_proportions():
     steps = pipeline(
         dict(type='ResizeEdge', scale=256, edge='short'), dict(type='CenterCrop', crop_size=224)

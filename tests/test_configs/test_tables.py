@@ -13,7 +13,7 @@ TEXT = (ROOT / 'docs' / 'tables.md').read_text()
 #: (row, config below ``configs/``, options)
 ROWS = [
     (row.strip(), config, options.strip('` '))
-    for row, config, options in re.findall(r'^\| ([^|]+) \|[^|]*\| `([^`]+\.py)` \|([^|]*)\|$', TEXT, re.M)
+    for row, config, options in re.findall(r'^\| ([^|]+) \|(?:[^|`\n]*\|)+ `([^`]+\.py)` \|([^|]*)\|$', TEXT, re.M)
 ]
 WITH_OPTIONS = sorted({row[1:] for row in ROWS if row[2]})
 

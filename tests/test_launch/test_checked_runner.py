@@ -277,6 +277,13 @@ def test_broken_pictures_of_an_exchanged_pipeline(root, workers, monkeypatch):
         runner.train()
 
 
+def test_endings_are_compared_in_lower_case(root):
+    """As mmpretrain's CustomDataset compares them."""
+    cfg = config(root)
+    cfg.train_dataloader.dataset.extensions = ('.PNG',)
+    launch.check_data(cfg, ('train',))
+
+
 @pytest.mark.parametrize('layout', ['flat', 'empty', 'no pictures'])
 def test_folders_without_classes_or_pictures(root, layout):
     for path in sorted(root.rglob('*'), reverse=True):

@@ -210,8 +210,8 @@ def test_pure_python_configs(classifier, tmp_path, monkeypatch):
     cfg, built = launch.load_config(classifier[0]), []
     cfg.work_dir = str(tmp_path)
     cfg.custom_hooks = [dict(type=SoftMaskHook, end=1)]
-    monkeypatch.setattr(launch, 'build_runner', lambda cfg: built.append(cfg) or Mock())
-    runpy.run_path(str(TOOLS / 'quantize.py'), run_name='tool')['train_aware'](cfg, classifier[1])
+    monkeypatch.setattr(launch, 'train', lambda cfg: built.append(cfg) or Mock())
+    runpy.run_path(str(TOOLS / 'quantize.py'), run_name='tool')['train_aware'](cfg, classifier[1], False)
     assert [hook['type'] for hook in built[0].custom_hooks] == ['QuantizationAwareTrainingHook']
     cfg.test_dataloader.dataset.pipeline[0].type = LoadImageFromFile
     runpy.run_path(str(TOOLS / 'shape_texture.py'), run_name='tool')['use_stimuli'](cfg, str(tmp_path))
@@ -228,6 +228,55 @@ def test_training_aware_quantisation_leaves_the_work_directory_alone(classifier,
     run(monkeypatch, 'quantize.py', classifier[0], checkpoint, '--training-aware')
     assert checkpoint.read_bytes() == Path(classifier[1]).read_bytes()
     assert not (folder / 'last_checkpoint').exists() and (folder / 'training_aware' / 'epoch_1.pth').exists()
+
+
+def test_training_aware_quantisation_goes_on(classifier, tmp_path, monkeypatch):
+    pytest.importorskip('torchao')
+    aware = (*classifier, '--training-aware')
+    run(monkeypatch, 'quantize.py', *aware)
+    first = tmp_path / 'work_dirs' / 'tiny' / 'training_aware' / 'epoch_1.pth'
+    written = first.stat().st_mtime_ns
+    longer = ('--cfg-options', 'train_cfg.max_epochs=2')
+    run(monkeypatch, 'quantize.py', *aware, '--resume', *longer)
+    assert first.with_name('epoch_2.pth').exists() and first.stat().st_mtime_ns == written
+    with pytest.raises(launch.LaunchError, match='give --training-aware'):
+        run(monkeypatch, 'quantize.py', *classifier, '--resume')
+    with pytest.raises(launch.LaunchError, match='ends with .pth'):
+        run(monkeypatch, 'quantize.py', *classifier, '--out', tmp_path / 'table.csv')
+
+
+def test_ranks_of_pictures_of_several_sizes_are_refused(classifier, monkeypatch):
+    from mmpretrain.models import ImageClassifier
+
+    monkeypatch.setattr(ImageClassifier, 'test_step', lambda self, data: None)
+    loader = [dict(inputs=[torch.zeros(3, 32, 32), torch.zeros(3, 48, 32)])]
+    monkeypatch.setattr(launch.classifier, 'open_classifier', lambda *args: (None, loader))
+    with pytest.raises(launch.LaunchError, match='several sizes .32 x 32, 48 x 32.: resize them'):
+        run(monkeypatch, 'attention_rank.py', *classifier)
+
+
+@pytest.mark.parametrize(
+    'options, message',
+    [
+        (['--metric', 'top5'], "unknown metric 'top5': the evaluator gives top1; all of them are in"),
+        (['--batch-size', '0'], '--batch-size must be at least 1'),
+        (['--device', 'nowhere'], '--device .* cannot be used'),
+        (['--plot', 'x.foo'], "--plot 'x.foo': expected a name that ends"),
+    ],
+)
+def test_a_slip_does_not_cost_the_study(classifier, tmp_path, monkeypatch, options, message):
+    table = tmp_path / 'table.csv'
+    with pytest.raises(launch.LaunchError, match=message):
+        args = (*classifier, '--sizes', 32, '--variants', 'config', '--out', table, *options)
+        run(monkeypatch, 'resolution_transfer.py', *args)
+    assert table.exists() == (options[0] == '--metric')
+
+
+def test_sizes_that_are_no_squares_have_no_picture(classifier, tmp_path, monkeypatch, capsys):
+    table, size = tmp_path / 'table.csv', '32x48'
+    run(monkeypatch, 'resolution_transfer.py', *classifier, '--sizes', size, '--variants', 'config', '--out', table)
+    assert [row['size'] for row in read(table)] == [size] and not table.with_suffix('.png').exists()
+    assert 'no picture' in capsys.readouterr().out
 
 
 @pytest.mark.parametrize('tool', ['calibration.py', 'attention_rank.py', 'resolution_transfer.py'])

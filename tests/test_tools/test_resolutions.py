@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mmvisionllama.errors import LaunchError
+
 pytest.importorskip('matplotlib')
 pytest.importorskip('mmpretrain')
 Image = pytest.importorskip('PIL.Image')
@@ -37,3 +39,10 @@ def test_a_row_for_a_picture_and_a_column_for_a_size(tmp_path, capsys):
     assert all(10 <= int(percent) <= 100 for *_, percent in found), 'the best of ten classes'
     with Image.open(out) as figure:
         assert figure.width / figure.height == pytest.approx(3 * 2.6 / (2 * 2.9), abs=0.01)
+
+
+def test_a_wrong_ending_is_refused_before_any_work(tmp_path):
+    Image.new('RGB', (32, 32)).save(tmp_path / 'a.png')
+    args = ['vision_llama_digits', str(tmp_path / 'a.png'), '--sizes', '24', '--out', str(tmp_path / 'x.foo')]
+    with pytest.raises(LaunchError, match='expected a name that ends with'):
+        runpy.run_path(str(SCRIPT))['main'](args)

@@ -224,6 +224,9 @@ def test_model_of_a_pure_python_config(tool, tmp_path):
 
 def test_tool_says_what_is_wrong(tool, tmp_path):
     given = (tmp_path / 'config.py', tmp_path / 'weights.pth')
+    (tmp_path / 'broken.png').write_text('no picture')
+    code, text = tool(*given, tmp_path / 'broken.png')
+    assert code == 1 and 'broken.png cannot be read' in text and 'Traceback' not in text
     code, text = tool(*given, tmp_path / 'nowhere.png')
     assert code == 1 and "nowhere.png' does not exist" in text and 'Traceback' not in text
     code, text = tool(tmp_path / 'config.py', tmp_path / 'other.pth', tmp_path / 'images')

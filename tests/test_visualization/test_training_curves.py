@@ -38,6 +38,28 @@ def test_a_resumed_run_continues_and_a_repeated_one_starts_anew(tmp_path):
     assert curves(read_scalars(tmp_path), 'accuracy/top1')[1] == ([2, 4], [22, 24])
 
 
+def test_a_repeated_run_takes_the_evaluations_along_before_its_first(tmp_path):
+    """Of epochs, whose numbers say nothing about iterations."""
+    first = [dict(lr=0.1, loss=1.0, step=step) for step in (10, 20)]
+    first.insert(1, {'accuracy/top1': 6, 'step': 1})
+    first.append({'accuracy/top1': 12, 'step': 2})
+    again = dict(lr=0.1, loss=5.0, step=10)
+    assert curves([*first, again], 'accuracy/top1') == (([10], [5.0]), ([], []))
+    resumed = dict(lr=0.1, loss=5.0, step=30)
+    assert curves([*first, resumed], 'accuracy/top1')[1] == ([1, 2], [6, 12])
+
+
+def test_a_line_that_a_kill_cut_off(tmp_path):
+    write(tmp_path, '20260101_000000', range(1, 5))
+    (file,) = tmp_path.glob('*/vis_data/scalars.json')
+    text = file.read_text()
+    file.write_text(text + '{"lr": 0.1, "lo')
+    assert len(read_scalars(tmp_path)) == text.count('step')
+    file.write_text('{"lr": 0.1, "lo\n' + text)
+    with pytest.raises(json.JSONDecodeError):
+        read_scalars(tmp_path)
+
+
 def test_the_picture_has_every_curve(tmp_path):
     from PIL import Image
 

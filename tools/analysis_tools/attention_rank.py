@@ -48,8 +48,12 @@ def main() -> None:
     cfg.test_dataloader.sampler = dict(type='DefaultSampler', shuffle=True, seed=0)
     cfg.test_dataloader.batch_size = min(args.images, cfg.test_dataloader.get('batch_size', 1))
     model, dataloader = classifier.open_classifier(cfg, args.checkpoint)
-    meter, seen = attention_rank.RankMeter(args.rtol), 0
+    meter, seen, sizes = attention_rank.RankMeter(args.rtol), 0, set()
     for batch in dataloader:
+        sizes |= {tuple(image.shape[-2:]) for image in batch['inputs']}
+        if len(sizes) > 1:  # one call of attention for each of them where images are packed
+            found = ', '.join(f'{height} x {width}' for height, width in sorted(sizes)[:4])
+            raise launch.LaunchError(f'pictures of several sizes ({found}): resize them to one in the test pipeline')
         with meter.record():
             model.test_step(batch)
         seen += len(batch['inputs'])

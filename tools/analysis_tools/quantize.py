@@ -5,7 +5,7 @@
 
 Without --training-aware the checkpoint is quantised as it is. With it the config's training is run first, from the
 checkpoint, with simulated 8-bit arithmetic, in a folder training_aware/ of the work directory; shorten it with
---cfg-options, e.g. train_cfg.max_epochs=3.
+--cfg-options, e.g. train_cfg.max_epochs=3. Stopped, the same command with --resume goes on.
 """
 
 import argparse
@@ -26,14 +26,17 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('config', help='config file of a classifier')
     parser.add_argument('checkpoint', help='checkpoint trained with it')
     parser.add_argument('--training-aware', action='store_true', help='train with simulated 8-bit arithmetic first')
-    parser.add_argument('--out', type=Path, help='8-bit model to write (default: work_dirs/ and the config name)')
+    parser.add_argument('--resume', action='store_true', help='go on with a training that was stopped')
+    parser.add_argument(
+        '--out', type=Path, help='8-bit model to write, a .pth; the table lies beside it (default: in work_dirs/)'
+    )
     parser.add_argument(
         '--cfg-options', nargs='+', action=launch.CfgOptions, metavar='KEY=VALUE', help='override settings'
     )
     return parser.parse_args()
 
 
-def train_aware(cfg: Config, checkpoint: str):
+def train_aware(cfg: Config, checkpoint: str, resume: bool):
     """Runs the config's training from the checkpoint with simulated 8-bit arithmetic and returns the model."""
     cfg = copy.deepcopy(cfg)
     cfg.load_from = checkpoint
@@ -44,9 +47,7 @@ def train_aware(cfg: Config, checkpoint: str):
     hooks = [hook for hook in cfg.get('custom_hooks') or [] if type_name(hook['type']) not in replaced]
     cfg.custom_hooks = [*hooks, dict(type='QuantizationAwareTrainingHook')]
     cfg.model.backbone.pop('init_cfg', None)  # the checkpoint has everything
-    runner = launch.build_runner(launch.prepare_train(cfg))
-    runner.train()
-    return runner.model
+    return launch.train(launch.prepare_train(cfg, resume='auto' if resume else None))
 
 
 def main() -> None:
@@ -57,12 +58,14 @@ def main() -> None:
         raise launch.LaunchError(str(error)) from error
     cfg = classifier.load_config(args.config, args.cfg_options)
     out = args.out or Path(cfg.work_dir) / 'int8.pth'
-    launch.check_target(out)
+    launch.check_target(out, suffixes=('.pth', '.pt'))
+    if args.resume and not args.training_aware:
+        raise launch.LaunchError('--resume goes on with a training: give --training-aware as well')
     mode = 'training-aware' if args.training_aware else 'post-training'
     model, dataloader = classifier.open_classifier(copy.deepcopy(cfg), args.checkpoint)
     rows = [('fp32', classification.predict(model, dataloader).accuracy, quantization.size_on_disk(model))]
     if args.training_aware:
-        model = train_aware(cfg, args.checkpoint)
+        model = train_aware(cfg, args.checkpoint, args.resume)
     try:
         layers = quantization.quantised_layers(model)
         quantization.quantise(model)

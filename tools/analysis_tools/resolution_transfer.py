@@ -13,7 +13,7 @@ from pathlib import Path
 
 from mmvisionllama import launch
 from mmvisionllama.analysis import resolution_transfer
-from mmvisionllama.visualization.analyses import plot_transfer
+from mmvisionllama.visualization.analyses import FIGURES, plot_transfer
 
 
 def parse_args() -> argparse.Namespace:
@@ -55,16 +55,23 @@ def main() -> None:
     out = args.out or Path(launch.default_work_dir(cfg, args.config, None)) / 'resolution_transfer.csv'
     picture = args.plot or out.with_suffix('.png')
     launch.check_target(out, suffixes=('.csv',))  # a picture of its name lies beside it
-    launch.check_target(picture, '--plot')
+    launch.check_target(picture, '--plot', suffixes=FIGURES)
     launch.check_data(cfg, ('test',))
+    if args.batch_size is not None and args.batch_size < 1:
+        raise launch.LaunchError(f'--batch-size must be at least 1, got {args.batch_size}')
+    device = launch.check_device(args.device)
     rows = resolution_transfer.evaluate(
-        cfg, args.checkpoint, args.sizes, args.variants, device=args.device, batch_size=args.batch_size
+        cfg, args.checkpoint, args.sizes, args.variants, device=device, batch_size=args.batch_size
     )
+    resolution_transfer.write_csv(rows, out, config=args.config, checkpoint=args.checkpoint)
     metric = args.metric or resolution_transfer.main_metric(rows)
     if metric not in rows[0]:
-        raise launch.LaunchError(f'unknown metric {metric!r}: the evaluator gives {", ".join(list(rows[0])[3:])}')
+        known = ', '.join(list(rows[0])[3:])
+        raise launch.LaunchError(f'unknown metric {metric!r}: the evaluator gives {known}; all of them are in {out}')
     print(resolution_transfer.format_table(rows, metric))
-    resolution_transfer.write_csv(rows, out, config=args.config, checkpoint=args.checkpoint)
+    if not any(isinstance(size, int) for size in args.sizes):
+        print(f'results in {out}; no picture, which is of square sizes')
+        return
     anchor = resolution_transfer.training_size(cfg.model.backbone)
     plot_transfer(rows, picture, metric, anchor, title=Path(args.config).stem)
     print(f'results in {out}, picture in {picture}')

@@ -11,6 +11,7 @@ from typing import List
 import torch
 
 from mmvisionllama.checkpoints import find_state_dict, load_strictly, read_checkpoint
+from mmvisionllama.datasets.pictures import read
 from mmvisionllama.engine.hooks.reconstruction import reconstruction_picture
 from mmvisionllama.generation.pictures import PICTURES
 from mmvisionllama.launch import DefaultsFormatter, LaunchError, check_device, check_target, load_config, run_cli
@@ -98,6 +99,8 @@ def main() -> None:
         raise LaunchError('--max-images must be at least 1')
     paths = find_images(args.images)[: args.max_images]
     check_target(args.out, suffixes=PICTURES)
+    for path in paths:
+        read(str(path), 'picture')  # a broken one is named, before the model is built
     model = build_model(args.config, args.checkpoint, check_device(args.device))
     if args.mask_ratio is not None:
         model.backbone.mask_ratio = args.mask_ratio

@@ -14,6 +14,7 @@ import numpy as np
 
 from mmvisionllama import deploy, launch
 from mmvisionllama.deploy.predictor import list_pictures
+from mmvisionllama.visualization.analyses import FIGURES
 
 
 def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
@@ -39,6 +40,7 @@ def seen_and_said(predictor: deploy.Predictor, image: str) -> Tuple[np.ndarray, 
 
 def main(argv: Optional[List[str]] = None) -> None:
     args = parse_args(argv)
+    launch.check_target(args.out, suffixes=FIGURES)
     predictors = {size: deploy.Predictor(args.model, args.checkpoint, size=size) for size in args.sizes}
     images = list_pictures(args.images)
 
@@ -57,7 +59,6 @@ def main(argv: Optional[List[str]] = None) -> None:
             axis.set_title(f'{seen.shape[0]} x {seen.shape[1]}: {said}', fontsize=9)
             axis.set_axis_off()
     figure.tight_layout()
-    args.out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(args.out, dpi=110)
 
 

@@ -72,7 +72,7 @@ class CheckSegFiles:
             )
         last = self.num_classes if self.reduce_zero_label else self.num_classes - 1
         values = _present(labels)
-        unknown = values[(values > last) & (values != IGNORED)]
+        unknown = values[((values > last) & (values != IGNORED)) | (values < 0)]
         if unknown.size:
             raise DataError(
                 f'label map {seg_map_path} has the labels {", ".join(map(str, unknown[:8]))}: the config knows '

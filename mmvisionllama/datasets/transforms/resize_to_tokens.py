@@ -19,6 +19,7 @@ def fitted_size(size: Sequence[int], patch_size: PatchSize, max_tokens: int, min
     """The size (height, width) of the same aspect ratio that has ``min_tokens`` to ``max_tokens`` patches.
 
     An image that has is left as it is. One with more becomes the largest that has not, one with fewer the smallest.
+    Where no size of its aspect ratio has a number between narrow limits, it has fewer.
     """
     count = token_count(size, patch_size)
     if min_tokens <= count <= max_tokens:
@@ -42,6 +43,8 @@ def fitted_size(size: Sequence[int], patch_size: PatchSize, max_tokens: int, min
 @TRANSFORMS.register_module()
 class ResizeToTokens:
     """Resizes an image, its aspect ratio kept, to no more than ``max_tokens`` patches and no fewer than ``min_tokens``.
+
+    The first limit counts where narrow limits cannot both be kept.
 
     For packed batches (docs/any_resolution.md): most images stay at their native resolution.
 

@@ -7,6 +7,7 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from torch import Tensor
 
+from ...errors import OptionError
 from ..unwrapping import unwrapped
 
 
@@ -21,7 +22,7 @@ class FullPrecisionOutputHook(Hook):
         modules: Names of modules in the model, e.g. ``('neck', 'rpn_head')``.
 
     Raises:
-        ValueError: At the start of a training, for a name that the model does not have.
+        OptionError: At the start of a training, for a name that the model does not have.
     """
 
     def __init__(self, modules: Sequence[str]) -> None:
@@ -33,7 +34,7 @@ class FullPrecisionOutputHook(Hook):
         known = dict(model.named_modules())
         for name in self.modules:
             if name not in known:
-                raise ValueError(f'{type(self).__name__}: {type(model).__name__} has no module {name!r}')
+                raise OptionError(f'{type(self).__name__}: {type(model).__name__} has no module {name!r}')
             known[name].register_forward_hook(lambda module, args, out: to_fp32(out))
 
 

@@ -18,7 +18,7 @@ class QuantizationAwareTrainingHook(Hook):
 
     Raises:
         ImportError: Without torchao.
-        ValueError: If the model has no layer to quantise.
+        OptionError: If the model has no layer to quantise.
         OptionError: For a :class:`~mmvisionllama.engine.FullyShardedModel`.
     """
 

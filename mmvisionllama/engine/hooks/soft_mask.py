@@ -9,6 +9,7 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from torch import nn
 
+from ...errors import OptionError
 from ..unwrapping import unwrapped
 
 SCHEDULES = ('constant', 'linear')
@@ -81,11 +82,11 @@ class SoftMaskHook(Hook):
         return self.end * math.ceil(len(loader) / processes)
 
     def before_train(self, runner) -> None:
-        """Sets the value of the first iteration: a validation may come before it."""
+        """Sets the value of the iteration before the first: a validation that was due may come before that."""
         model = unwrapped(runner.model)
         self.modules = [module for module in model.modules() if hasattr(module, 'set_soft_mask')]
         if not self.modules:
-            raise ValueError(
+            raise OptionError(
                 'SoftMaskHook found no soft mask in the model: use the backbone iLLaMA, or take the hook out of '
                 'custom_hooks'
             )
@@ -95,17 +96,17 @@ class SoftMaskHook(Hook):
                 f'the soft mask lasts {duration} iterations but the training ends after {total}: its last evaluation '
                 f'is not that of the causal model, which is what a checkpoint of it gives'
             )
-        self._set(runner)
+        self._set(runner, max(runner.iter - 1, 0))
 
     def before_train_iter(self, runner, batch_idx: int, data_batch=None) -> None:
-        runner.message_hub.update_scalar('train/soft_mask', self._set(runner))
+        runner.message_hub.update_scalar('train/soft_mask', self._set(runner, runner.iter))
 
     def before_val_epoch(self, runner) -> None:
         if self.modules:
             runner.message_hub.update_scalar('val/soft_mask', self.modules[0].soft_mask)
 
-    def _set(self, runner) -> float:
-        alpha = soft_mask_at(runner.iter, self.duration(runner), self.schedule, self.start)
+    def _set(self, runner, step: int) -> float:
+        alpha = soft_mask_at(step, self.duration(runner), self.schedule, self.start)
         for module in self.modules:
             module.set_soft_mask(alpha)
         return alpha

@@ -7,6 +7,8 @@ from mmengine.optim import DefaultOptimWrapperConstructor
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS
 from torch import nn
 
+from ...errors import OptionError
+
 OPTIONS = ('layer_decay_rate', 'custom_keys')
 
 
@@ -26,7 +28,7 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
             ``decay_mult`` replaces the rule for weight decay).
 
     Raises:
-        ValueError: Without a layer_decay_rate in (0, 1], without lr, for unknown options, and for a model whose
+        OptionError: Without a layer_decay_rate in (0, 1], without lr, for unknown options, and for a model whose
             backbone cannot say depths.
 
     Examples:
@@ -42,17 +44,17 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         self.paramwise_cfg = dict(self.paramwise_cfg)
         unknown = [key for key in self.paramwise_cfg if key not in OPTIONS]
         if unknown:
-            raise ValueError(
+            raise OptionError(
                 f'paramwise_cfg has {", ".join(unknown)}: {type(self).__name__} knows {", ".join(OPTIONS)} '
                 '(paramwise_cfg=dict(_delete_=True, ...) drops what a config inherits)'
             )
         rate = self.paramwise_cfg.get('layer_decay_rate')
         if rate is None or not 0 < rate <= 1:
-            raise ValueError(
+            raise OptionError(
                 f'{type(self).__name__} needs paramwise_cfg=dict(layer_decay_rate=RATE) with RATE in (0, 1], got {rate}'
             )
         if self.base_lr is None:
-            raise ValueError(f'{type(self).__name__} scales the learning rate: give optimizer=dict(lr=...)')
+            raise OptionError(f'{type(self).__name__} scales the learning rate: give optimizer=dict(lr=...)')
 
     def add_params(self, params: List[dict], module: nn.Module, **kwargs) -> None:
         """Appends one group per learning rate and weight decay, the earliest layers first.
@@ -99,7 +101,7 @@ def find_backbones(model: nn.Module) -> Dict[str, nn.Module]:
     """Prefix to module of everything that can say depths; of nested ones the innermost, which is the backbone itself.
 
     Raises:
-        ValueError: If there is none.
+        OptionError: If there is none.
     """
     found = {f'{name}.' if name else '': module for name, module in model.named_modules() if has_depths(module)}
     found = {
@@ -110,12 +112,16 @@ def find_backbones(model: nn.Module) -> Dict[str, nn.Module]:
     # mmpretrain's classifiers have the method and hand the question to their backbone
     if not found or (len(found) == 1 and hasattr(found.get(''), 'backbone')):
         backbone = getattr(model, 'backbone', model)
-        raise ValueError(
-            f'layer-wise decay needs a backbone that says the depth of its parameters, '
-            f'get_layer_depth(param_name, prefix) -> (depth, number of depths), and {type(backbone).__name__} does '
-            f'not: take a backbone of mmvisionllama or mmpretrain, or another constructor'
-        )
+        raise no_depths(backbone)
     return found
+
+
+def no_depths(backbone: nn.Module) -> OptionError:
+    return OptionError(
+        f'layer-wise decay needs a backbone that says the depth of its parameters, '
+        f'get_layer_depth(param_name, prefix) -> (depth, number of depths), and {type(backbone).__name__} does '
+        f'not: take a backbone of mmvisionllama, one of mmpretrain that has it, or another constructor'
+    )
 
 
 def has_depths(module: nn.Module) -> bool:
@@ -124,14 +130,16 @@ def has_depths(module: nn.Module) -> bool:
 
 def layer_depth(name: str, backbones: Dict[str, nn.Module]) -> Tuple[int, int]:
     """Depth of a parameter of the model and the number of depths; outside the backbones the last one."""
-    prefix = next((prefix for prefix in backbones if name.startswith(prefix)), None)
-    if prefix is None:
-        prefix = next(iter(backbones))
-        num_depths = backbones[prefix].get_layer_depth(name, prefix)[1]
+    own = next((prefix for prefix in backbones if name.startswith(prefix)), None)
+    prefix = next(iter(backbones)) if own is None else own
+    try:
+        depth, num_depths = backbones[prefix].get_layer_depth(name, prefix)
+    except NotImplementedError as error:  # mmpretrain's ResNet
+        raise no_depths(backbones[prefix]) from error
+    if own is None:
         return num_depths - 1, num_depths
-    depth, num_depths = backbones[prefix].get_layer_depth(name, prefix)
     if not 0 <= depth < num_depths:
-        raise ValueError(
+        raise OptionError(
             f'{type(backbones[prefix]).__name__}.get_layer_depth says depth {depth} of {num_depths} for {name}: '
             f'expected 0 ... {num_depths - 1}'
         )

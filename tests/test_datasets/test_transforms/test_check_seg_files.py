@@ -66,6 +66,13 @@ def test_unknown_class(pair):
         CheckSegFiles(num_classes=3)(pair)
 
 
+def test_negative_labels(pair, tmp_path):
+    pair['seg_map_path'] = str(tmp_path / 'labels.tif')
+    Image.fromarray(np.full((40, 60), -3, dtype=np.int32)).save(pair['seg_map_path'])
+    with pytest.raises(DataError, match='has the labels -3: the config knows 3 classes'):
+        check()(pair)
+
+
 def test_sixteen_bits(pair):
     """Labels above 255 would wrap around silently."""
     labels = np.full((40, 60), 257, dtype=np.uint16)

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from mmvisionllama.backbones import iLLaMA
 from mmvisionllama.engine import SoftMaskHook
 from mmvisionllama.engine.hooks.soft_mask import soft_mask_at
+from mmvisionllama.errors import OptionError
 
 ITERS = 4  # a training epoch
 
@@ -124,6 +125,19 @@ def test_validation_runs_with_the_current_value_and_logs_it(tmp_path):
     assert sum('loss' in row and 'soft_mask' in row for row in rows) == 3 * ITERS
 
 
+def test_a_validation_made_up_for_has_the_mask_that_was_due():
+    """After the last iteration of the soft mask it is that of this iteration, also in a training that stopped there."""
+    model = Model()
+    for step, expected in ((0, 1.0), (49, 1.0), (50, 1.0), (51, 0.0)):
+        hook, run = SoftMaskHook(end=50, by_epoch=False), SimpleNamespace(model=model, iter=step, max_iters=100)
+        hook.before_train(run)
+        assert model.backbone.soft_mask == expected
+    run.message_hub = SimpleNamespace(update_scalar=lambda *args: None)
+    run.iter = 50
+    hook.before_train_iter(run, 50)
+    assert model.backbone.soft_mask == 0
+
+
 def test_the_mask_is_causal_in_a_model_that_is_only_tested(tmp_path):
     runner = train(tmp_path, 1, Recorder(), schedule='constant', end=1)
     fresh = Model()
@@ -139,7 +153,7 @@ def test_it_says_what_is_wrong(tmp_path, caplog):
     class Runnerish:
         model = nn.Linear(1, 1)
 
-    with pytest.raises(ValueError, match='custom_hooks'):
+    with pytest.raises(OptionError, match='custom_hooks'):
         SoftMaskHook().before_train(Runnerish())
 
 

@@ -10,6 +10,7 @@ from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
 import mmvisionllama  # noqa: F401
+from mmvisionllama.errors import OptionError
 
 LR, DECAY, RATE = 0.1, 0.05, 0.5
 PLAIN = dict(type='VisionLLaMA', arch=dict(embed_dims=16, num_layers=3, num_heads=2))
@@ -225,16 +226,16 @@ def test_logs_a_short_table():
     assert sum(int(row.split()[-1].replace(',', '')) for row in rows) == sum(p.numel() for p in model.parameters())
 
 
-@pytest.mark.parametrize('wrapped', [False, True])
+@pytest.mark.parametrize('wrapped', ['', 'LeNet5', 'ResNet'])
 def test_backbone_that_cannot_say_depths(wrapped):
     """One error that names the class, also where mmpretrain's classifier has the method and passes it on."""
     model = nn.Conv2d(3, 4, 1)
     if wrapped:
         pytest.importorskip('mmpretrain')
         init_default_scope('mmpretrain')
-        backbone = dict(type='LeNet5')
+        backbone = dict(type='ResNet', depth=18) if wrapped == 'ResNet' else dict(type=wrapped)
         model = MODELS.build(dict(type='ImageClassifier', backbone=backbone))
-    with pytest.raises(ValueError, match=f'get_layer_depth.*{"LeNet5" if wrapped else "Conv2d"} does not'):
+    with pytest.raises(OptionError, match=f'get_layer_depth.*{wrapped or "Conv2d"} does not'):
         build(model)
 
 
@@ -251,7 +252,7 @@ def test_stock_backbone_that_cannot_say_depths(library):
         cfg = dict(type='YOLOF', backbone=resnet, bbox_head=dict(type='YOLOFHead', num_classes=3, in_channels=8))
         neck = dict(type='DilatedEncoder', in_channels=512, out_channels=8, block_mid_channels=8, num_residual_blocks=1)
         cfg['neck'] = dict(neck, block_dilations=[2])
-    with pytest.raises(ValueError, match='ResNet does not: take a backbone of mmvisionllama or mmpretrain'):
+    with pytest.raises(OptionError, match='ResNet does not: take a backbone of mmvisionllama, one of mmpretrain'):
         build(MODELS.build(cfg))
 
 
@@ -260,7 +261,7 @@ def test_wrong_depth_is_named():
         def get_layer_depth(self, param_name, prefix=''):
             return 5, 3
 
-    with pytest.raises(ValueError, match='depth 5 of 3 for 0.weight'):
+    with pytest.raises(OptionError, match='depth 5 of 3 for 0.weight'):
         build(nn.Sequential(Wrong(2, 2)))
 
 
@@ -276,7 +277,7 @@ def test_wrong_options(options, message):
     cfg = dict(
         optimizer=dict(type='AdamW', lr=LR), constructor='LayerDecayOptimWrapperConstructor', paramwise_cfg=options
     )
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(OptionError, match=message):
         build_optim_wrapper(nn.Linear(2, 2), cfg)
 
 
@@ -286,5 +287,5 @@ def test_needs_a_learning_rate():
         constructor='LayerDecayOptimWrapperConstructor',
         paramwise_cfg=dict(layer_decay_rate=0.5),
     )
-    with pytest.raises(ValueError, match='lr='):
+    with pytest.raises(OptionError, match='lr='):
         build_optim_wrapper(torch.nn.Linear(2, 2), cfg)
