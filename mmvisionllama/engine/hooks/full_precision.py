@@ -1,11 +1,12 @@
-"""Parts of a model whose outputs stay fp32 in mixed-precision training."""
+"""Parts of a model whose outputs stay fp32 in mixed precision."""
 
-from typing import Any, Sequence
+from typing import Any, List, Sequence
 
 import torch
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from ...errors import OptionError
 from ..unwrapping import unwrapped
@@ -22,20 +23,27 @@ class FullPrecisionOutputHook(Hook):
         modules: Names of modules in the model, e.g. ``('neck', 'rpn_head')``.
 
     Raises:
-        OptionError: At the start of a training, for a name that the model does not have.
+        OptionError: At the start, for a name that the model does not have.
     """
 
     def __init__(self, modules: Sequence[str]) -> None:
         self.modules = tuple(modules)
+        self._handles: List[RemovableHandle] = []
 
-    def before_train(self, runner) -> None:
-        """Registers a forward hook on each module."""
+    def before_run(self, runner) -> None:
+        """Registers a forward hook on each module, for training, validation and test alike."""
+        for handle in self._handles:
+            handle.remove()
         model = unwrapped(runner.model)
         known = dict(model.named_modules())
         for name in self.modules:
             if name not in known:
                 raise OptionError(f'{type(self).__name__}: {type(model).__name__} has no module {name!r}')
-            known[name].register_forward_hook(lambda module, args, out: to_fp32(out))
+        self._handles = [known[name].register_forward_hook(_output_to_fp32) for name in self.modules]
+
+
+def _output_to_fp32(module: nn.Module, args: tuple, out: Any) -> Any:
+    return to_fp32(out)
 
 
 def to_fp32(out: Any) -> Any:

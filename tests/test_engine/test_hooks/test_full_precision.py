@@ -6,9 +6,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from mmengine.evaluator import BaseMetric
+from mmengine.model import BaseModel
+from mmengine.runner import Runner
 from torch import nn
+from torch.utils.data import DataLoader
 
 from mmvisionllama.engine.hooks.full_precision import FullPrecisionOutputHook, to_fp32
+from mmvisionllama.errors import OptionError
 
 CONFIGS = Path(__file__).parents[3] / 'configs'
 
@@ -25,7 +30,10 @@ class Head(nn.Module):
 
 def test_outputs_of_named_modules():
     model = nn.ModuleDict(dict(head=Head(), other=nn.Linear(4, 4)))
-    FullPrecisionOutputHook(['head']).before_train(SimpleNamespace(model=model))
+    hook = FullPrecisionOutputHook(['head'])
+    for _ in range(2):
+        hook.before_run(SimpleNamespace(model=model))
+    assert len(model['head']._forward_hooks) == 1
     x = torch.randn(2, 4)
     with torch.autocast('cpu', torch.bfloat16):
         (first, second), (index,) = model['head'](x)
@@ -37,8 +45,46 @@ def test_outputs_of_named_modules():
 
 
 def test_unknown_module():
-    with pytest.raises(ValueError, match="ModuleDict has no module 'rpn_head'"):
-        FullPrecisionOutputHook(['rpn_head']).before_train(SimpleNamespace(model=nn.ModuleDict()))
+    with pytest.raises(OptionError, match="ModuleDict has no module 'rpn_head'"):
+        FullPrecisionOutputHook(['rpn_head']).before_run(SimpleNamespace(model=nn.ModuleDict()))
+
+
+@pytest.mark.parametrize('loop', ['train', 'val', 'test'])
+def test_a_runner_asks_for_it_in_every_loop(loop, tmp_path):
+    """``tools/test.py --amp`` runs no training."""
+
+    class Model(BaseModel):
+        def __init__(self):
+            super().__init__()
+            self.head = nn.Linear(2, 2)
+
+        def forward(self, inputs, mode='tensor'):
+            with torch.autocast('cpu', torch.bfloat16):
+                seen.append(self.head(inputs).dtype)
+            return dict(loss=self.head(inputs).sum()) if mode == 'loss' else [0]
+
+    class Nothing(BaseMetric):
+        def process(self, data_batch, data_samples):
+            self.results.append(0)
+
+        def compute_metrics(self, results):
+            return dict(score=0.0)
+
+    seen = []
+    data = DataLoader([torch.zeros(2)], collate_fn=lambda batch: dict(inputs=torch.stack(batch)))
+    settings = dict(train=dict(train_cfg=dict(by_epoch=False, max_iters=1)), val=dict(val_cfg=dict()))
+    settings = settings.get(loop, dict(test_cfg=dict()))
+    settings[f'{loop}_dataloader'] = data
+    if loop == 'train':
+        settings['optim_wrapper'] = dict(optimizer=dict(type='SGD', lr=0.1))
+    else:
+        settings[f'{loop}_evaluator'] = [Nothing()]
+    hooks = [dict(type='FullPrecisionOutputHook', modules=['head'])]
+    runner = Runner(
+        Model(), str(tmp_path), custom_hooks=hooks, log_level='ERROR', experiment_name=f'fp32_{loop}', **settings
+    )
+    getattr(runner, loop)()
+    assert seen == [torch.float32]
 
 
 @pytest.mark.nightly
@@ -72,6 +118,6 @@ def test_amp_of_a_detector():
 
     with pytest.raises((RuntimeError, NotImplementedError), match='BFloat16'):
         loss()
-    hook.before_train(SimpleNamespace(model=model))
+    hook.before_run(SimpleNamespace(model=model))
     loss().backward()
     assert model.backbone.patch_embeds[0].projection.weight.grad.abs().sum() > 0
