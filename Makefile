@@ -103,5 +103,6 @@ $(DOCS_VENV)/.stamp: requirements/docs.txt
 doctor:
 	@$(PY) -m mmvisionllama.doctor
 
+# environments and what the demos have trained; the rest of work_dirs is yours
 clean:
-	rm -rf $(VENV) $(DOCS_VENV) $(LINT_VENV) site work_dirs .pytest_cache .ruff_cache mmvisionllama.egg-info
+	rm -rf $(VENV) .venv-openmmlab .venv-latest $(DOCS_VENV) $(LINT_VENV) $(WORK) $(WORK)-* site .pytest_cache .ruff_cache mmvisionllama.egg-info

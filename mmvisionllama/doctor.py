@@ -226,7 +226,9 @@ def examine() -> List[Tuple[str, List[Check]]]:
     if libraries['mmengine'].ok is None:
         libraries['mmengine'] = Check('mmengine', False, "not installed: pip install 'mmvisionllama[onedl]'")
     operators = check_operators(libraries)
-    lines = {d.split('-')[0] == 'onedl' for d in (c.text.split()[0] for c in libraries.values() if c.ok)}
+    # those that do not fit as well: a mixture is why
+    found = (c.text.split()[0] for c in libraries.values())
+    lines = {distribution.startswith('onedl-') for distribution in found if distribution in SUPPORTED}
     mm = [*libraries.values(), operators]
     if len(lines) == 2:
         mm.append(Check('mm libraries', False, 'onedl-* and OpenMMLab distributions are mixed: use one line for all'))

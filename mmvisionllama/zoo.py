@@ -24,6 +24,7 @@ from .checkpoints import convert_released, find_state_dict, load_strictly, read_
 from .checkpoints.reading import dataset_meta
 from .errors import CheckpointError, MissingExtraError
 from .model_zoo import CONFIGS, config_path, list_configs
+from .requirements import extra
 
 #: scopes of configs that are libraries, too
 LIBRARIES = ('mmpretrain', 'mmseg', 'mmdet')
@@ -142,7 +143,7 @@ def _require(library: str, name: str, way_out: str = '') -> None:
         importlib.import_module(f'{library}.models')
     except ImportError as error:
         is_there = sys.modules.get(library) or importlib.util.find_spec(library)  # without mmcv's operators, say
-        advice = "'python -m mmvisionllama.doctor' says how" if is_there else "pip install 'mmvisionllama[onedl]'"
+        advice = "'python -m mmvisionllama.doctor' says how" if is_there else f"pip install 'mmvisionllama[{extra()}]'"
         raise MissingExtraError(f'{name} needs {library} ({error}): {advice}{way_out}') from error
 
 

@@ -62,6 +62,17 @@ def test_advice_is_of_the_line_in_use(monkeypatch):
     )
 
 
+def test_a_mixture_is_named_although_one_of_its_halves_does_not_fit(monkeypatch):
+    """mmdet of OpenMMLab refuses the other line's mmcv, and its advice would add a second one."""
+    there = {'onedl-mmengine': '0.11.0', 'onedl-mmcv': '2.3.6', 'mmdet': '3.3.0', 'torch': '2.11.0'}
+    monkeypatch.setattr(doctor, '_version', there.get)
+    monkeypatch.setattr(doctor, 'import_error', lambda name: 'mmcv is not compatible' if name == 'mmdet' else None)
+    (mixed,) = (check for check in dict(doctor.examine())['Libraries'] if check.name == 'mm libraries')
+    assert mixed.ok is False and 'are mixed' in mixed.text
+    monkeypatch.setitem(there, 'onedl-mmdet', there.pop('mmdet'))
+    assert 'mm libraries' not in [check.name for check in dict(doctor.examine())['Libraries']]
+
+
 def test_attributes_are_tried_and_greetings_swallowed(capsys, tmp_path, monkeypatch):
     (tmp_path / 'loud.py').write_text("import sys\nprint('hello')\nprint('warning', file=sys.stderr)\nthere = 1\n")
     monkeypatch.syspath_prepend(tmp_path)

@@ -59,6 +59,72 @@ def test_mmcv_fits_line_and_stage(tmp_path, line, stage, expected):
     ] == expected
 
 
+def setup(tmp_path, stage, **names):
+    """Calls the script with the environment in ``tmp_path``."""
+    names = {'LINE': 'onedl', 'VENV': tmp_path / 'venv', 'WHEELS': tmp_path / 'wheels', **names}
+    env = {**os.environ, **{name: str(value) for name, value in names.items()}}
+    script = names.pop('SCRIPT', ROOT) / 'tools/setup/environment.sh'
+    return subprocess.run([script, stage], env=env, capture_output=True, text=True)
+
+
+def test_an_environment_without_pip_is_made_again(tmp_path):
+    """Debian without python3-venv leaves an interpreter behind; a folder that is no environment is not cleared."""
+    log, broken, right = tmp_path / 'log', tmp_path / 'broken', tmp_path / 'right'
+    venv = tmp_path / 'venv'
+    broken.write_text(f'#!/bin/sh\n[ "$2" != venv ] || {{ mkdir -p {venv}/bin; touch {venv}/pyvenv.cfg; exit 1; }}\n')
+    stub = PYTHON.format(log=log, root=ROOT)
+    made = f'echo "$*" >>{log}; mkdir -p {venv}/bin; cp {tmp_path}/stub {venv}/bin/python'
+    right.write_text(f'#!/bin/sh\n[ "$2" != venv ] || {{ {made}; }}\n')
+    (tmp_path / 'stub').write_text(stub)
+    for path in (broken, right, tmp_path / 'stub'):
+        path.chmod(0o755)
+    first = setup(tmp_path, 'demo', PYTHON=broken)
+    assert first.returncode == 1 and 'apt-get install python3-venv' in first.stderr
+    second = setup(tmp_path, 'demo', PYTHON=right)
+    assert second.returncode == 0, second.stderr
+    assert log.read_text().splitlines()[0] == f'-m venv --clear {tmp_path}/venv'
+    (tmp_path / 'venv/bin/python').unlink()
+    (tmp_path / 'venv/pyvenv.cfg').unlink()
+    log.unlink()
+    assert setup(tmp_path, 'demo', PYTHON=right).returncode == 0
+    assert log.read_text().splitlines()[0] == f'-m venv {tmp_path}/venv'
+
+
+def test_what_a_list_has_installed_is_known_only_until_another_was(tmp_path):
+    """A list that comes back is installed again, and so is mmcv when its version changes."""
+    log, stub, copy = tmp_path / 'log', tmp_path / 'venv/bin/python', tmp_path / 'copy'
+    for folder in ('tools/setup', 'requirements'):
+        shutil.copytree(ROOT / folder, copy / folder)
+    stub.parent.mkdir(parents=True)
+    text = PYTHON.format(log=log, root=copy).replace(
+        '*"import mmcv"*) exit 1', f'*"import mmcv"*) grep -q "$(cat {copy}/requirements/mmcv.txt)" "{log}"'
+    )
+    stub.write_text(text)
+    stub.chmod(0o755)
+    lists = copy / 'requirements'
+
+    def installed():
+        log.write_text(log.read_text() if log.exists() else '')
+        before = len(log.read_text().splitlines())
+        result = setup(tmp_path, 'test', SCRIPT=copy, PYTHON=sys.executable)
+        assert result.returncode == 0, result.stderr
+        return ' '.join(log.read_text().splitlines()[before:])
+
+    for pin in ('onedl-mmcv==2.3.6', 'onedl-mmcv==2.3.7'):
+        wheel = tmp_path / 'wheels' / f'{pin}-torch2.11.0-py311' / f'{pin}.whl'
+        wheel.parent.mkdir(parents=True)
+        wheel.touch()
+    assert '-r requirements/demo.txt' in installed()
+    assert '-r ' not in installed()
+    old = (lists / 'demo.txt').read_text()
+    for text in (old + '# more\n', old):
+        (lists / 'demo.txt').write_text(text)
+        assert '-r requirements/demo.txt' in installed()
+    assert 'whl' not in installed()
+    (lists / 'mmcv.txt').write_text('onedl-mmcv==2.3.7\n')
+    assert 'onedl-mmcv==2.3.7.whl' in installed()
+
+
 @pytest.mark.skipif(shutil.which('nvcc', path='/usr/bin:/bin') is not None, reason='takes a path without nvcc')
 @pytest.mark.parametrize('with_nvcc', [False, True])
 def test_operators_are_compiled_for_what_there_are_compilers(tmp_path, with_nvcc):

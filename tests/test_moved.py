@@ -92,9 +92,11 @@ def test_scripts_run_under_their_earlier_names(tmp_path):
     assert '1437 training and 360 test images' in out and (tmp_path / 'digits' / 'train' / '3').is_dir()
 
 
-def test_the_doctor_runs_without_torch_and_mmengine_and_the_rest_says_what_is_missing(tmp_path):
+@pytest.mark.parametrize('error', ['ImportError("no LIBRARY here", name="LIBRARY")', 'OSError("no LIBRARY here")'])
+def test_the_doctor_runs_without_torch_and_mmengine_and_the_rest_says_what_is_missing(tmp_path, error):
+    """An OSError is what torch raises without its CUDA libraries."""
     for library in ('torch', 'mmengine'):
-        (tmp_path / f'{library}.py').write_text(f'raise ImportError("no {library} here", name="{library}")')
+        (tmp_path / f'{library}.py').write_text(f'raise {error.replace("LIBRARY", library)}')
     env = dict(PYTHONPATH=f'{tmp_path}:{moved.__file__.rsplit("/", 2)[0]}', PATH='')
     doctor = subprocess.run([sys.executable, '-m', 'mmvisionllama.doctor'], env=env, capture_output=True, text=True)
     assert 'Traceback' not in doctor.stderr and doctor.returncode == 1
@@ -102,4 +104,5 @@ def test_the_doctor_runs_without_torch_and_mmengine_and_the_rest_says_what_is_mi
     code = 'import mmvisionllama; print(mmvisionllama.__version__); import mmvisionllama.backbones'
     other = subprocess.run([sys.executable, '-c', code], env=env, capture_output=True, text=True)
     assert other.stdout.strip() and other.returncode == 1
-    assert "pip install 'mmvisionllama[onedl]'" in other.stderr.strip().splitlines()[-1]
+    last = other.stderr.strip().splitlines()[-1]
+    assert "pip install 'mmvisionllama[onedl]'" in last and '(no mmengine here)' in last

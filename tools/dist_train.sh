@@ -26,7 +26,7 @@ restarts=${MAX_RESTARTS:-0}
 resume=()
 nodes=${NNODES:-1}
 endpoint=
-if [ "$restarts" -gt 0 ] || [[ $nodes == *:* ]]; then endpoint=${RDZV_ENDPOINT:-}; fi
+if [ "$restarts" != 0 ] || [[ $nodes == *:* ]]; then endpoint=${RDZV_ENDPOINT:-}; fi
 check_processes "$processes" "$port" "$config" "$endpoint"
 if [ "$restarts" -gt 0 ] || [[ $nodes == *:* ]]; then
     where=(--max-restarts="$restarts" --rdzv-backend=c10d --rdzv-endpoint="${endpoint:-$address:$port}"

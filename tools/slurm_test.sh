@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Evaluates on a Slurm cluster:
-#     [GPUS=8] [GPUS_PER_NODE=8] [CPUS_PER_TASK=12] [SRUN_ARGS=...] \
+#     [GPUS=8] [GPUS_PER_NODE=8] [CPUS_PER_TASK=12] [PORT=...] [SRUN_ARGS=...] \
 #         tools/slurm_test.sh PARTITION JOB_NAME CONFIG CHECKPOINT [options of tools/test.py]
-# GPUS_PER_NODE=0 evaluates on CPUs, with GPUS processes.
+# GPUS_PER_NODE=0 evaluates on CPUs, with GPUS processes. PORT: where they meet, by default one that depends on the job.
 set -euo pipefail
 if [ $# -lt 4 ]; then
     echo "usage: $0 PARTITION JOB_NAME CONFIG CHECKPOINT [options of tools/test.py]" >&2

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Trains on a Slurm cluster:
-#     [GPUS=8] [GPUS_PER_NODE=8] [CPUS_PER_TASK=12] [SRUN_ARGS=...] \
+#     [GPUS=8] [GPUS_PER_NODE=8] [CPUS_PER_TASK=12] [PORT=...] [SRUN_ARGS=...] \
 #         tools/slurm_train.sh PARTITION JOB_NAME CONFIG WORK_DIR [options of tools/train.py]
-# GPUS_PER_NODE=0 trains on CPUs, with GPUS processes.
+# GPUS_PER_NODE=0 trains on CPUs, with GPUS processes. PORT: where they meet, by default one that depends on the job.
 #
 # BATCH=1 submits a job that goes on by itself until the training is over: SIGNAL_SECONDS (120) before the time limit
 #     (SBATCH_ARGS=--time=...), and when it is preempted, it stops with a checkpoint, is queued again and resumes from
@@ -44,6 +44,7 @@ cat > "$job" <<JOB
 trap '' TERM USR1
 export MMVISIONLLAMA_STOPPED=$(printf '%q' "$work_dir/.stopped")
 rm -f "\$MMVISIONLLAMA_STOPPED"
+export SRUN_CPUS_PER_TASK=${CPUS_PER_TASK:-12} # Slurm >= 22.05 does not hand on what sbatch was given
 (trap - TERM USR1; exec srun --kill-on-bad-exit=1 ${SRUN_ARGS:-} $(printf '%q ' "${train[@]}"))
 status=\$?
 if [ -e "\$MMVISIONLLAMA_STOPPED" ]; then

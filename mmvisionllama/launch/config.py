@@ -14,20 +14,22 @@ from mmengine.runner import Runner
 
 from ..errors import LaunchError
 from ..layers.options import type_name
+from ..requirements import extra
 
-#: scope of a config -> what to install for it
+DOCTOR = "'python -m mmvisionllama.doctor' says how, mmcv's compiled operators included"
+#: scope of a config -> what to install for it; EXTRA: of the line that is here
 LIBRARIES = {
-    'mmpretrain': "pip install 'mmvisionllama[onedl]'",
-    'mmseg': "pip install 'mmvisionllama[onedl]'",
-    'mmdet': "pip install --no-build-isolation 'mmvisionllama[onedl]' (mmdet needs mmcv's compiled operators)",
-    'mmcv': "'python -m mmvisionllama.doctor' says how, mmcv's compiled operators included",
+    'mmpretrain': "pip install 'mmvisionllama[EXTRA]'",
+    'mmseg': "pip install 'mmvisionllama[EXTRA]'",
+    'mmdet': DOCTOR,
+    'mmcv': DOCTOR,
 }
 
 
 def missing_library(name: str) -> str:
     """Which library is missing and how to install it."""
     library = name.split('.')[0]
-    return f'{name} is not installed: {LIBRARIES.get(library, f"pip install {library}")}'
+    return f'{name} is not installed: {LIBRARIES.get(library, f"pip install {library}").replace("EXTRA", extra())}'
 
 
 def load_config(path: str, cfg_options: Optional[dict] = None) -> Config:

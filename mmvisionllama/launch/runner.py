@@ -40,6 +40,14 @@ def check_launcher(launcher: str) -> None:
             f'--launcher {launcher} needs {", ".join(missing)} in the environment: start with {starter}, or leave '
             f'--launcher out'
         )
+    if launcher == 'slurm':
+        os.environ.setdefault('MASTER_PORT', os.environ.get('PORT') or str(port_of_job()))
+
+
+def port_of_job() -> int:
+    """A port, 20000 ... 39999, of a Slurm job and step: mmengine's one for all would serve one job of a machine."""
+    job, step = (int(os.environ.get(f'SLURM_{name}_ID', 0)) for name in ('JOB', 'STEP'))
+    return 20000 + (31 * job + step) % 20000
 
 
 #: torch's names: fp32; TF32; bfloat16 products where the GPU has no better
@@ -61,7 +69,7 @@ def init_cpu_group(launcher: str, timeout: Optional[float] = None) -> bool:
     if launcher == 'slurm':
         nodes = ['scontrol', 'show', 'hostname', os.environ['SLURM_NODELIST']]
         os.environ.setdefault('MASTER_ADDR', subprocess.check_output(nodes, text=True).split()[0])
-        os.environ.setdefault('MASTER_PORT', '29500')
+        os.environ.setdefault('MASTER_PORT', str(port_of_job()))
         for ours, slurm in (('RANK', 'PROCID'), ('WORLD_SIZE', 'NTASKS'), ('LOCAL_RANK', 'LOCALID')):
             os.environ[ours] = os.environ[f'SLURM_{slurm}']
     elif launcher == 'mpi':

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 import torch
 
+from mmvisionllama.launch.runner import check_launcher
+
 ROOT = Path(__file__).parents[2]
 
 CONFIG = """
@@ -156,6 +158,45 @@ def test_several_nodes(tmp_path):
     for part in ('--nnodes=3', '--node-rank=2', '--master-port=1234', '--master-addr=node0', '--nproc-per-node=8'):
         assert part in out.split()
     assert out.split()[-4:] == [str(config), '--launcher', 'pytorch', '--amp']
+
+
+@pytest.mark.parametrize(
+    'name, value, message',
+    [
+        ('PYTHON', 'no_such_python', 'there is no no_such_python: activate the environment'),
+        ('MAX_RESTARTS', 'abc', "MAX_RESTARTS must be a whole number, got 'abc'"),
+    ],
+)
+def test_what_the_scripts_cannot_use(tmp_path, name, value, message):
+    config = tmp_path / 'c.py'
+    config.touch()
+    args, env = ['bash', ROOT / 'tools' / 'dist_train.sh', config, '2'], {**os.environ, name: value}
+    result = subprocess.run(args, env=env, capture_output=True, text=True)
+    assert result.returncode == 1 and result.stderr.startswith(f'error: {message}') and result.stderr.count('\n') == 1
+
+
+def test_a_submitted_job_hands_its_processors_on(tmp_path):
+    sbatch = tmp_path / 'sbatch'
+    sbatch.write_text('#!/bin/sh\nfor job; do :; done\ncat "$job"\n')
+    sbatch.chmod(0o755)
+    env = dict(PATH=f'{tmp_path}:{os.environ["PATH"]}', BATCH='1', CPUS_PER_TASK='7')
+    args = ['bash', ROOT / 'tools' / 'slurm_train.sh', 'part', 'job', 'c.py', tmp_path / 'work']
+    job = subprocess.run(args, env=env, capture_output=True, text=True).stdout
+    assert job.index('export SRUN_CPUS_PER_TASK=7 ') < job.index('exec srun ')
+
+
+def test_jobs_of_one_machine_have_ports_of_their_own(monkeypatch):
+    slurm = dict(SLURM_PROCID='0', SLURM_NTASKS='2', SLURM_NODELIST='a', SLURM_LOCALID='0', SLURM_JOB_ID='4711')
+    ports = []
+    for changed in (dict(), dict(SLURM_STEP_ID='1'), dict(SLURM_JOB_ID='4712'), dict(PORT='1234')):
+        with monkeypatch.context() as patch:
+            for name in ('MASTER_PORT', 'PORT', 'SLURM_STEP_ID'):
+                patch.delenv(name, raising=False)
+            for name, value in {**slurm, **changed}.items():
+                patch.setenv(name, value)
+            check_launcher('slurm')
+            ports.append(int(os.environ.pop('MASTER_PORT')))
+    assert len(set(ports)) == 4 and ports[-1] == 1234 and all(20000 <= port < 40000 for port in ports[:-1])
 
 
 @pytest.mark.parametrize('per_node, gpus', [(8, True), (0, False)])

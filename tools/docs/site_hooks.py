@@ -1,18 +1,21 @@
 """Hooks of mkdocs: links written for a repository's pages also work on the site.
 
 A page in ``docs/`` may link to files elsewhere in the repository and to folders. Linked files become part of the site,
-and a linked folder becomes a page that lists its files.
+and a linked folder its README, or a page that lists its files.
 """
 
 import posixpath
 import re
+from collections import Counter
 from pathlib import Path
 
+from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File
 
 ROOT = Path(__file__).resolve().parents[2]
-# the target of a Markdown link or picture: not an address, not a heading of the same page
+# the target of a Markdown link or picture, and of a picture in HTML: not an address, not a heading of the same page
 LINK = re.compile(r'(?<=\]\()(?![a-z]+:|#)([^)#\s]+)')
+SOURCE = re.compile(r'(?<=src=")(?![a-z]+:)([^"]+)')
 
 
 def on_files(files, config):
@@ -21,12 +24,14 @@ def on_files(files, config):
     waiting = [(f'docs/{file.src_uri}', file.content_string) for file in files.documentation_pages()]
     while waiting:
         page, text = waiting.pop()
-        for link in LINK.findall(text):
+        for link in LINK.findall(text) + SOURCE.findall(text):
             target = _target(page, link)
             uri = _site_uri(target)
             if uri in known or not (ROOT / target).exists():
                 continue  # a broken link is mkdocs' to report
             known.add(uri)
+            if (ROOT / target / 'README.md').exists():
+                target = f'{target}/README.md'
             if (ROOT / target).is_dir():
                 target, content = f'{target}/index.md', _listing(target)
             else:
@@ -34,6 +39,10 @@ def on_files(files, config):
             files.append(File.generated(config, uri, content=content))
             if uri.endswith('.md'):
                 waiting.append((target, content if isinstance(content, str) else content.decode()))
+    places = Counter(file.dest_uri for file in files)
+    twice = [place for place, number in places.items() if number > 1]
+    if twice:
+        raise PluginError(f'several pages would be written to {", ".join(twice)}')
     return files
 
 
@@ -48,7 +57,11 @@ def on_page_markdown(markdown, page, config, files):
             return match[1]
         return posixpath.relpath(_site_uri(target), posixpath.dirname(source) or '.')
 
-    return LINK.sub(site_link, markdown)
+    def site_source(match):
+        target = _target(path, match[1])
+        return posixpath.relpath(_site_uri(target), posixpath.dirname(page.file.dest_uri) or '.')
+
+    return SOURCE.sub(site_source, LINK.sub(site_link, markdown))
 
 
 def _target(page: str, link: str) -> str:
@@ -57,10 +70,16 @@ def _target(page: str, link: str) -> str:
 
 
 def _site_uri(target: str) -> str:
-    """Place on the site of a file or folder of the repository: docs/ is the site's root."""
+    """Place on the site of a file or folder of the repository: docs/ is the site's root.
+
+    A README beyond it is a page beside the index, in whose place mkdocs would write it.
+    """
     if (ROOT / target).is_dir():
-        target = f'{target}/index.md'
-    return target[len('docs/') :] if target.startswith('docs/') else target
+        target = f'{target}/{"README.md" if (ROOT / target / "README.md").exists() else "index.md"}'
+    if target.startswith('docs/'):
+        return target[len('docs/') :]
+    folder, name = posixpath.split(target)
+    return posixpath.join(folder, 'readme.md') if name == 'README.md' else target
 
 
 def _listing(folder: str) -> str:

@@ -14,6 +14,14 @@ check_processes() {
         echo "error: PORT must be in 1 ... 65535, got '$2'" >&2
         exit 1
     fi
+    if ! [[ ${MAX_RESTARTS:-0} =~ ^[0-9]+$ ]]; then
+        echo "error: MAX_RESTARTS must be a whole number, got '$MAX_RESTARTS'" >&2
+        exit 1
+    fi
+    if ! command -v "${PYTHON:-python}" >/dev/null; then
+        echo "error: there is no ${PYTHON:-python}: activate the environment, or give PYTHON=.venv/bin/python" >&2
+        exit 1
+    fi
     # the first machine opens the port, the others connect to it; ENDPOINT is another place to meet
     local bind='import socket, sys
 with socket.socket() as s:

@@ -31,10 +31,13 @@ need_disk() { # need_disk GIGABYTES FOLDER
     [ "$free" -ge "$1" ] || die "$2 has $free GB free and this step needs $1 GB: free some space or set VENV/WHEELS to another disk"
 }
 
-if [ ! -x "$VENV/bin/python" ]; then
+# without pip: an interpreter is there before python's venv module fails or is interrupted
+if ! "$VENV/bin/python" -m pip --version >/dev/null 2>&1; then
     need_disk 9 "$(dirname "$VENV")"
     say "Making the environment in $VENV"
-    "$PYTHON" -m venv "$VENV" || die "python's venv module failed: on Debian, apt-get install python3-venv"
+    clear=()
+    [ ! -e "$VENV/pyvenv.cfg" ] || clear=(--clear)
+    "$PYTHON" -m venv ${clear[@]+"${clear[@]}"} "$VENV" || die "python's venv module failed: on Debian, apt-get install python3-venv"
 fi
 python=$VENV/bin/python
 version=$("$python" -c 'import sys; print("%d%d" % sys.version_info[:2])')
@@ -50,6 +53,8 @@ step() { # step NAME MESSAGE ARGS...: installs the requirement file NAME once
     say "$message"
     # torch's pins hold: no other list may bring another torch
     pip_install "$@" -r "$file" -c "$(list torch)" || die "installing $file failed: see pip's message above"
+    # what an earlier list has installed is no longer as it was
+    rm -f "$VENV/.stamp-$name"-*
     touch "$stamp"
 }
 has_mmcv() { "$python" -c 'import mmcv, sys; pin = sys.argv[1]; sys.exit("==" in pin and not pin.endswith("==" + mmcv.__version__))' "$mmcv_pin" 2>/dev/null; }
@@ -89,7 +94,7 @@ if [ "$stage" = test ]; then
     step test "Installing mmdetection and the test tools (about a minute)"
 fi
 
-if [ $operators = yes ] && ! has_operators; then
+if [ $operators = yes ] && ! { has_operators && has_mmcv; }; then
     if ! ls "$wheel_folder"/*.whl >/dev/null 2>&1; then
         command -v g++ >/dev/null || die "no C++ compiler found and mmdet and OpenMMLab's mmsegmentation need mmcv's compiled operators: on Debian, apt-get install g++"
         "$python" -c 'import os, sys, sysconfig as s; sys.exit(not os.path.exists(os.path.join(s.get_paths()["include"], "Python.h")))' ||
