@@ -4,6 +4,7 @@ Importing the package registers its models, transforms and hooks in mmengine's r
 mmengine only.
 """
 
+import importlib
 from typing import Any
 
 from . import mmpretrain_hub, moved, requirements
@@ -23,4 +24,6 @@ def __getattr__(name: str) -> Any:
         from . import zoo
 
         return getattr(zoo, name)
+    if name in moved.MODULES:
+        return importlib.import_module(f'{__name__}.{name}')
     raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

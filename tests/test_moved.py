@@ -106,3 +106,11 @@ def test_the_doctor_runs_without_torch_and_mmengine_and_the_rest_says_what_is_mi
     assert other.stdout.strip() and other.returncode == 1
     last = other.stderr.strip().splitlines()[-1]
     assert "pip install 'mmvisionllama[onedl]'" in last and '(no mmengine here)' in last
+
+
+def test_an_earlier_module_is_an_attribute_of_the_package():
+    """As it was where ``import mmvisionllama`` had imported it."""
+    import mmvisionllama
+    from mmvisionllama.datasets import digits
+
+    assert mmvisionllama.data.digits.write_digits is digits.write_digits

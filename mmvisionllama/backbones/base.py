@@ -12,7 +12,7 @@ from ..errors import OptionError
 from ..layers.embed import PatchEmbed, resize_pos_embed
 from ..layers.feedforward import swiglu_hidden
 from ..layers.norm import NORMS
-from ..layers.options import checked_choice, checked_rate, checked_sides, checked_whole, type_name
+from ..layers.options import checked_choice, checked_dict, checked_rate, checked_sides, checked_whole, type_name
 from ..layers.valid_grid import ImageSizes, ValidGrid, checked_sizes, resize_pos_embed_each
 
 
@@ -89,6 +89,20 @@ class BaseBackbone(BaseModule):
         if not resolved or resolved != sorted(resolved):
             raise OptionError(f'out_indices must be one index or several that ascend, got {out_indices!r}')
         return resolved
+
+    @staticmethod
+    def ffn_options(ffn_cfg: Optional[dict], drop_rate: float) -> dict:
+        """``ffn_cfg`` with the backbone's dropout where it names none; SwiGLU by default."""
+        return dict(dict(drop=drop_rate), **(checked_dict('ffn_cfg', ffn_cfg) or dict(type='swiglu')))
+
+    @staticmethod
+    def rope_options(rope_cfg: Optional[dict]) -> dict:
+        """A copy of ``rope_cfg``; an OptionError for what is the backbone's to give."""
+        options = checked_dict('rope_cfg', rope_cfg)
+        given = [name for name in ('anchor', 'key_position', 'head_dim', 'num_heads', 'sr_ratio') if name in options]
+        if given:
+            raise OptionError(f'rope_cfg has {given[0]}, which is an argument of the backbone or of its arch')
+        return options
 
     def add_pos_embed(
         self, patch_embed: PatchEmbed, img_size: Union[int, Sequence[int]], extra_tokens: int = 0
@@ -196,11 +210,12 @@ def strict_pretrained(init_cfg: Optional[Union[dict, list]]) -> Optional[Union[d
     return strict[0] if isinstance(init_cfg, dict) else [cfg for cfg in cfgs if not is_pretrained(cfg)] + strict
 
 
-def resolved_norm(cfg: dict) -> dict:
-    """``norm_cfg`` whose type is one of :data:`~mmvisionllama.layers.norm.NORMS` or a registered class itself."""
+def resolved_norm(cfg: dict, name: str = 'norm_cfg') -> dict:
+    """``norm_cfg``, or what has this name, whose type is one of :data:`~mmvisionllama.layers.norm.NORMS` or a class."""
+    cfg = checked_dict(name, cfg)
     kind = cfg.get('type', 'LN')
     registered = MODELS.get(kind) if isinstance(kind, str) and kind not in NORMS else None
-    return dict(cfg, type=registered) if registered is not None else dict(cfg)
+    return dict(cfg, type=registered) if registered is not None else cfg
 
 
 def hidden_channels(embed_dims: int, given: Optional[int], ffn_cfg: dict) -> Optional[int]:

@@ -151,8 +151,10 @@ class iLLaMA(PlainBackbone):
 
         self.rope_scale = checked_choice('rope_scale', rope_scale, self.ROPE_SCALES, {'released': 'none'})
         self.rotary = None
+        if rope_cfg and not with_rope:
+            raise OptionError('rope_cfg says how the rotary embedding is made: set with_rope=True, or leave it out')
         if with_rope:
-            rope_cfg = dict(rope_cfg or {})
+            rope_cfg = self.rope_options(rope_cfg)
             if 'kind' in rope_cfg or 'scale' in rope_cfg:
                 raise OptionError("iLLaMA's positions are 1D: leave kind out of rope_cfg, and set rope_scale for scale")
             scale = 'per_axis' if self.rope_scale == 'sequence' else 'none'
@@ -166,7 +168,7 @@ class iLLaMA(PlainBackbone):
         self.build_layers(
             lambda i: RotaryAttention(self.embed_dims, self.num_heads, **attn_cfg),
             norm_cfg=norm_cfg or dict(type='RMSNorm', eps=1e-6),
-            ffn_cfg=dict(ffn_cfg or dict(type='swiglu')),
+            ffn_cfg=self.ffn_options(ffn_cfg, drop_rate),
             final_norm=final_norm,
             layer_scale_init_value=layer_scale_init_value,
             drop_rate=drop_rate,

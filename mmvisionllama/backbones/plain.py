@@ -65,7 +65,7 @@ class PlainBackbone(PackedForward, BaseBackbone):
         self.num_heads: int = settings['num_heads']
         self.arch_settings = settings
         check_heads(self.embed_dims, self.num_heads)
-        check_flags(with_cls_token=with_cls_token)
+        check_flags(with_cls_token=with_cls_token, output_cls_token=output_cls_token)
         self.out_type = checked_choice('out_type', out_type, self.OUT_TYPES)
         if out_type == 'cls_token' and not with_cls_token:
             raise ValueError("out_type='cls_token' needs with_cls_token=True")
@@ -108,7 +108,7 @@ class PlainBackbone(PackedForward, BaseBackbone):
         self.layers = nn.ModuleList(
             TransformerBlock(
                 build_attention(i),
-                build_ffn(dict(ffn_cfg, drop=drop_rate), self.embed_dims, hidden_dims),
+                build_ffn(self.ffn_options(ffn_cfg, drop_rate), self.embed_dims, hidden_dims),
                 build_norm(norm_cfg, self.embed_dims),
                 build_norm(norm_cfg, self.embed_dims),
                 embed_dims=self.embed_dims,

@@ -66,9 +66,9 @@ class PyramidVisionLLaMA(BaseBackbone):
         anchor: Resolution that the weights were trained at, pixels or (height, width); each stage's grid follows.
         rope_cfg: Options of :class:`~mmvisionllama.layers.GSAPositionCalibration` and its ``AS2DRoPE`` (``kind``,
             ``base``, ``ratio``, ``share_heads``, ``ntk_alpha``, ``ntk_keys``, ``scale``, ``directions`` other than
-            ``'mixed'``, ``freq_range``, ``num_directions``), and ``anchor_grid``, a token grid (H0, W0) for every stage
-            in the place of those that follow from ``anchor`` (the release has 14 x 14). Positions inside windows
-            are never scaled: a window has one size at every resolution.
+            ``'mixed'``, ``freq_range``, ``num_directions``, ``yarn_range``), and ``anchor_grid``, a token grid (H0, W0)
+            for every stage in the place of those that follow from ``anchor`` (the release has 14 x 14). Positions
+            inside windows are never scaled: a window has one size at every resolution.
         key_position: ``'mean'`` of the cell, or ``'flat_index'`` as the released code has it.
         mask_padding: True hides the padding of partial windows; False attends to it, as the released code does.
         ffn_cfg: ``dict(type='swiglu' | 'gelu', bias=...)``.
@@ -156,7 +156,7 @@ class PyramidVisionLLaMA(BaseBackbone):
         self.norm_flows_on = norm_after_stage in ('in_trunk', 'released')
         has_norm = self._resolve_norms(norm_after_stage)
         norm_cfg = resolved_norm(norm_cfg or dict(type='LN', eps=1e-5))
-        ffn_cfg = dict(ffn_cfg or dict(type='swiglu'), drop=drop_rate)
+        ffn_cfg = self.ffn_options(ffn_cfg, drop_rate)
         attn_cfg = dict(qkv_bias=qkv_bias, attn_drop=attn_drop_rate, proj_drop=drop_rate, backend=backend)
         block_cfg = dict(layer_scale_init_value=layer_scale_init_value, with_cp=with_cp)
         hidden_dims = settings['feedforward_channels'] or [None] * self.num_stages
@@ -176,7 +176,7 @@ class PyramidVisionLLaMA(BaseBackbone):
             self.drops_after_pos.append(nn.Dropout(drop_rate))
             anchor_grid = self.patch_embeds[s].grid(anchor_grid)
             channels = dims
-            self._add_positions(s, anchor_grid, key_position, dict(rope_cfg or {}))
+            self._add_positions(s, anchor_grid, key_position, self.rope_options(rope_cfg))
             self._add_blocks(s, rates, hidden_dims[s], norm_cfg, ffn_cfg, attn_cfg, block_cfg)
             self.norms.append(build_norm(norm_cfg, dims) if has_norm[s] else nn.Identity())
 

@@ -22,7 +22,7 @@ from ..layers import (
     window_context,
 )
 from ..layers.logit_scale import check_logit_scale
-from ..layers.options import check_flags, checked_choice, checked_sides, checked_whole, made
+from ..layers.options import check_flags, checked_choice, checked_dict, checked_sides, checked_whole, made
 from ..layers.valid_grid import own_sides
 from ..layers.window_attention import check_mask_padding
 from .base import resolved_norm
@@ -168,7 +168,7 @@ class VisionLLaMA(PlainBackbone):
         norm_cfg = norm_cfg or dict(type='LN', eps=1e-6)
         check_flags(abs_pos_embed=abs_pos_embed, peg=peg, pre_norm=pre_norm)
         self.img_size = checked_sides('img_size', img_size)
-        rope_cfg = dict(rope_cfg or {})
+        rope_cfg = self.rope_options(rope_cfg)
         self._add_positions(rope_cfg, cls_position, logit_scale, position_augmentation)
         self.num_registers = checked_whole('num_registers', num_registers, 0)
         if num_registers:
@@ -189,7 +189,7 @@ class VisionLLaMA(PlainBackbone):
             raise OptionError('windowed blocks have no place for registers: leave num_registers out')
         attn_cfg = dict(qkv_bias=qkv_bias, attn_drop=attn_drop_rate, proj_drop=drop_rate, backend=backend)
         if qk_norm_cfg:
-            attn_cfg.update(qk_norm_cfg=resolved_norm(qk_norm_cfg))
+            attn_cfg.update(qk_norm_cfg=resolved_norm(qk_norm_cfg, 'qk_norm_cfg'))
 
         def build_attention(index: int) -> RotaryAttention:
             own = AS2DRoPE(self.rotary.head_dim, self.num_heads, **rope_cfg) if self.rotary.is_learned else None
@@ -198,7 +198,7 @@ class VisionLLaMA(PlainBackbone):
         self.build_layers(
             build_attention,
             norm_cfg=norm_cfg,
-            ffn_cfg=dict(ffn_cfg or dict(type='swiglu')),
+            ffn_cfg=self.ffn_options(ffn_cfg, drop_rate),
             final_norm=final_norm,
             layer_scale_init_value=layer_scale_init_value,
             drop_rate=drop_rate,
@@ -216,7 +216,9 @@ class VisionLLaMA(PlainBackbone):
         if self.rotary.is_learned:  # each block has vectors of its own: this one places tokens
             self.rotary.vectors = None
         self.cls_position = checked_choice('cls_position', cls_position, self.CLS_POSITIONS, self.CLS_POSITION_ALIASES)
-        if self.with_cls_token and self.cls_position != 'origin':
+        if self.cls_position != 'origin':
+            if not self.with_cls_token:
+                raise OptionError(f'cls_position={cls_position!r} places the class token: set with_cls_token=True')
             if self.rotary.kind == '1d':
                 raise ValueError(
                     f"cls_position={cls_position!r} is a position of the 2D grid: use 'origin' with 1D RoPE"
@@ -226,6 +228,7 @@ class VisionLLaMA(PlainBackbone):
         self.logit_scale = check_logit_scale(logit_scale, self.anchor_grid)
         self.position_augmentation = None
         if augmentation is not None:
+            augmentation = checked_dict('position_augmentation', augmentation)
             self.position_augmentation = made('position_augmentation', PositionAugmentation, **augmentation)
 
     def build_attention(self, index: int, **attn_cfg: Any) -> RotaryAttention:
@@ -240,6 +243,8 @@ class VisionLLaMA(PlainBackbone):
             parts.append(self.pre_norm)
         if self.frozen_stages > 0 and self.peg is not None:
             parts.append(self.peg)
+        if self.frozen_stages == self.num_layers and self.position_augmentation is not None:
+            parts.append(self.position_augmentation)  # features of a frozen backbone are not random
         return parts
 
     def rotary_positions(

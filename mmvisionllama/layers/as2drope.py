@@ -198,6 +198,8 @@ class AS2DRoPE(nn.Module):
             if directions == 'golden' and (base != 10000 or ntk_alpha != 1):
                 raise OptionError("directions='golden' take freq_range in the place of base and ntk_alpha")
         self.num_directions = checked_whole('num_directions', num_directions)
+        if num_directions != 4 and directions != 'spiral':
+            raise OptionError(f"num_directions is an option of directions='spiral', not of {directions!r}")
         if directions == 'spiral' and self.rotary_dim // 4 % num_directions:
             raise OptionError(
                 f'num_directions={num_directions} must divide {self.rotary_dim // 4}, a quarter of the rotated channels'

@@ -89,6 +89,8 @@ def may_overwrite(module: nn.Module, out: Tensor) -> bool:
     """Whether nobody but the caller has an eye on what ``module`` returned: a plain linear layer without hooks."""
     if not usable() or type(module) is not nn.Linear or type(out) is not Tensor or not out.is_contiguous():
         return False
+    if 'forward' in vars(module):  # wrapped, as recorders and offloading do
+        return False
     if torch._C._len_torch_dispatch_stack():  # selective checkpointing, for one, keeps what passes by
         return False
     hooks = module._forward_hooks or module._backward_hooks or nn.modules.module._global_forward_hooks
@@ -192,13 +194,14 @@ class _RotateQKV(torch.autograd.Function):
 @contextmanager
 def recomputing(product: Tensor, gate: Tensor, up: Tensor) -> Iterator[None]:
     """Inside, autograd keeps of ``product = silu_mul(gate, up)`` how to make it again; gate and up it has already."""
-    address, count = product.data_ptr(), product.numel()
+    # what writes into the product, a hook on the next layer say, leaves the address and raises the version
+    address, count, version = product.data_ptr(), product.numel(), product._version
     inputs = gate.detach(), up.detach()  # share version counters with what _SiLUMul keeps, which checks them
     del product, gate, up
 
     def pack(tensor: Tensor) -> Union[Tensor, torch.Size]:
-        whole = tensor.data_ptr() == address and tensor.numel() == count and tensor.is_contiguous()
-        return tensor.shape if whole else tensor
+        same = tensor.data_ptr() == address and tensor._version == version
+        return tensor.shape if same and tensor.numel() == count and tensor.is_contiguous() else tensor
 
     def unpack(kept: Union[Tensor, torch.Size]) -> Tensor:
         if isinstance(kept, Tensor):

@@ -91,6 +91,13 @@ def check_flags(**flags: Any) -> None:
             raise OptionError(f'{name} must be True or False, got {value!r}')
 
 
+def checked_dict(name: str, value: Any) -> dict:
+    """A copy of a dictionary of options, empty for None; an OptionError for anything else."""
+    if value is not None and not isinstance(value, Mapping):
+        raise OptionError(f'{name} must be a dictionary of options, got {value!r}')
+    return dict(value or {})
+
+
 def made(name: str, cls: Callable, *args: Any, **options: Any) -> Any:
     """``cls(*args, **options)``, with an OptionError that calls a wrong set of options by the name of their dict."""
     try:

@@ -13,10 +13,11 @@ class PositionAugmentation(nn.Module):
     """Stretches all positions of a forward pass by random factors; in evaluation it changes nothing. Holds no tensor.
 
     ``exp(u)`` with u uniform in ``-ln r ... ln r``: one factor for both axes with r = ``rescale``, and one more for
-    each axis with r = ``jitter``. One draw serves all images of a call, from torch's generator of the device. Source:
-    Siméoni et al., "DINOv3", 2025 (arXiv 2508.10104), section 3.2 (RoPE-box jittering, r = 2), and its released code.
-    There coordinates are measured from the image's centre, here from its first patch, which makes no difference between
-    patches; to tokens without a position (class token, registers) the patches move as well.
+    each axis with r = ``jitter``. One draw serves all images of a call (packed: all of one grid), from torch's
+    generator of the device. Source: Siméoni et al., "DINOv3", 2025 (arXiv 2508.10104), section 3.2 (RoPE-box jittering,
+    r = 2), and its released code. There coordinates are measured from the image's centre, here from its first patch,
+    which makes no difference between patches; to tokens without a position (class token, registers) the patches move as
+    well.
 
     Args:
         rescale: Largest factor of both axes, at least 1; 1 for none.

@@ -11,7 +11,7 @@ from mmengine.model import BaseModule
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from ..layers.options import at_least_fp32
+from ..layers.options import at_least_fp32, checked_whole
 
 
 @MODELS.register_module(name='VisionLLaMALN2d')
@@ -68,9 +68,9 @@ class SimpleFPN(BaseModule):
         init_cfg: Union[dict, Sequence[dict], None] = None,
     ) -> None:
         super().__init__(init_cfg)
-        if num_outs < 4:
-            raise ValueError(f'num_outs must be at least 4, got {num_outs}')
-        if in_channels % 4:
+        checked_whole('num_outs', num_outs, 4)
+        checked_whole('out_channels', out_channels)
+        if checked_whole('in_channels', in_channels) % 4:
             raise ValueError(f'in_channels must be a multiple of 4, got {in_channels}')
         self.num_outs = num_outs
         half, quarter = in_channels // 2, in_channels // 4

@@ -155,12 +155,16 @@ class MAEVisionLLaMA(VisionLLaMA):
         if not mask:
             return super().forward_packed(images)
         pack = Pack(images, self.first_patch)
+        if noise is not None and len(noise) != len(images):
+            raise ValueError(f'noise must have one entry for each of {len(images)} images, got {len(noise)}')
         tokens, contexts, masks = [], [], []
         for batch, members in zip(pack.batches, pack.members):
             x, grid = self.embed(batch)  # [count, N, C]
             ranks = (
                 torch.rand(x.shape[:2], device=x.device) if noise is None else torch.stack([noise[n] for n in members])
             )
+            if ranks.shape != x.shape[:2]:
+                raise ValueError(f'noise must be one number per patch, {x.shape[1]} here, got {ranks.shape[1]}')
             ids_keep, hidden, ids_restore = self.random_masking(ranks)
             x = x.gather(1, ids_keep[..., None].expand(-1, -1, x.shape[-1]))  # [count, N_keep, C]
             tokens.append(self.pre_norm(self.drop_after_pos(x)))

@@ -57,10 +57,12 @@ def reconstruct_fixed(model: nn.Module, images: Tensor, seed: int = 0) -> Recons
         images: Preprocessed images ``(B, C, H, W)``.
         seed: Seed of the masks.
     """
-    training = model.training
+    modes = [(module, module.training) for module in model.modules()]
     model.eval()
-    rows, cols = model.backbone.patch_embed.grid(images.shape[2:])
-    noise = fixed_noise(len(images), rows * cols, seed).to(images.device)
-    parts = reconstruct(model, images, noise)
-    model.train(training)
-    return parts
+    try:
+        rows, cols = model.backbone.patch_embed.grid(images.shape[2:])
+        noise = fixed_noise(len(images), rows * cols, seed).to(images.device)
+        return reconstruct(model, images, noise)
+    finally:
+        for module, mode in modes:
+            module.training = mode

@@ -46,6 +46,44 @@ def test_an_anchor_is_a_size_in_pixels(model, anchor):
         build(model, anchor=anchor)
 
 
+@pytest.mark.parametrize('model', [VisionLLaMA, iLLaMA, PyramidVisionLLaMA])
+@pytest.mark.parametrize('name', ['norm_cfg', 'ffn_cfg', 'rope_cfg'])
+def test_options_come_in_a_dictionary(model, name):
+    with pytest.raises(OptionError, match=f"{name} must be a dictionary of options, got 'LN'"):
+        build(model, **{name: 'LN'})
+
+
+@pytest.mark.parametrize(
+    'model, options, message',
+    [
+        (VisionLLaMA, dict(qk_norm_cfg=True), 'qk_norm_cfg must be a dictionary'),
+        (VisionLLaMA, dict(position_augmentation=2.0), 'position_augmentation must be a dictionary'),
+        (VisionLLaMA, dict(output_cls_token='False'), "output_cls_token must be True or False, got 'False'"),
+        (VisionLLaMA, dict(rope_cfg=dict(num_directions=3)), "num_directions is an option of directions='spiral'"),
+        (
+            VisionLLaMA,
+            dict(with_cls_token=False, out_type='featmap', cls_position='above_top_right'),
+            'places the class token: set with_cls_token=True',
+        ),
+        (iLLaMA, dict(with_rope=False, rope_cfg=dict(base=100)), 'set with_rope=True, or leave it out'),
+        (PyramidVisionLLaMA, dict(rope_cfg=dict(anchor=(14, 14))), 'anchor, which is an argument of the backbone'),
+    ],
+)
+def test_options_that_would_do_nothing_or_collide(model, options, message):
+    with pytest.raises(OptionError, match=message):
+        build(model, **options)
+
+
+@pytest.mark.parametrize('model', [VisionLLaMA, iLLaMA, PyramidVisionLLaMA])
+def test_dropout_of_the_feed_forward_layer_goes_before_the_backbones(model):
+    def rates(**options):
+        return {
+            m.p for name, m in build(model, **options).named_modules() if name.endswith('ffn.drop') and hasattr(m, 'p')
+        }
+
+    assert rates(ffn_cfg=dict(type='swiglu', drop=0.5)) == {0.5} and rates(drop_rate=0.25) == {0.25} and not rates()
+
+
 PLAIN_OPTIONS = [
     dict(arch=dict(num_layers=0)),
     dict(arch=dict(embed_dims=0)),

@@ -404,6 +404,12 @@ class TestTraining:
         model = tiny(drop_path_rate=0.2, drop_path_mode=mode)
         assert [layer.drop_path.drop_prob for layer in model.layers] == pytest.approx(rates)
 
+    def test_positions_of_a_frozen_backbone_are_not_random(self):
+        images = torch.randn(1, 3, 64, 64)
+        for frozen, same in ((2, False), (3, True)):
+            model = tiny(frozen_stages=frozen, position_augmentation=dict(rescale=2.0)).train()
+            assert torch.equal(model(images)[0], model(images)[0]) == same
+
     @pytest.mark.parametrize('frozen', [-1, 0, 2, 3])
     def test_frozen_stages(self, frozen):
         model = tiny(frozen_stages=frozen, drop_path_rate=0.5, peg=True, abs_pos_embed=True, img_size=64).train()

@@ -188,6 +188,17 @@ def test_what_somebody_else_sees_of_the_projection_stays():
     attention(x, context)
     torch.testing.assert_close(seen[0], plain)
 
+    attention, seen = RotaryAttention(16, 2), []
+    projection = attention.qkv.forward
+
+    def recorded(x):
+        seen.append(projection(x))
+        return seen[-1]
+
+    attention.qkv.forward = recorded  # as offloading wraps a layer
+    attention(x, context)
+    torch.testing.assert_close(seen[0], projection(x))
+
     class Keeps(torch.nn.Linear):
         def forward(self, x):
             return super().forward(x).exp()  # keeps its output for the backward pass
@@ -237,6 +248,28 @@ def test_the_product_of_the_gate_is_not_kept(checkpointed):
         plain = torch.autograd.grad(ffn(x).square().sum(), (x, *ffn.parameters()))
     for a, b in zip(grads, plain):
         torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize('change', ['hook', 'dropout'])
+def test_a_product_that_was_written_into_is_kept(change):
+    """Made again it would be the one before, and the weight's gradient silently wrong."""
+
+    def ablate(module, args):
+        args[0][..., :8] = 0
+
+    def gradients(on):
+        torch.manual_seed(0)
+        ffn = SwiGLU(8, 16).double()
+        if change == 'hook':
+            ffn.down.register_forward_pre_hook(ablate)
+        else:
+            ffn.down = torch.nn.Sequential(torch.nn.Dropout(0.5, inplace=True), ffn.down)
+        with use_kernels(on):
+            ffn(torch.randn(5, 8, dtype=torch.float64)).square().sum().backward()
+        return [parameter.grad for parameter in ffn.parameters()]
+
+    for with_kernels, without in zip(gradients(True), gradients(False)):
+        torch.testing.assert_close(with_kernels, without)
 
 
 def test_other_hooks_on_saved_tensors_see_everything():

@@ -5,6 +5,7 @@ import torch
 from mmengine.registry import MODELS
 from torch import nn
 
+from mmvisionllama.errors import OptionError
 from mmvisionllama.necks import LayerNorm2d, SimpleFPN
 
 
@@ -128,3 +129,9 @@ def test_levels_lie_in_memory_as_roi_align_reads_them():
     copies = torch.tensor(levels[0].tolist())
     out = ops.roi_align(levels[0], rois, (7, 7), 0.25, 0, 'avg', True)
     torch.testing.assert_close(out, ops.roi_align(copies, rois, (7, 7), 0.25, 0, 'avg', True), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize('options', [dict(in_channels='a'), dict(num_outs='5'), dict(num_outs=3), dict(out_channels=0)])
+def test_channels_and_levels_are_whole_numbers(options):
+    with pytest.raises(OptionError, match=f'{next(iter(options))} must be'):
+        SimpleFPN(**{**dict(in_channels=8), **options})

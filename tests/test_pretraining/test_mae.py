@@ -230,3 +230,14 @@ def test_errors_say_what_to_do():
         MAEVisionLLaMA(TINY)(torch.randn(1, 3, 16, 32))
     with pytest.raises(ValueError, match=r'noise must be of shape \(1, 4\)'):
         MAEVisionLLaMA(TINY)(torch.randn(1, 3, 32, 32), noise=torch.rand(1, 5))
+
+
+def test_noise_of_packed_images_has_a_number_for_each_patch():
+    model = MAEVisionLLaMA(dict(embed_dims=16, num_layers=1, num_heads=2), img_size=64, anchor=64).eval()
+    images = [torch.randn(3, 64, 64), torch.randn(3, 32, 64)]
+    noise = [torch.rand(16), torch.rand(8)]
+    assert [len(mask) for _, mask, _ in model.forward_packed(images, True, noise)] == [16, 8]
+    with pytest.raises(ValueError, match='one entry for each of 2 images, got 1'):
+        model.forward_packed(images, True, noise[:1])
+    with pytest.raises(ValueError, match='one number per patch, 16 here, got 8'):
+        model.forward_packed(images, True, [torch.rand(8), torch.rand(8)])

@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from mmengine.registry import init_default_scope
 
 from mmvisionllama.engine.hooks.reconstruction import preserved_random_state
-from mmvisionllama.pretraining.reconstruction import fixed_noise, reconstruct
+from mmvisionllama.pretraining.reconstruction import fixed_noise, reconstruct, reconstruct_fixed
 from mmvisionllama.visualization.reconstruction import draw, to_uint8
 
 pytest.importorskip('mmpretrain')
@@ -81,6 +82,16 @@ def test_only_hidden_patches_are_predicted():
     assert torch.equal(reconstruction[visible], images[visible])
     assert not torch.isclose(reconstruction[~visible], images[~visible]).all()
     assert torch.equal(masked, reconstruct(model, images, fixed_noise(2, 16, seed=3)).masked)
+
+
+def test_modes_of_all_parts_stay():
+    """A norm in evaluation mode among parts that train, and after an error, too."""
+    model = nn.Sequential(nn.BatchNorm2d(3), nn.Linear(2, 2))
+    model.backbone = nn.Identity()
+    model[0].eval()
+    with pytest.raises(AttributeError):
+        reconstruct_fixed(model, torch.zeros(1, 3, 4, 4))
+    assert [module.training for module in (model, model[0], model[1])] == [True, False, True]
 
 
 def test_pixels_and_layout():

@@ -84,10 +84,14 @@ class SoftMaskHook(Hook):
     def before_train(self, runner) -> None:
         """Sets the value of the iteration before the first: a validation that was due may come before that."""
         model = unwrapped(runner.model)
-        self.modules = [module for module in model.modules() if hasattr(module, 'set_soft_mask')]
+        self.modules = [
+            module
+            for module in model.modules()
+            if hasattr(module, 'set_soft_mask') and getattr(module, 'mask_mode', None) != 'none'
+        ]
         if not self.modules:
             raise OptionError(
-                'SoftMaskHook found no soft mask in the model: use the backbone iLLaMA, or take the hook out of '
+                'SoftMaskHook found no soft mask in the model: use iLLaMA with a mask_mode, or take the hook out of '
                 'custom_hooks'
             )
         duration, total = self.duration(runner), runner.max_iters

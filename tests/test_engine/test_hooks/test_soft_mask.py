@@ -153,6 +153,10 @@ def test_it_says_what_is_wrong(tmp_path, caplog):
     class Runnerish:
         model = nn.Linear(1, 1)
 
+    model = Model()
+    model.backbone.mask_mode = 'none'
+    with pytest.raises(OptionError, match='use iLLaMA with a mask_mode'):
+        SoftMaskHook().before_train(SimpleNamespace(model=model))
     with pytest.raises(OptionError, match='custom_hooks'):
         SoftMaskHook().before_train(Runnerish())
 
