@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import nn
 from mmengine.registry import init_default_scope
+from torch import nn
 
 from mmvisionllama.engine.hooks.reconstruction import preserved_random_state
 from mmvisionllama.pretraining.reconstruction import fixed_noise, reconstruct, reconstruct_fixed
