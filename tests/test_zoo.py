@@ -30,7 +30,7 @@ DIGITS = 'vision_llama_digits'
 
 
 def test_names_are_many_and_unique():
-    assert len(mmvisionllama.list_models('*visionllama*')) >= 56
+    assert len(mmvisionllama.list_models('*visionllama*')) >= 60
     assert mmvisionllama.list_models() == sorted(set(mmvisionllama.list_models()))
     assert len(mmvisionllama.list_models()) == len(list_configs())
 
@@ -279,6 +279,14 @@ class TestWeights:
         assert found['Pictures'] == stated['Pictures']
         assert found['Loss'] == pytest.approx(stated['Loss'], rel=1e-3)
         assert f'Held-out loss **{stated["Loss"]}**' in (zoo.FOLDER / 'weights' / name / 'README.md').read_text()
+
+    def test_the_distance_of_a_card_is_that_of_its_evaluation(self):
+        files = list((zoo.FOLDER / 'weights').glob('*/evaluation.json'))
+        assert files
+        for file in files:
+            found, card = json.loads(file.read_text()), file.with_name('README.md').read_text()
+            assert f'Fréchet distance **{found["FID"]:.2f}**' in card and f'{found["count"]:,} samples' in card
+            assert found['features'] in self.SHIPPED
 
     def test_every_file_is_evaluated_again(self):
         """By the score of its card, a sheet of pictures, or the loss of pictures it was not trained on."""

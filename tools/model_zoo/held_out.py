@@ -5,10 +5,12 @@ python tools/model_zoo/held_out.py NAME --data-root FOLDER [--per-class 8]
 
 FOLDER holds a folder of test pictures for each class. The loss is that of training, of four times and noises or four
 masks for each picture that depend on a seed alone; for an autoencoder without the crops and turns of training. A
-generator draws eight pictures of each class as well, weights/NAME/samples.png. Card and index say what was found.
+generator draws eight pictures of each class as well, weights/NAME/samples.png. Card and index say what was found, the
+card also what tools/generation/evaluate.py has written to weights/NAME/evaluation.json.
 """
 
 import argparse
+import json
 import sys
 from pathlib import Path
 from typing import Dict, List, Optional
@@ -62,6 +64,19 @@ def first_of_each(images: LabelledImages, number: Optional[int]) -> Subset:
     return Subset(images, [index for indices in by_class.values() for index in indices[:number]])
 
 
+def evaluated(file: Path) -> str:
+    """What the card says of the samples' distance, nothing without a file of ``evaluate.py``."""
+    if not file.exists():
+        return ''
+    found = json.loads(file.read_text())
+    return (
+        f'\n\nFréchet distance **{found["FID"]:.2f}**, precision {found["precision"]:.2f}, recall '
+        f'{found["recall"]:.2f}: {found["count"]:,} samples and all test pictures in the features of '
+        f'`{found["features"]}` ([{file.name}]({file.name})); '
+        'to compare models measured in them, and no FID of a publication.'
+    )
+
+
 def main(argv: Optional[List[str]] = None) -> None:
     args = parse_args(argv)
     model = zoo.get_model(args.name, pretrained=True)
@@ -78,7 +93,7 @@ def main(argv: Optional[List[str]] = None) -> None:
         save_picture(str(folder / 'samples.png'), image_grid(drawn, classes))
         card = (
             f'\n\n![Samples](samples.png)\n\nThe first {ROWS} samples of each class, seed 0, drawn as its config says.'
-        )
+        ) + evaluated(folder / 'evaluation.json')
     else:
         images = LabelledImages(args.data_root, size=model.backbone.img_size[0])
         pictures = first_of_each(images, args.per_class)
