@@ -54,7 +54,8 @@ def test_every_name_builds(config):
     scope = Config.fromfile(config_path(config)).default_scope
     if scope != 'mmengine':
         pytest.importorskip(scope)
-    with torch.device('meta'):
+    # the libraries' Swin and Twins read values while they are built, and are small here
+    with torch.device('cpu' if 'swin' in name or 'twins' in name else 'meta'):
         model = mmvisionllama.get_model(name)
     assert not model.training and any(True for _ in model.parameters())
 
