@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from ..errors import OptionError
 from ..layers.options import type_name
 
 
@@ -76,6 +77,11 @@ def model_inputs(model: nn.Module, shape: Tuple[int, int], device: str) -> Tuple
     parameters = inspect.signature(model.forward).parameters
     if 'mode' not in parameters or hasattr(model, 'roi_head'):
         return (images,), {}
+    if type(model).__module__.startswith('mmdet.'):  # DETR's kind asks where images end
+        from mmdet.structures import DetDataSample
+
+        sizes = dict.fromkeys(('img_shape', 'batch_input_shape', 'pad_shape', 'ori_shape'), tuple(shape))
+        return (images, [DetDataSample(metainfo=sizes)]), dict(mode='tensor')
     return (images,), dict(mode='tensor')
 
 
@@ -148,6 +154,9 @@ def count_config(cfg: Config, shape: Optional[Tuple[int, int]] = None) -> Comple
     Args:
         cfg: Config of any library.
         shape: Height and width, by default what the config is for.
+
+    Raises:
+        OptionError: For a model that cannot be run like that.
     """
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     shape = shape or input_size(cfg)
@@ -159,5 +168,12 @@ def count_config(cfg: Config, shape: Optional[Tuple[int, int]] = None) -> Comple
             return count(MODELS.build(cfg.model), shape, 'meta')
     except RuntimeError as error:
         if 'meta' not in str(error):
-            raise
+            raise _uncountable(cfg, error) from error
+    except (AssertionError, NotImplementedError) as error:
+        raise _uncountable(cfg, error) from error
     return count(MODELS.build(cfg.model), shape)
+
+
+def _uncountable(cfg: Config, error: Exception) -> OptionError:
+    reason = ' '.join(str(error).split())[:200] or type(error).__name__
+    return OptionError(f'a {type_name(cfg.model.type)} cannot be counted by a forward pass over one image: {reason}')

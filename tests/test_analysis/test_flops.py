@@ -8,6 +8,7 @@ from mmengine.config import Config
 from torch import nn
 
 from mmvisionllama.engine import flops
+from mmvisionllama.errors import OptionError
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
 
@@ -122,6 +123,26 @@ def test_models_that_ask_for_values():
     cfg = Config(dict(default_scope='mmpretrain', model=dict(type='ImageClassifier', backbone=backbone)))
     found = flops.count_config(cfg, (224, 224))
     assert found.params / 1e6 == pytest.approx(27.5, abs=0.1) and found.macs / 1e9 == pytest.approx(4.5, rel=0.03)
+
+
+@pytest.mark.parametrize(
+    'name, gmacs',
+    [('detr/detr_r50_8xb2-150e_coco.py', 6.8), ('sparse_rcnn/sparse-rcnn_r50_fpn_1x_coco.py', None)],
+)
+def test_detectors_of_other_kinds(name, gmacs):
+    """DETR asks for the sizes of its images; what has no dense RPN is refused in one line."""
+    mmdet = pytest.importorskip('mmdet')
+    pytest.importorskip('mmdet.models', exc_type=ImportError)
+    config = Path(mmdet.__file__).parent / '.mim' / 'configs' / name
+    if not config.exists():
+        pytest.skip('mmdet was installed without its configs')
+    cfg = Config.fromfile(config)
+    cfg.model.backbone.init_cfg = None
+    if gmacs is None:
+        with pytest.raises(OptionError, match='a SparseRCNN cannot be counted by a forward pass'):
+            flops.count_config(cfg, (256, 256))
+    else:
+        assert flops.count_config(cfg, (256, 256)).macs / 1e9 == pytest.approx(gmacs, rel=0.1)
 
 
 def test_cascades_count_every_stage():
