@@ -64,6 +64,10 @@ class AttentionSpec(NamedTuple):
     packed: bool = False
 
 
+def _before_ampere() -> bool:
+    return torch.cuda.is_available() and torch.cuda.get_device_capability() < (8, 0)
+
+
 @dataclass(frozen=True)
 class AttentionBackend:
     """A kernel and what it can do.
@@ -80,6 +84,7 @@ class AttentionBackend:
         dropout: Takes dropout.
         factor: Takes a factor on the weights.
         tracing: Compilers and exporters can look through it.
+        ampere: Needs a GPU of compute capability 8.0 or more, as FlashAttention 2 does.
         second_derivatives: Its gradients have gradients.
         missing: Returns what is not installed and how to get it, or None.
     """
@@ -95,6 +100,7 @@ class AttentionBackend:
     dropout: bool = True
     factor: bool = False
     tracing: bool = True
+    ampere: bool = False
     second_derivatives: bool = False
     missing: Callable[[], Optional[str]] = field(default=lambda: None)
 
@@ -109,6 +115,7 @@ class AttentionBackend:
         lengths = self.name == 'flash-attn' and spec.is_causal and spec.queries != spec.keys
         return [
             (bool(self.devices) and spec.device not in self.devices, f'it runs on {", ".join(self.devices)}'),
+            (self.ampere and spec.device == 'cuda' and _before_ampere(), 'it needs compute capability 8.0'),
             (on_gpu and bool(self.dtypes) and spec.dtype not in self.dtypes, f'it takes {dtypes}'),
             (
                 on_gpu and bool(self.max_head_dim) and (spec.head_dim > self.max_head_dim or spec.head_dim % 8 > 0),
@@ -283,6 +290,7 @@ register_attention(
         max_head_dim=256,
         mask=False,
         tracing=False,
+        ampere=True,
     )
 )
 register_attention(
@@ -316,6 +324,7 @@ register_attention(
         max_head_dim=256,
         mask=False,
         tracing=False,
+        ampere=True,
         missing=missing_flash_attention,
     )
 )
@@ -330,6 +339,7 @@ register_attention(
         causal=False,
         dropout=False,
         tracing=False,
+        ampere=True,
         missing=_varlen_missing,
     )
 )

@@ -134,6 +134,19 @@ def test_declared_limits(name, flash_attn):
             choose_backend(name, spec)
 
 
+@pytest.mark.parametrize('capability, packed', [((7, 5), 'sdpa'), ((8, 0), 'varlen')])
+def test_cards_before_flash_attention(monkeypatch, capability, packed):
+    """On a T4 packed images run by length, in the place of an error of the kernel."""
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    monkeypatch.setattr(torch.cuda, 'get_device_capability', lambda: capability)
+    spec = AttentionSpec('cuda', torch.float16, packed=True)
+    if ATTENTION_BACKENDS['varlen'].missing():
+        pytest.skip('it came with torch 2.10')
+    assert attention_backends._first_packed(spec).name == packed
+    reason = ATTENTION_BACKENDS['sdpa-flash'].why_not(spec._replace(packed=False))
+    assert reason == ('it needs compute capability 8.0' if packed == 'sdpa' else None)
+
+
 def test_what_is_not_installed_says_how_to_get_it(monkeypatch):
     for module in ('flash_attn', 'flash_attn_interface'):
         monkeypatch.setitem(sys.modules, module, None)
