@@ -113,6 +113,8 @@ class FullyShardedModel(nn.Module):
         module: The model.
         blocks: Names of the classes that become units.
         param_dtype: In what to compute and to gather parameters, such as ``'bfloat16'``; they stay float32 themselves.
+            Learned directions of rotary embeddings (``directions='mixed'``) are rounded with the rest, which moves
+            positions far from the origin: keep float32 with them.
         reduce_dtype: In what to add gradients up.
         reshard_after_forward: Drop gathered parameters between forward and backward.
         checkpoint: ``'whole'`` or ``'parts'``; parts need a disk that all processes share.
