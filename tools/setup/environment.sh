@@ -35,9 +35,8 @@ need_disk() { # need_disk GIGABYTES FOLDER
 if ! "$VENV/bin/python" -m pip --version >/dev/null 2>&1; then
     need_disk 9 "$(dirname "$VENV")"
     say "Making the environment in $VENV"
-    clear=()
-    [ ! -e "$VENV/pyvenv.cfg" ] || clear=(--clear)
-    "$PYTHON" -m venv ${clear[@]+"${clear[@]}"} "$VENV" || die "python's venv module failed: on Debian, apt-get install python3-venv"
+    # over what is there, so that nothing of an environment made by other means is lost
+    "$PYTHON" -m venv "$VENV" || die "python's venv module failed: on Debian, apt-get install python3-venv"
 fi
 python=$VENV/bin/python
 version=$("$python" -c 'import sys; print("%d%d" % sys.version_info[:2])')
