@@ -166,12 +166,13 @@ def count_config(cfg: Config, shape: Optional[Tuple[int, int]] = None) -> Comple
     try:
         with torch.device('meta'):
             return count(MODELS.build(cfg.model), shape, 'meta')
-    except RuntimeError as error:
+    except (RuntimeError, AssertionError) as error:  # NotImplementedError is a RuntimeError
         if 'meta' not in str(error):
             raise _uncountable(cfg, error) from error
-    except (AssertionError, NotImplementedError) as error:
+    try:
+        return count(MODELS.build(cfg.model), shape)
+    except (RuntimeError, AssertionError) as error:
         raise _uncountable(cfg, error) from error
-    return count(MODELS.build(cfg.model), shape)
 
 
 def _uncountable(cfg: Config, error: Exception) -> OptionError:

@@ -123,6 +123,8 @@ def test_models_that_ask_for_values():
     cfg = Config(dict(default_scope='mmpretrain', model=dict(type='ImageClassifier', backbone=backbone)))
     found = flops.count_config(cfg, (224, 224))
     assert found.params / 1e6 == pytest.approx(27.5, abs=0.1) and found.macs / 1e9 == pytest.approx(4.5, rel=0.03)
+    with pytest.raises(OptionError, match='cannot be counted .* smaller than the window size'):
+        flops.count_config(cfg, (64, 64))
 
 
 @pytest.mark.parametrize(
