@@ -10,6 +10,8 @@ from mmengine.dist import get_rank, get_world_size
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
+from ..epoch_length import ITERATIONS, fit_epoch_length
+
 
 def seed_all(*key: int, devices: bool = True) -> None:
     """Seeds Python, numpy and torch with independent numbers derived from ``key``.
@@ -101,9 +103,10 @@ class ReseedHook(Hook):
     the checkpoint has seen.
 
     What is exact: resuming from any checkpoint, on as many processes; the number of workers does not matter. In
-    iteration-based training the order of the data is mmengine's to restore. On another number of processes an epoch
-    goes on behind as many samples. Not exact: what a data set keeps from earlier samples, such as mmdet's
-    ``CachedMosaic``, and gradients accumulated before the checkpoint.
+    iteration-based training the order of the data is mmengine's to restore. On another number of processes, or with
+    another batch, an epoch goes on behind as many samples, and counters and schedules by epoch are those of a training
+    that has had as many iterations in an epoch from its start. Not exact: what a data set keeps from earlier samples,
+    such as mmdet's ``CachedMosaic``, and gradients accumulated before the checkpoint.
     """
 
     priority = 'VERY_HIGH'
@@ -114,14 +117,19 @@ class ReseedHook(Hook):
         self._epoch = self._first_iter = 0
 
     def after_load_checkpoint(self, runner, checkpoint: Dict[str, Any]) -> None:
-        """How far the epoch had come."""
+        """How far the epoch had come; counters and schedules follow where it has other iterations now."""
         if runner._resume:
             self._samples_done = checkpoint['meta'].get('samples_of_epoch', 0)
+            if not self._by_iter(runner):
+                fit_epoch_length(runner, checkpoint, self._samples_done // self._samples_per_iter(runner))
 
     def before_save_checkpoint(self, runner, checkpoint: Dict[str, Any]) -> None:
         """Notes how far this epoch has come, if the checkpoint is not one of its end."""
         meta = checkpoint['meta']
-        if self._batches is not None and not self._by_iter(runner) and meta['epoch'] == self._epoch:
+        if self._by_iter(runner):
+            return
+        meta[ITERATIONS] = len(runner.train_dataloader)
+        if self._batches is not None and meta['epoch'] == self._epoch:
             meta['samples_of_epoch'] = (meta['iter'] - self._first_iter) * self._samples_per_iter(runner)
 
     def before_train(self, runner) -> None:
@@ -134,7 +142,6 @@ class ReseedHook(Hook):
         if loader.batch_sampler is not None and self._batches is None:
             self._batches = PositionedBatches(loader.batch_sampler)
             object.__setattr__(loader, 'batch_sampler', self._batches)  # a DataLoader refuses plain assignment
-            # these keys are longer than those of the iterations
             loading = SeededLoading(loader.dataset, self._seed(runner), get_rank())
             try:
                 loader.dataset.__getitems__ = loading

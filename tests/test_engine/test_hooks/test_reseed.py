@@ -1,5 +1,6 @@
 """A resumed training equals an uninterrupted one: losses and weights, bit for bit."""
 
+import contextlib
 import random
 import shutil
 
@@ -42,10 +43,24 @@ class Record(Hook):
     """Keeps the loss of every iteration."""
 
     def __init__(self):
-        self.losses = {}
+        self.losses, self.rates = {}, {}
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
         self.losses[runner.iter] = outputs['loss'].item()
+        self.rates[runner.iter] = runner.optim_wrapper.param_groups[0]['lr']
+
+
+class StopHook(Hook):
+    """Writes a checkpoint after some iterations and ends the process, as a stopped training does."""
+
+    def __init__(self, iterations):
+        self.iterations = iterations
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        if runner.iter + 1 == self.iterations:
+            meta = dict(epoch=runner.epoch, iter=runner.iter + 1)
+            runner.save_checkpoint(runner.work_dir, 'stopped.pth', meta=meta, by_epoch=False)
+            raise SystemExit
 
 
 class Count(BaseMetric):
@@ -58,9 +73,9 @@ class Count(BaseMetric):
         return dict(count=sum(results))
 
 
-def train(work_dir, *, by_epoch, workers, seed, hook=True, resume=False, validate=True):
+def train(work_dir, *, by_epoch, workers, seed, hook=True, resume=False, validate=True, batch_size=4, **options):
     """Losses and weights of a run of 4 epochs of 3 iterations; a checkpoint every epoch, or every 3 iterations."""
-    loader = dict(dataset=NoisyData(), batch_size=4, num_workers=workers, persistent_workers=workers > 0)
+    loader = dict(dataset=NoisyData(), batch_size=batch_size, num_workers=workers, persistent_workers=workers > 0)
     sampler = dict(type='DefaultSampler', shuffle=True) if by_epoch else dict(type='InfiniteSampler', shuffle=True)
     record = Record()
     validation = dict(
@@ -79,14 +94,16 @@ def train(work_dir, *, by_epoch, workers, seed, hook=True, resume=False, validat
             checkpoint=dict(type='CheckpointHook', interval=1 if by_epoch else 3, by_epoch=by_epoch),
             **(dict(reseed=dict(type='ReseedHook')) if hook else {}),
         ),
-        custom_hooks=[record],
+        custom_hooks=[record, *options.pop('custom_hooks', ())],
         randomness=dict(seed=seed),
         resume=resume,
         cfg=Config(dict(train_dataloader=dict(sampler=sampler))),
         experiment_name=f'{work_dir.name}{by_epoch}{workers}{seed}{hook}{resume}',
         log_level='ERROR',
+        **options,
     )
     runner.train()
+    train.rates = record.rates
     return record.losses, runner.model.state_dict()
 
 
@@ -111,6 +128,37 @@ def test_resume_is_exact(tmp_path, by_epoch, workers, seed):
     assert sorted(again) == list(range(6, 12))
     assert again == {i: losses[i] for i in again}
     assert all(torch.equal(weights[key], weights_again[key]) for key in weights)
+
+
+@pytest.mark.parametrize('stopped', ['at the end of an epoch', 'within', 'by mmengine'])
+@pytest.mark.parametrize('batch_size', [2, 6])
+def test_schedules_follow_another_number_of_iterations(tmp_path, batch_size, stopped):
+    """As on more or fewer processes: 3 iterations in an epoch before, 6 or 2 afterwards."""
+    epoch = dict(by_epoch=True, convert_to_iter_based=True)
+    schedules = [
+        dict(type='LinearLR', start_factor=0.1, end=1, **epoch),
+        dict(type='CosineAnnealingLR', T_max=3, begin=1, end=4, **epoch),
+        dict(type='MultiStepLR', milestones=[3], gamma=0.5, by_epoch=True),
+    ]
+    options = dict(by_epoch=True, workers=0, seed=0, validate=False, param_scheduler=schedules)
+    train(tmp_path / 'other', batch_size=batch_size, **options)
+    expected = train.rates
+    within = stopped == 'within'
+    hooks = dict(custom_hooks=[StopHook(4)]) if within else {}
+    with contextlib.suppress(SystemExit):
+        train(tmp_path / 'first', **options, **hooks)
+    checkpoint = tmp_path / 'first' / ('stopped.pth' if within else 'epoch_2.pth')
+    if stopped == 'by mmengine':
+        content = torch.load(checkpoint, weights_only=False)
+        del content['meta']['iterations_of_epoch']
+        torch.save(content, checkpoint)
+    (tmp_path / 'first' / 'last_checkpoint').write_text(str(checkpoint))
+    losses, _ = train(tmp_path / 'first', resume=True, batch_size=batch_size, **options)
+    per_epoch = 12 // batch_size
+    # 4 of 12 samples are done in the second epoch
+    start = per_epoch + 4 // batch_size if within else 2 * per_epoch
+    assert list(losses) == list(range(start, 4 * per_epoch))
+    assert train.rates == pytest.approx({i: expected[i] for i in losses}, rel=1e-6)
 
 
 @pytest.mark.nightly
