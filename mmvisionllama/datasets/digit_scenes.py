@@ -17,13 +17,13 @@ does for ADE20K and COCO: ``root/{train,val}/DIGIT/00000.jpg``.
 
 import argparse
 import json
-import shutil
 from pathlib import Path
 from typing import Any, Dict, List, Sequence, Tuple
 
 import numpy as np
 
-from .digits import read_marker, split_digits
+from ..errors import DataError
+from .digits import clear, read_marker, split_digits
 
 MARKER = 'digit_scenes.json'
 #: goes up when the drawing changes, so that folders drawn otherwise are written again
@@ -139,7 +139,6 @@ def write_split(root: Path, folder: str, short: str, scenes) -> None:
     from PIL import Image
 
     for kind in ('images', 'annotations'):
-        shutil.rmtree(root / kind / folder, ignore_errors=True)
         (root / kind / folder).mkdir(parents=True)
     images, annotations = [], []
     for number, (image, instances) in enumerate(scenes):
@@ -156,12 +155,8 @@ def write_split(root: Path, folder: str, short: str, scenes) -> None:
 
 
 def is_written(root: Path, settings: dict) -> bool:
-    """Whether ``root`` is complete and made with these settings; its marker is taken away if not."""
-    marker = root / MARKER
-    if read_marker(marker) == settings:
-        return True
-    marker.unlink(missing_ok=True)  # an interrupted writing leaves no marker
-    return False
+    """Whether ``root`` is complete and made with these settings."""
+    return read_marker(root / MARKER) == settings
 
 
 def write_scenes(
@@ -190,6 +185,7 @@ def write_scenes(
         tuple: Number of training and of validation scenes.
 
     Raises:
+        DataError: If ``root`` has such folders that it did not write.
         ImportError: Without scikit-learn.
     """
     root = Path(root)
@@ -205,6 +201,7 @@ def write_scenes(
     if is_written(root, settings):
         return tuple(counts)
     scans, labels, *indices = split_digits()
+    clear(root, root / MARKER, [f'{kind}/{folder}' for kind in ('images', 'annotations') for folder, _ in SPLITS])
     for i, (folder, short) in enumerate(SPLITS):
         rng = np.random.default_rng([seed, i])
         sides = (train_sides, val_sides)[i]
@@ -235,6 +232,7 @@ def write_crops(
         tuple: Number of training and of validation crops.
 
     Raises:
+        DataError: If ``root`` has such folders that it did not write.
         ImportError: Without scikit-learn.
     """
     from PIL import Image
@@ -244,8 +242,8 @@ def write_crops(
     if is_written(root, settings):
         return tuple(counts)
     scans, labels, *indices = split_digits()
+    clear(root, root / MARKER, ('train', 'val'))
     for i, folder in enumerate(('train', 'val')):
-        shutil.rmtree(root / folder, ignore_errors=True)
         for digit in range(10):
             (root / folder / str(digit)).mkdir(parents=True)
         rng = np.random.default_rng([seed, 2 + i])
@@ -266,6 +264,6 @@ if __name__ == '__main__':
     args = parser.parse_args()
     try:
         written = (write_crops if args.crops else write_scenes)(args.root)
-    except (ImportError, OSError) as error:  # no scikit-learn; no place to write
+    except (DataError, ImportError, OSError) as error:  # no scikit-learn; no place to write
         parser.exit(1, f'error: {error}\n')
     print(f'{args.root}: {written[0]} training and {written[1]} validation {"crops" if args.crops else "scenes"}')

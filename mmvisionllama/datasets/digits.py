@@ -7,9 +7,9 @@ import argparse
 import json
 import shutil
 from pathlib import Path
-from typing import Optional, Tuple
+from typing import Iterable, Optional, Tuple
 
-from ..errors import MissingExtraError
+from ..errors import DataError, MissingExtraError
 
 MARKER = 'digits.json'
 
@@ -44,6 +44,27 @@ def read_marker(path: Path) -> Optional[dict]:
         return None
 
 
+#: what a marker says while its folders are written
+WRITING = dict(writing=True)
+
+
+def clear(root: Path, marker: Path, folders: Iterable[str]) -> None:
+    """Removes folders of an earlier or interrupted writing, which a marker tells, and notes that a new one begins.
+
+    Raises:
+        DataError: For folders with something in them and no marker beside them: they are somebody's own.
+    """
+    own = [str(root / name) for name in folders if not marker.exists() and any((root / name).glob('*'))]
+    if own:
+        raise DataError(
+            f'{", ".join(own)} would be overwritten and was not written by this tool: give another folder or remove it'
+        )
+    root.mkdir(parents=True, exist_ok=True)
+    marker.write_text(json.dumps(WRITING) + '\n')
+    for name in folders:
+        shutil.rmtree(root / name, ignore_errors=True)
+
+
 def write_digits(root: str, test_fraction: float = 0.2, seed: int = 0) -> Tuple[int, int]:
     """Writes ``root/{train,test}/<digit>/<number>.png`` (8 x 8 grey), the layout of mmpretrain's ``CustomDataset``.
 
@@ -51,19 +72,22 @@ def write_digits(root: str, test_fraction: float = 0.2, seed: int = 0) -> Tuple[
 
     Returns:
         tuple: Number of training and of test images.
+
+    Raises:
+        DataError: If ``root`` has such folders that it did not write.
+        MissingExtraError: Without scikit-learn.
     """
     root = Path(root)
     settings = dict(test_fraction=test_fraction, seed=seed)
     marker = root / MARKER
     written = read_marker(marker)
-    if written and written['settings'] == settings:
+    if written and written.get('settings') == settings:
         return written['train'], written['test']
-    marker.unlink(missing_ok=True)  # an interrupted writing leaves no marker
     images, labels, train, test = split_digits(test_fraction, seed)
     from PIL import Image
 
+    clear(root, marker, ('train', 'test'))
     for name, indices in (('train', train), ('test', test)):
-        shutil.rmtree(root / name, ignore_errors=True)
         for index in indices:
             folder = root / name / str(labels[index])
             folder.mkdir(parents=True, exist_ok=True)
@@ -78,6 +102,6 @@ if __name__ == '__main__':
     args = parser.parse_args()
     try:
         counts = write_digits(args.root)
-    except (ImportError, OSError) as error:  # no scikit-learn; no place to write
+    except (DataError, ImportError, OSError) as error:  # no scikit-learn; no place to write
         parser.exit(1, f'error: {error}\n')
     print(f'{args.root}: {counts[0]} training and {counts[1]} test images')
