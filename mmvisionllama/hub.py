@@ -22,6 +22,10 @@ except ImportError as error:
     raise MissingExtraError(f"{__name__} needs {error.name}: pip install 'mmvisionllama[hub]'") from error
 
 
+#: arguments of :func:`get_model` that are no values of the model
+OWN_ARGUMENTS = {'name', 'pretrained', 'backbone_only'}
+
+
 def _refuse_types(options: Any) -> None:
     """A fetched ``config.json`` may set numbers, but not say what is built: a ``type`` can be any importable object."""
     if isinstance(options, dict):
@@ -56,7 +60,7 @@ class HubModel(
 
     Raises:
         KeyError, MissingExtraError, ValueError: See :func:`get_model`.
-        OptionError: The overrides name a ``type``.
+        OptionError: The overrides name a ``type`` or an argument of :func:`get_model`.
 
     Examples::
 
@@ -67,6 +71,8 @@ class HubModel(
     def __init__(self, name: str, backbone_only: bool = False, overrides: Optional[Dict[str, Any]] = None) -> None:
         super().__init__()
         _refuse_types(overrides)
+        for key in OWN_ARGUMENTS & set(overrides or ()):  # a fetched config.json would have any file or address read
+            raise OptionError(f'overrides may not set {key!r}: they are values of the model')
         self.model = get_model(name, backbone_only=backbone_only, **(overrides or {}))
         self.arguments = (name, backbone_only, overrides or {})
 

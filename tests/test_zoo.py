@@ -338,7 +338,12 @@ class TestHub:
     def test_missing_weights_and_types_in_a_config_are_refused(self, hub, tmp_path):
         hub.HubModel(DIGITS, backbone_only=True).save_pretrained(tmp_path)
         config = json.loads((tmp_path / 'config.json').read_text())
-        for wrong in (dict(backbone=dict(type='os.system')), dict(neck=[dict(_scope_='x')]), {'backbone.type': 'x'}):
+        for wrong in (
+            dict(backbone=dict(type='os.system')),
+            dict(neck=[dict(_scope_='x')]),
+            {'backbone.type': 'x'},
+            dict(pretrained='http://127.0.0.1:1/x.pth'),
+        ):
             (tmp_path / 'config.json').write_text(json.dumps(dict(config, overrides=wrong)))
             with pytest.raises(OptionError, match='overrides may not set'):
                 hub.HubModel.from_pretrained(tmp_path)

@@ -10,6 +10,7 @@ from typing import Any, Dict, Iterable, Iterator, List, Sequence
 import torch
 from torch import Tensor, nn
 
+from ..errors import OptionError
 from ..layers.embed import PatchProjection
 from .export import METADATA_KEY
 from .extras import extra
@@ -113,8 +114,8 @@ def quantize_onnx(path: Any, out: Any, images: Iterable[Tensor], keep: Iterable[
         keep: Weights whose layers stay in fp32, by the names that :func:`sensitivity` gives.
 
     Raises:
-        OptionError: If onnx or onnxruntime is not installed.
-        ValueError: If ``keep`` names a layer that the file does not have, or all.
+        OptionError: If onnx or onnxruntime is not installed, and if ``keep`` names a layer that the file does not have,
+            or all.
     """
     onnx, quantization = extra('onnx'), extra('onnxruntime.quantization')
 
@@ -130,9 +131,9 @@ def quantize_onnx(path: Any, out: Any, images: Iterable[Tensor], keep: Iterable[
     keep = list(keep)
     unknown = [name for name in keep if name not in products]
     if unknown:
-        raise ValueError(f'{path} has no layer with the weight {", ".join(unknown)}')
+        raise OptionError(f'{path} has no layer with the weight {", ".join(unknown)}')
     if len(set(keep)) == len(products):
-        raise ValueError('every layer is to be kept: there is nothing to quantise')
+        raise OptionError('every layer is to be kept: there is nothing to quantise')
     out = Path(out)
     between = out.with_suffix('.folded.onnx')
     try:

@@ -215,7 +215,7 @@ def export_network(model: nn.Module) -> Network:
             a backbone.
 
     Raises:
-        OptionError: For any other model.
+        OptionError: For any other model, and for a generator that was trained without a null class.
     """
     first_three = getattr(model, 'cfg_channels', None) == 'first_three'
     model = getattr(model, 'network', model)  # of an image generator
@@ -225,7 +225,9 @@ def export_network(model: nn.Module) -> Network:
             f'{type(model).__name__} cannot be exported: classifiers (ImageClassifier), segmentors (EncoderDecoder), '
             f'two-stage detectors (MaskRCNN, FasterRCNN), DiTLLaMA and backbones can'
         )
+    if kind is GuidedNetwork:
+        _ = model.null_label  # guidance needs it
     network = kind(without_obstacles(model)).eval()
     if first_three:
-        network.guided = 3
+        network.guided = min(3, network.model.in_channels)
     return network

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import pickle
+import threading
 import zipfile
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
@@ -79,9 +80,13 @@ def _load_openvino(path: Path, threads: int, precision: str) -> Session:
     if threads:
         settings['INFERENCE_NUM_THREADS'] = threads
     compiled = core.compile_model(model, 'CPU', settings)
+    mine = threading.local()
 
     def run(*inputs: Tensor) -> List[Tensor]:
-        outputs = compiled({name: x.detach().cpu().numpy() for name, x in zip(metadata['inputs'], inputs)})
+        # the model's own call has one request for all threads, which then read each other's results
+        if not hasattr(mine, 'request'):
+            mine.request = compiled.create_infer_request()
+        outputs = mine.request.infer({name: x.detach().cpu().numpy() for name, x in zip(metadata['inputs'], inputs)})
         return [torch.from_numpy(outputs[name].copy()) for name in metadata['outputs']]
 
     return Session('openvino', metadata, run)

@@ -20,11 +20,14 @@ class BlockCall(nn.Module):
 
     def __init__(self, block: nn.Module, function: str) -> None:
         super().__init__()
-        self.block, self.function = block, function
+        self.function = function
+        # the block's own, so that its weights keep their names in the file
+        for kind in ('_parameters', '_buffers', '_modules', '_non_persistent_buffers_set'):
+            getattr(self, kind).update(getattr(block, kind))
 
     def forward(self, x: Tensor, sizes: Tensor) -> Tensor:
         maps = x.unflatten(1, sizes.shape)
-        inputs = (maps, sizes, *(weight for _, weight in _weights(self.block)))
+        inputs = (maps, sizes, *(weight for _, weight in _weights(self)))
         name = f'{DOMAIN}::{self.function}'
         return torch.onnx.ops.symbolic(name, inputs, dtype=x.dtype, shape=maps.shape, version=1).flatten(1, 2)
 

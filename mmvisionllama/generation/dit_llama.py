@@ -262,10 +262,10 @@ class DiTLLaMA(BaseBackbone):
         """Label of the null class.
 
         Raises:
-            ValueError: If the network was built without one.
+            OptionError: If the network was built without one.
         """
         if not self.label_embed.drop_prob:
-            raise ValueError('this network has no null class, so no guidance: train with label_drop_prob > 0')
+            raise OptionError('this network has no null class, so no guidance: train with label_drop_prob > 0')
         return self.num_classes
 
     def token_grid(self, size: Sequence[int]) -> tuple:

@@ -6,6 +6,7 @@ import math
 import os
 import sys
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from torch import nn
 from mmvisionllama import deploy
 from mmvisionllama.backbones import PyramidVisionLLaMA, VisionLLaMA, iLLaMA
 from mmvisionllama.deploy.export import describe, write_openvino
+from mmvisionllama.deploy.int8 import _fold_weights, linear_layers
 from mmvisionllama.deploy.networks import AdaptiveAveragePool, Network
 from mmvisionllama.deploy.rewriting import fold_layer_scales
 from mmvisionllama.errors import CheckpointError, MissingExtraError, OptionError
@@ -99,6 +101,25 @@ def test_one_openvino_file_equals_eager_at_every_size_and_batch(exported):
     session = deploy.load_exported(path, threads=1)
     assert deploy.largest_difference(network, session, SIZES, batches=(1, 3)) <= 1e-5
     assert deploy.largest_difference(network, session, [LARGE]) <= 1e-5
+
+
+def test_threads_of_an_openvino_file_get_their_own_results(exported):
+    _, _, path = exported
+    session = deploy.load_exported(path, threads=1)
+    inputs = [torch.randn(batch, 3, 64, 48) for batch in (1, 2, 3)]
+    expected = [session(x)[0] for x in inputs]
+    with ThreadPoolExecutor(3) as pool:
+        for _ in range(10):
+            for found, own in zip(pool.map(lambda x: session(x)[0], inputs), expected):
+                assert found.shape == own.shape
+                torch.testing.assert_close(found, own)
+
+
+def test_weights_keep_their_names(exported):
+    """Also those of blocks that were traced once for several: 8 bits keeps layers by these names."""
+    network, path, _ = exported
+    names = set(linear_layers(network))
+    assert names and names == _fold_weights(onnx.load(path)).keys()
 
 
 def test_openvino_rotates_in_one_operation(exported):

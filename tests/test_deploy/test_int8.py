@@ -17,6 +17,7 @@ from mmvisionllama.datasets.digits import write_digits
 from mmvisionllama.deploy.export import METADATA_KEY
 from mmvisionllama.deploy.int8 import linear_layers, quantize_onnx, sensitivity
 from mmvisionllama.deploy.models import load_model
+from mmvisionllama.errors import OptionError
 
 onnx = pytest.importorskip('onnx')
 
@@ -61,9 +62,9 @@ def test_kept_layers_stay(exported, tmp_path):
     session = deploy.load_exported(quantize_onnx(path, tmp_path / 'one.onnx', images, keep=names[1:]), threads=1)
     one = deploy.largest_difference(network, session, [(64, 48)])
     assert 1e-5 < one < deploy.largest_difference(network, deploy.load_exported(tmp_path / 'all.onnx'), [(64, 48)])
-    with pytest.raises(ValueError, match='nothing to quantise'):
+    with pytest.raises(OptionError, match='nothing to quantise'):
         quantize_onnx(path, tmp_path / 'int8.onnx', images, keep=names)
-    with pytest.raises(ValueError, match='no layer with the weight head.weight'):
+    with pytest.raises(OptionError, match='no layer with the weight head.weight'):
         quantize_onnx(path, tmp_path / 'int8.onnx', images, keep=['head.weight'])
 
 

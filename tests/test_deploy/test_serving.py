@@ -74,6 +74,26 @@ def test_other_models_are_refused(tools):
         tools[0].make_app(SimpleNamespace(scope='mmseg'))
 
 
+@pytest.mark.parametrize('limits', [dict(at_once=0), dict(at_once=-1), dict(max_bytes=0)])
+def test_a_server_that_could_answer_nothing_is_refused(tools, limits):
+    with pytest.raises(LaunchError, match='have to be above 0'):
+        tools[0].make_app(Brightness(), **limits)
+
+
+def test_a_client_that_leaves_while_it_sends_is_no_error(tools):
+    app, sent = tools[0].make_app(Brightness()), []
+
+    async def receive():
+        return dict(type='http.disconnect')
+
+    async def send(message):
+        sent.append(message)
+
+    scope = dict(type='http', method='POST', path='/predict', headers=[], query_string=b'', root_path='')
+    tools[1].anyio.run(app, scope, receive, send)
+    assert sent[0]['status'] == 400
+
+
 def test_a_load_of_nothing_is_refused(tools, tmp_path):
     (tmp_path / 'a.png').write_bytes(png(10))
     args = tools[1].parse_args(['http://127.0.0.1:1', str(tmp_path), '--requests=0'])
@@ -98,7 +118,7 @@ def test_a_real_model(tools):
 
 @pytest.mark.parametrize('replies, status', [({'whole: 200': 9, 'broken: 400': 1}, 0), ({'whole: 500': 10}, 1)])
 def test_the_exit_status_of_a_load_test(replies, status, tools, monkeypatch, capsys):
-    monkeypatch.setattr(tools[1].httpx, 'get', lambda url: None)
+    monkeypatch.setattr(tools[1].httpx, 'get', lambda url: SimpleNamespace(raise_for_status=lambda: None))
     monkeypatch.setattr(tools[1].anyio, 'run', lambda *_: dict(replies=replies))
     monkeypatch.setattr('sys.argv', ['load_test.py', 'http://127.0.0.1:1', 'a.png'])
     with pytest.raises(SystemExit) as stop:
@@ -118,7 +138,7 @@ def test_load(tools, tmp_path, capsys):
     while not server.started and thread.is_alive():
         time.sleep(0.01)
     (tmp_path / 'a.png').write_bytes(png(10))
-    arguments = [f'http://127.0.0.1:{port}', str(tmp_path), '--requests=40', '--clients=3', '--seconds=30']
+    arguments = [f'http://127.0.0.1:{port}/', str(tmp_path), '--requests=40', '--clients=3', '--seconds=30']
     try:
         assert tools[1].main([*arguments, '--out', str(tmp_path / 'r.json')]) == 0
         found = json.loads((tmp_path / 'r.json').read_text())

@@ -75,8 +75,9 @@ async def send(args: argparse.Namespace) -> dict:
 
 def main(argv: Optional[List[str]] = None) -> int:
     args = parse_args(argv)
+    args.url = args.url.rstrip('/')
     try:
-        httpx.get(f'{args.url}/health')
+        httpx.get(f'{args.url}/health').raise_for_status()
     except httpx.HTTPError as error:
         raise launch.LaunchError(f'{args.url} does not answer ({error}): start tools/deployment/serve.py') from error
     found = anyio.run(send, args)

@@ -12,6 +12,7 @@ import argparse
 import re
 import sys
 import tempfile
+from pathlib import Path
 
 from mmvisionllama import deploy, launch
 from mmvisionllama.errors import DataError, LaunchError
@@ -19,8 +20,8 @@ from mmvisionllama.errors import DataError, LaunchError
 try:
     import anyio
     from starlette.applications import Starlette
-    from starlette.requests import Request
-    from starlette.responses import JSONResponse
+    from starlette.requests import ClientDisconnect, Request
+    from starlette.responses import JSONResponse, Response
     from starlette.routing import Route
 except ImportError as error:
     sys.exit(f"error: {error.name} is not installed: pip install 'mmvisionllama[serve]'")
@@ -30,28 +31,33 @@ def make_app(predictor: deploy.Predictor, max_bytes: int = 20_000_000, at_once: 
     """The application; ``at_once`` pictures are computed side by side, the others wait."""
     if getattr(predictor, 'scope', None) not in (None, 'mmpretrain'):
         raise LaunchError(f'this example serves classifiers, and the model is one of {predictor.scope}')
+    if at_once < 1 or max_bytes < 1:
+        raise LaunchError('--at-once and --max-megabytes have to be above 0: every picture would wait, or be refused')
     limiter = None
 
     def predict(data: bytes) -> dict:
-        with tempfile.NamedTemporaryFile() as file:
-            file.write(data)
-            file.flush()
+        with tempfile.TemporaryDirectory() as folder:  # Windows opens no temporary file twice
+            path = Path(folder, 'picture')
+            path.write_bytes(data)
             try:
-                (sample,) = predictor(file.name)
+                (sample,) = predictor(str(path))
             except DataError as error:  # the client has given no file of this name
-                raise DataError(re.sub(rf"picture '?{re.escape(file.name)}'?", 'the picture', str(error))) from error
+                raise DataError(re.sub(rf"picture '?{re.escape(str(path))}'?", 'the picture', str(error))) from error
         best = sample.pred_score.topk(min(5, len(sample.pred_score)))
         name = predictor.classes.__getitem__ if predictor.classes else str
         return {'classes': [name(int(i)) for i in best.indices], 'scores': [round(float(v), 4) for v in best.values]}
 
-    async def answer(request: Request) -> JSONResponse:
+    async def answer(request: Request) -> Response:
         nonlocal limiter
         limiter = limiter or anyio.CapacityLimiter(at_once)
         data = bytearray()
-        async for part in request.stream():
-            data += part
-            if len(data) > max_bytes:
-                return JSONResponse({'error': f'the picture has more than {max_bytes} bytes'}, 413)
+        try:
+            async for part in request.stream():
+                data += part
+                if len(data) > max_bytes:
+                    return JSONResponse({'error': f'the picture has more than {max_bytes} bytes'}, 413)
+        except ClientDisconnect:
+            return Response(status_code=400)  # nobody reads it
         try:
             return JSONResponse(await anyio.to_thread.run_sync(predict, bytes(data), limiter=limiter))
         except DataError as error:
