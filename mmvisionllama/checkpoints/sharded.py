@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckpointError
-from .writing import PART, sync_folder
+from .writing import PART, STATE, sync_folder
 
 try:
     from torch.distributed import checkpoint as dcp
@@ -31,7 +31,6 @@ try:
 except ImportError:
     dcp = None
 
-STATE = 'state.pth'
 LIST = '.metadata'
 
 #: a tensor's place in a checkpoint, ``('optimizer', 'state', 3, 'exp_avg')``
@@ -258,5 +257,7 @@ def finish(part: Path, folder: Path) -> None:
     sync_folder(part)
     if folder.is_dir():
         shutil.rmtree(folder)
+    elif os.path.lexists(folder):
+        os.unlink(folder)  # an earlier training's, in one file
     os.replace(part, folder)
     sync_folder(folder.parent)

@@ -13,6 +13,8 @@ from ..errors import CheckpointError
 
 #: what is not whole yet
 PART = '.part'
+#: the ordinary checkpoint in a folder of parts
+STATE = 'state.pth'
 #: the storage backend below, in mmengine's ``backend_args``
 ATOMIC = 'mmvisionllama.atomic'
 #: another, for processes that only take part
@@ -47,6 +49,8 @@ def write_atomically(data: bytes, path: Union[str, Path]) -> None:
             view, size = memoryview(data), 1 << 24
             if any(file.read(size) != view[i : i + size] for i in range(0, max(len(data), 1), size)) or file.read(1):
                 raise OSError('what was read back is not what was written')
+        if (path / STATE).is_file():
+            shutil.rmtree(path)  # an earlier training's, in parts: a file cannot take a folder's name
         os.replace(part, path)
     except OSError as error:
         with contextlib.suppress(OSError):

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from mmvisionllama.checkpoints import read_checkpoint, sharded
+from mmvisionllama.checkpoints.writing import write_atomically
 from mmvisionllama.errors import CheckpointError, LaunchError
 from mmvisionllama.launch import newest_checkpoint
 from mmvisionllama.launch.resuming import check_resumable
@@ -88,6 +89,20 @@ def test_written_twice(folder):
     write(folder)
     assert_equal(read_checkpoint(str(folder)), content())
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]
+
+
+def test_checkpoints_of_one_form_take_the_place_of_the_other(tmp_path):
+    """A training that starts over in the folder of an earlier one, with or without parts."""
+    path = tmp_path / 'epoch_1.pth'
+    path.write_bytes(b'in one file')
+    write(path)
+    assert sharded.is_sharded(path)
+    write_atomically(b'in one file again', path)
+    assert path.read_bytes() == b'in one file again'
+    (tmp_path / 'own').mkdir()
+    with pytest.raises(CheckpointError, match='could not be written'):  # a folder that is no checkpoint stays
+        write_atomically(b'', tmp_path / 'own')
+    assert sorted(p.name for p in tmp_path.iterdir()) == ['epoch_1.pth', 'own']
 
 
 def test_resumed_from_the_newest_whole_one(folder, capsys):
