@@ -12,22 +12,30 @@ from ..errors import DataError
 NOT_TURNED = ('WEBP', 'AVIF')
 
 
+def orientation(image) -> int:
+    """EXIF orientation, 1 for upright and where it cannot be read, which decoders ignore, too."""
+    try:
+        return image.getexif().get(0x0112, 1)
+    except Exception:  # Pillow parses what any tool has written: SyntaxError, ValueError, struct.error and others
+        return 1
+
+
 def upright(image):
     """The image turned by its EXIF orientation."""
     from PIL import ImageOps
 
-    return ImageOps.exif_transpose(image)
+    return image if orientation(image) == 1 else ImageOps.exif_transpose(image)
 
 
 def left_lying(image) -> bool:
     """Whether OpenCV does not turn an image file that its EXIF orientation says to turn."""
-    return image.format in NOT_TURNED and image.getexif().get(0x0112, 1) != 1
+    return image.format in NOT_TURNED and orientation(image) != 1
 
 
 def upright_size(image) -> Tuple[int, int]:
     """Width and height of an image file as OpenCV loads it: upright but for :data:`NOT_TURNED`."""
     # the orientations that exchange the axes
-    turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8) and not left_lying(image)
+    turned = orientation(image) in (5, 6, 7, 8) and not left_lying(image)
     return image.size[::-1] if turned else image.size
 
 

@@ -8,7 +8,14 @@ from mmengine.dist import get_world_size
 from mmengine.registry import DATA_SAMPLERS
 
 from ..errors import DataError, OptionError
+from ..layers.options import checked_choice
 from .transforms.resize_to_tokens import PatchSize, fitted_size, token_count
+
+ON_ERROR = ('raise', 'skip')
+
+
+class UnreadableError(DataError):
+    """The header of a picture."""
 
 
 @DATA_SAMPLERS.register_module()
@@ -31,6 +38,8 @@ class TokenBudgetBatchSampler:
             :class:`~mmvisionllama.datasets.transforms.ResizeToTokens`.
         image_size: In the place of ``image_tokens`` the largest (height, width) that the pipeline makes, where it does
             not depend on the file; no size is read then.
+        on_error: ``'raise'`` ends at a file whose size cannot be read, with its name; ``'skip'`` counts it as an image
+            that fills a batch and leaves it to the pipeline. The Runner sets it from ``broken_pictures``.
 
     Raises:
         DataError: For an image that is larger than the budget, or has neither a size nor a file that tells it; for a
@@ -46,6 +55,7 @@ class TokenBudgetBatchSampler:
         patch_size: PatchSize,
         image_tokens: Optional[Sequence[int]] = None,
         image_size: Optional[Sequence[int]] = None,
+        on_error: str = 'raise',
     ) -> None:
         if isinstance(sampler, InfiniteSampler):
             raise OptionError(
@@ -60,6 +70,7 @@ class TokenBudgetBatchSampler:
         self.patch_size = patch_size
         self.image_tokens = image_tokens
         self.image_size = image_size
+        self.on_error = checked_choice('on_error', on_error, ON_ERROR)
         self._tokens: Optional[List[int]] = None
         self._batches: Optional[int] = None
 
@@ -70,7 +81,12 @@ class TokenBudgetBatchSampler:
 
     def tokens(self, index: int) -> int:
         """Patches of one image."""
-        size = self.image_size or self._size(index)
+        try:
+            size = self.image_size or self._size(index)
+        except UnreadableError:
+            if self.on_error == 'raise':
+                raise
+            return self.max_tokens  # whatever comes in its place fits
         if self.image_tokens is not None:
             smallest, largest = self.image_tokens
             size = fitted_size(size, self.patch_size, largest, smallest)
@@ -94,7 +110,9 @@ class TokenBudgetBatchSampler:
             with Image.open(info['img_path']) as image:
                 return image.height, image.width
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise DataError(f'the size of picture {info["img_path"]} cannot be read ({error}): replace it') from error
+            raise UnreadableError(
+                f'the size of picture {info["img_path"]} cannot be read ({error}): replace it'
+            ) from error
 
     def _fill(self, indices: Sequence[int]) -> Iterator[List[int]]:
         """Batches in the order of ``indices``."""

@@ -114,14 +114,14 @@ class FullyShardedModel(nn.Module):
         blocks: Names of the classes that become units.
         param_dtype: In what to compute and to gather parameters, such as ``'bfloat16'``; they stay float32 themselves.
             Learned directions of rotary embeddings (``directions='mixed'``) are rounded with the rest, which moves
-            positions far from the origin: keep float32 with them.
+            positions far from the origin: keep float32 with them. Image generators take autocast in its place.
         reduce_dtype: In what to add gradients up.
         reshard_after_forward: Drop gathered parameters between forward and backward.
         checkpoint: ``'whole'`` or ``'parts'``; parts need a disk that all processes share.
 
     Raises:
-        OptionError: Without torch 2.7, without a process group, if no block has one of these names, or for an unknown
-            dtype or kind of checkpoint.
+        OptionError: Without torch 2.7, without a process group, if no block has one of these names, for an unknown
+            dtype or kind of checkpoint, and for ``param_dtype`` of an image generator.
 
     Examples:
         >>> model_wrapper_cfg = dict(type='FullyShardedModel', param_dtype='bfloat16', reduce_dtype='float32')
@@ -142,6 +142,11 @@ class FullyShardedModel(nn.Module):
             raise OptionError('FullyShardedModel needs torch 2.7 or later')
         if not (distributed.is_available() and distributed.is_initialized()):
             raise OptionError('FullyShardedModel needs several processes: start with tools/dist_train.sh')
+        if param_dtype is not None and hasattr(module, 'objective'):
+            raise OptionError(
+                'image generators make noise and steps in float32: leave param_dtype out, and compute in bfloat16 by '
+                "optim_wrapper.type='AutocastOptimWrapper'"
+            )
         units = [part for part in module.modules() if type(part).__name__ in blocks]
         if not units:
             raise OptionError(f'the model has no {" or ".join(blocks)}: name the classes of its blocks with blocks=')

@@ -20,7 +20,7 @@ from mmengine.registry import METRICS, TASK_UTILS
 from torch import Tensor
 
 from ..checkpoints.reading import find_state_dict, read_checkpoint
-from ..errors import CheckpointError, DataError, MissingExtraError, MissingFileError
+from ..errors import CheckpointError, DataError, MissingExtraError, MissingFileError, OptionError
 from .neighbours import full_precision, precision_recall
 from .pictures import iterate_npz, npz_header
 
@@ -162,6 +162,7 @@ class InceptionFeatures:
                 self.network = FeatureExtractorInceptionV3('inception', names, feature_extractor_weights_path=path)
             except RuntimeError as error:
                 raise CheckpointError(f"{weights!r} does not hold the weights of torch-fidelity's Inception") from error
+        self.network.eval()  # torch-fidelity's own factory does it, its class only since 0.4
         self._spatial = None
         self.network.Mixed_6d.branch1x1.register_forward_hook(self._keep)
 
@@ -177,8 +178,12 @@ class InceptionFeatures:
         return dict(pool=pool.cpu(), spatial=self._spatial.float().cpu(), logits=logits.cpu())
 
 
-def _stack(parts: Sequence[Dict[str, Any]]) -> Features:
-    return {key: np.concatenate([np.asarray(part[key]) for part in parts]) for key in parts[0]}
+def _on_host(features: Dict[str, Any]) -> Features:
+    return {key: torch.as_tensor(value).detach().cpu().numpy() for key, value in features.items()}
+
+
+def _stack(parts: Sequence[Features]) -> Features:
+    return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
 
 
 def extract_npz(
@@ -196,9 +201,9 @@ def extract_npz(
         raise DataError(
             f'arr_0 of {path!r} holds {dtype} of shape {shape}: expected uint8 images (N, height, width, 3)'
         )
-    parts: List[Dict[str, Any]] = []
+    parts: List[Features] = []
     for batch in iterate_npz(path, batch_size):
-        parts.append(extractor(torch.from_numpy(batch.copy()).permute(0, 3, 1, 2).to(device)))
+        parts.append(_on_host(extractor(torch.from_numpy(batch.copy()).permute(0, 3, 1, 2).to(device))))
         if reference is not None and len(parts) == 1:
             check_dimensions(parts[0], reference)
     return _stack(parts)
@@ -272,17 +277,23 @@ class GenerationMetric(BaseMetric):
         self.neighbour = neighbour
         self.split_size = split_size
         self._collected: Optional[np.ndarray] = None
+        self._size = 0
 
     def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
         """Extracts the features of one batch of samples."""
         images = torch.stack([sample['image'] for sample in data_samples]).expand(-1, 3, -1, -1)
-        features = {key: np.asarray(value.cpu()) for key, value in self.extractor(images).items()}
+        features = _on_host(self.extractor(images))
         check_dimensions(features, self.reference)  # now, not after the last sample
         for row, sample in enumerate(data_samples):
             self.results.append((sample['index'], {key: value[row] for key, value in features.items()}))
 
     def evaluate(self, size: int) -> Dict[str, float]:
-        """As in mmengine, but that the processes share the distances of precision and recall."""
+        """As in mmengine, but that the processes share the distances of precision and recall.
+
+        Raises:
+            OptionError: If fewer samples than ``size`` have numbers of their own.
+        """
+        self._size = size
         results = super().evaluate(size)
         if 'pool' in self.reference['features']:
             found = precision_recall(
@@ -310,6 +321,11 @@ class GenerationMetric(BaseMetric):
         mmengine calls it in the first process alone.
         """
         unique = dict(results)
+        if len(unique) < self._size:
+            raise OptionError(
+                f'{self._size} samples have {len(unique)} different numbers: batches of the data set need an index, '
+                f'as those of ClassLabels, or each begins with the same noise'
+            )
         features = _stack([{k: v[None] for k, v in unique[index].items()} for index in sorted(unique)])
         self._collected = features.get('pool')
         return distribution_metrics(features, self.reference, self.split_size)

@@ -11,13 +11,16 @@ from torch import Tensor
 
 @contextmanager
 def full_precision() -> Iterator[None]:
-    """fp32 matrix products in fp32, whatever the launcher allows: TF32 cannot tell neighbours apart."""
-    precision = torch.get_float32_matmul_precision()
+    """fp32 products and convolutions in fp32, whatever the launcher allows: TF32 cannot tell neighbours apart."""
+    cudnn = torch.backends.cudnn
+    precision, allowed = torch.get_float32_matmul_precision(), cudnn.allow_tf32
     torch.set_float32_matmul_precision('highest')
+    cudnn.allow_tf32 = False
     try:
         yield
     finally:
         torch.set_float32_matmul_precision(precision)
+        cudnn.allow_tf32 = allowed
 
 
 def _squared_distances(one: Tensor, two: Tensor) -> Tensor:

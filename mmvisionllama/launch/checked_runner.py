@@ -15,8 +15,9 @@ from ..engine.hooks.watch_files import WatchFilesHook
 from ..engine.unwrapping import unwrapped
 from ..errors import DataError, OptionError
 from ..generation.generator import ImageGenerator
+from ..generation.labelled_images import LabelledImages
 from ..generation.latents import LatentShards
-from ..layers.options import checked_choice, checked_number, checked_whole
+from ..layers.options import checked_choice, checked_number, checked_whole, type_name
 
 BROKEN_PICTURES = ('raise', 'skip')
 
@@ -59,8 +60,11 @@ class CheckedRunner(Runner):
 
     def build_train_loop(self, loop: Any) -> Any:
         """As mmengine's; the data set names broken files."""
+        policy = checked_choice('broken_pictures', self._policy, BROKEN_PICTURES)
+        if policy == 'skip':
+            pass_over_broken(self._train_dataloader)
         loop = self._checked_loop(super().build_train_loop, loop, 'train')
-        hook = WatchFilesHook(checked_choice('broken_pictures', self._policy, BROKEN_PICTURES))
+        hook = WatchFilesHook(policy)
         hook.watch(loop.dataloader.dataset)
         self.register_hook(hook)
         return loop
@@ -101,8 +105,20 @@ class CheckedRunner(Runner):
         model = unwrapped(self.model)
         check_head(model)
         check_classes(model, loop.dataloader.dataset, f'{split}_dataloader')
-        check_latent_size(model, loop.dataloader.dataset, f'{split}_dataloader')
+        check_image_size(model, loop.dataloader.dataset, f'{split}_dataloader')
         return loop
+
+
+#: what reads files beside a pipeline, and has the policy as its own option ``on_error``
+READERS = ('LabelledImages', 'TokenBudgetBatchSampler')
+
+
+def pass_over_broken(cfg: Any) -> None:
+    """Sets ``on_error='skip'`` for every one of :data:`READERS` in the config of a data loader that does not say it."""
+    for part in cfg.values() if isinstance(cfg, dict) else cfg if isinstance(cfg, (list, tuple)) else ():
+        pass_over_broken(part)
+    if isinstance(cfg, dict) and type_name(cfg.get('type')) in READERS:
+        cfg.setdefault('on_error', 'skip')
 
 
 #: parts of mmdetection's models with a number of classes; those of a cascade are lists
@@ -163,16 +179,19 @@ def check_classes(model: Any, dataset: Dataset, name: str) -> None:
         )
 
 
-def check_latent_size(model: Any, dataset: Dataset, name: str) -> None:
-    """Raises an OptionError for latents of images of another size than the generator is for."""
-    if not isinstance(model, ImageGenerator) or not isinstance(dataset, LatentShards) or dataset.image_size is None:
+def check_image_size(model: Any, dataset: Dataset, name: str) -> None:
+    """Raises an OptionError for images, or latents of images, of another size than the generator is for."""
+    if not isinstance(model, ImageGenerator) or not isinstance(dataset, (LatentShards, LabelledImages)):
         return
-    stored = (dataset.image_size, dataset.image_size)
+    is_stored = isinstance(dataset, LatentShards)
+    size = dataset.image_size if is_stored else dataset.size
     # a model that keeps the anchor of a smaller size samples at the size that it goes on with
-    if stored not in (model.anchor_size, model.image_size):
-        height, width = model.anchor_size
-        raise OptionError(
-            f'the latents of {name} were encoded from {stored[0]}x{stored[1]} pixels and the model is for '
-            f'{height}x{width}: choose others, or set model.network.anchor to {stored[0] // model.codec.downsample} '
-            f'(or model.image_size to {stored[0]}, which keeps the anchor)'
-        )
+    if size is None or (size, size) in (model.anchor_size, model.image_size):
+        return
+    height, width = model.anchor_size
+    what = f'latents of {name} were encoded from' if is_stored else f'images of {name} have'
+    raise OptionError(
+        f'the {what} {size}x{size} pixels and the model is for {height}x{width}: choose others, or set '
+        f'model.network.anchor to {size // model.codec.downsample} (or model.image_size to {size}, which keeps the '
+        f'anchor)'
+    )

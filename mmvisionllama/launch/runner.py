@@ -82,7 +82,9 @@ def init_cpu_group(launcher: str, timeout: Optional[float] = None) -> bool:
 
 
 def set_matmul_precision(cfg: Config) -> None:
-    """Lets a GPU multiply fp32 matrices in TF32, or as ``env_cfg.matmul_precision`` says (``'highest'``: in fp32).
+    """Lets a GPU multiply fp32 matrices in TF32, or as ``env_cfg.matmul_precision`` says.
+
+    ``'highest'`` keeps fp32, in convolutions too, which torch computes in TF32 by itself.
 
     TF32 has fp32's range and 10 bits of mantissa. Positions never see it: tables are made by broadcast products.
 
@@ -96,6 +98,7 @@ def set_matmul_precision(cfg: Config) -> None:
         )
     if torch.cuda.is_available():
         torch.set_float32_matmul_precision(precision)
+        torch.backends.cudnn.allow_tf32 = precision != 'highest'
 
 
 def use_safe_checkpoints(cfg: Config) -> None:

@@ -174,5 +174,9 @@ def test_what_it_cannot_shard(monkeypatch):
     monkeypatch.setattr(sharding.distributed, 'is_initialized', lambda: True)
     with pytest.raises(OptionError, match='no TransformerBlock or AdaLNBlock: .* blocks='):
         FullyShardedModel(nn.Linear(2, 2))
+    generator = nn.Sequential(nn.Linear(2, 2))
+    generator.objective = object()
+    with pytest.raises(OptionError, match='image generators make noise and steps in float32'):
+        FullyShardedModel(generator, blocks=['Linear'], param_dtype='bfloat16')
     with pytest.raises(OptionError, match="'bf16' is no dtype"):
         FullyShardedModel(nn.Linear(2, 2), blocks=['Linear'], param_dtype='bf16')

@@ -14,6 +14,7 @@ from torch.amp import GradScaler
 from torch.utils.data import Dataset
 
 from mmvisionllama.checkpoints import CheckpointError
+from mmvisionllama.deploy import export_network
 from mmvisionllama.errors import OptionError
 from mmvisionllama.generation import load_generator, sample_set
 from mmvisionllama.generation.metrics import frechet_distance, statistics
@@ -202,6 +203,8 @@ def test_errors():
         no_null.sample([0], cfg_scale=2.0)
     with pytest.raises(ValueError, match='no null class'):
         build(network=dict(NETWORK, label_drop_prob=0.0), cfg_scale=2.0)
+    with pytest.raises(OptionError, match='no null class'):
+        export_network(no_null)
     # label 3 has a row, the null class's
     with pytest.raises(ValueError, match='class 3 is out of range: the model has 0 ... 2'):
         model(inputs=torch.rand(2, 1, 4, 4), labels=torch.tensor([0, 3]), mode='loss')

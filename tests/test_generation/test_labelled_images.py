@@ -5,6 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
+from mmvisionllama.datasets.pictures import left_lying, upright_size
 from mmvisionllama.errors import DataError
 from mmvisionllama.generation import LabelledImages
 from mmvisionllama.generation.labelled_images import MAX_SKIPPED
@@ -90,6 +91,16 @@ def test_a_broken_picture_is_named(root, kind, monkeypatch):
     with pytest.raises(DataError, match=f'picture {path} (cannot be read|has too many pixels)') as error:
         LabelledImages(str(root), 8)[1]
     assert '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize('suffix', ['png', 'webp'])
+def test_unreadable_exif_is_passed_over(root, suffix):
+    """Decoders show such a picture; Pillow raises a SyntaxError when it is asked for the orientation."""
+    write(root / 'a' / f'1.{suffix}', np.full((8, 8, 3), 30, np.uint8), exif=b'Exif\0\0garbage of some tool')
+    image = LabelledImages(str(root), 8)[1]['inputs']
+    assert image.mean().item() == pytest.approx(30 / 127.5 - 1, abs=0.02)
+    file = Image.open(root / 'a' / f'1.{suffix}')
+    assert upright_size(file) == (8, 8) and not left_lying(file)
 
 
 @pytest.mark.parametrize('workers', [0, 2])

@@ -7,7 +7,7 @@ import pytest
 import torch
 from mmengine.registry import METRICS, TASK_UTILS
 
-from mmvisionllama.errors import DataError
+from mmvisionllama.errors import DataError, OptionError
 from mmvisionllama.generation import InceptionFeatures
 from mmvisionllama.generation.metrics import (
     compare,
@@ -92,7 +92,7 @@ class MeanColours:
 
     def __call__(self, images):
         pooled = torch.nn.functional.adaptive_avg_pool2d(images.float(), 2).flatten(1)
-        return dict(pool=pooled, logits=pooled[:, :4] / 64)
+        return dict(pool=pooled, logits=pooled[:, :4].numpy() / 64)  # tensors or arrays
 
 
 def write_images(path, count=12, seed=0):
@@ -125,7 +125,11 @@ def test_own_extractor(tmp_path):
     )
     order = [3, 1, 0, 2, 4, 5, 6, 7, 8, 9, 10, 11, 3]  # several processes, one sample twice
     metric.process({}, [dict(image=samples[i], label=0, index=i) for i in order])
-    assert metric.evaluate(len(order)) == pytest.approx({f'generation/{key}': x for key, x in results.items()})
+    assert metric.evaluate(len(samples)) == pytest.approx({f'generation/{key}': x for key, x in results.items()})
+
+    metric.process({}, [dict(image=samples[i], label=0, index=i % 6) for i in range(12)])
+    with pytest.raises(OptionError, match='12 samples have 6 different numbers: .* need an index'):
+        metric.evaluate(len(samples))
 
 
 def test_reference_statistics(tmp_path):
@@ -192,7 +196,7 @@ def test_reference_errors(tmp_path, monkeypatch):
         InceptionFeatures(str(tmp_path / 'weights.pth'))
 
 
-def test_inception_features(tmp_path):
+def test_inception_features(tmp_path, monkeypatch):
     """Shapes and places of the features, with random weights; the real weights give the real metrics."""
     fidelity = pytest.importorskip('torch_fidelity.feature_extractor_inceptionv3')
     path = tmp_path / 'weights.pth'
@@ -203,7 +207,15 @@ def test_inception_features(tmp_path):
         random = fidelity.FeatureExtractorInceptionV3('random', ['2048'], feature_extractor_weights_path='none')
     assert fidelity.FeatureExtractorInceptionV3.load_state_dict is original
     torch.save(random.state_dict(), path)
+    build = fidelity.FeatureExtractorInceptionV3.__init__
+
+    def in_training_mode(self, *args, **kwargs):  # as in torch-fidelity 0.3
+        build(self, *args, **kwargs)
+        self.train()
+
+    monkeypatch.setattr(fidelity.FeatureExtractorInceptionV3, '__init__', in_training_mode)
     extractor = InceptionFeatures(str(path))
+    assert not extractor.network.training
     images = torch.randint(0, 256, (1, 3, 32, 32), dtype=torch.uint8)
     out = extractor(images)
     assert {key: tuple(value.shape) for key, value in out.items()} == {

@@ -3,6 +3,7 @@
 import math
 import subprocess
 import sys
+import weakref
 
 import pytest
 import torch
@@ -132,6 +133,21 @@ def test_clip_keeps_the_data_in_range():
     x = DDPMSampler(FIXED, 20, clip=True)(lambda x, t: -x, noise_of(8))
     assert x.abs().max() <= 1 + 1e-9
     assert DDPMSampler(FIXED, 20)(lambda x, t: -x, noise_of(8)).abs().max() > 2
+
+
+@pytest.mark.parametrize('kind, process', [(DDPMSampler, FIXED), (SDESampler, LinearInterpolant())])
+def test_one_state_is_kept(kind, process):
+    """250 states of large images would fill a card."""
+    seen, most = [], 0
+
+    def model(x, t):
+        nonlocal most
+        seen.append(weakref.ref(x))
+        most = max(most, sum(state() is not None for state in seen))
+        return torch.zeros_like(x)
+
+    kind(process, num_steps=20)(model, noise_of(1))
+    assert len(seen) >= 20 and most <= 3
 
 
 def test_released_sde_grid():

@@ -92,8 +92,8 @@ def test_features_far_from_the_origin():
     expected = precision_recall(samples, reference)
     assert precision_recall(samples + 1e4, reference + 1e4) == expected
     with full_precision():
-        assert torch.get_float32_matmul_precision() == 'highest'
-    assert torch.get_float32_matmul_precision() == before
+        assert torch.get_float32_matmul_precision() == 'highest' and not torch.backends.cudnn.allow_tf32
+    assert torch.get_float32_matmul_precision() == before and torch.backends.cudnn.allow_tf32
 
 
 def evaluate(path, images):

@@ -1,5 +1,6 @@
 """Data and model that do not fit each other, and files that cannot be read, in a real training."""
 
+import contextlib
 import json
 from types import SimpleNamespace
 
@@ -14,9 +15,9 @@ from torch.utils.data import IterableDataset
 from mmvisionllama import launch
 from mmvisionllama.backbones import PyramidVisionLLaMA
 from mmvisionllama.errors import DataError, OptionError
-from mmvisionllama.generation import ImageGenerator, LatentShards
+from mmvisionllama.generation import ImageGenerator, LabelledImages, LatentShards
 from mmvisionllama.generation.latents import META
-from mmvisionllama.launch.checked_runner import CheckedRunner, check_classes, check_head, check_latent_size
+from mmvisionllama.launch.checked_runner import CheckedRunner, check_classes, check_head, check_image_size
 
 pytest.importorskip('mmpretrain')
 
@@ -208,10 +209,32 @@ def test_latents_of_another_size_or_other_classes(tmp_path):
     with pytest.raises(OptionError, match=r'has 3 classes \(a, b, c\) and the model has 1000'):
         check_classes(model(num_classes=1000), data, 'train_dataloader')
     with pytest.raises(OptionError, match=r'from 16x16 pixels and the model is for 8x8: .*anchor to 8 \(or .* to 16'):
-        check_latent_size(model(), data, 'train_dataloader')
-    check_latent_size(model(image_size=16), data, 'train_dataloader')
+        check_image_size(model(), data, 'train_dataloader')
+    check_image_size(model(image_size=16), data, 'train_dataloader')
     data.meta['size'] = 8
-    check_latent_size(model(image_size=(8, 12)), data, 'train_dataloader')
+    check_image_size(model(image_size=(8, 12)), data, 'train_dataloader')
+    for name in 'abc':
+        (tmp_path / 'pictures' / name).mkdir(parents=True)
+        (tmp_path / 'pictures' / name / '0.png').touch()
+    data = LabelledImages(str(tmp_path / 'pictures'), 16)
+    with pytest.raises(OptionError, match='images of train_dataloader have 16x16 pixels and the model is for 8x8'):
+        check_image_size(model(), data, 'train_dataloader')
+    check_image_size(model(image_size=16), data, 'train_dataloader')
+
+
+@pytest.mark.parametrize('policy', ['raise', 'skip'])
+def test_broken_pictures_of_what_reads_files_itself(root, policy):
+    """Of folders for generation, and of the sampler that asks pictures for their sizes."""
+    (root / 'b' / '1.png').write_bytes(b'')
+    folders = dict(dataset=dict(_delete_=True, type='LabelledImages', data_root=str(root), size=8))
+    sampler = dict(type='TokenBudgetBatchSampler', max_tokens=64, patch_size=4, image_tokens=(1, 4))
+    for loader in (folders, dict(batch_sampler=sampler, drop_last=False)):
+        cfg = config(root, broken_pictures=policy)
+        cfg.merge_from_dict(dict(train_dataloader=dict(loader, sampler=dict(type='DefaultSampler', shuffle=False))))
+        runner = launch.build_runner(cfg)
+        with pytest.raises(DataError, match='b/1.png') if policy == 'raise' else contextlib.nullcontext():
+            loop = runner.build_train_loop(runner._train_loop)
+            assert list(loop.dataloader)
 
 
 def test_classes_of_joined_data_sets():

@@ -11,6 +11,7 @@ mmvisionllama/generation/metrics.py).
 import argparse
 import importlib
 import json
+import sys
 from pathlib import Path
 
 from mmvisionllama import launch, zoo
@@ -42,9 +43,10 @@ def parse_args() -> argparse.Namespace:
 def load_extractor(name: str):
     """Calls ``module:name``."""
     module, _, attribute = name.partition(':')
+    sys.path.insert(0, '')  # a file in the current folder, as for python -m
     try:
         return getattr(importlib.import_module(module), attribute)()
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, TypeError) as error:
         raise launch.LaunchError(
             f'--extractor {name!r} cannot be made ({error}): expected package.module:name'
         ) from error

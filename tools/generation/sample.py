@@ -41,7 +41,7 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument('--sampler', choices=sorted(SAMPLERS), help="sampler (default: the config's)")
     parser.add_argument('--steps', type=int, help="steps of the sampler (default: the sampler's)")
-    parser.add_argument('--seed', type=int, default=0, help='seed of the whole set')
+    parser.add_argument('--seed', type=int, help="seed of the whole set (default: the config's)")
     parser.add_argument('--batch-size', type=int, default=64, help='samples made at once by one process')
     parser.add_argument('--grid', help='picture to write')
     parser.add_argument('--columns', type=int, help='columns of the picture (default: one per class, or 8)')
@@ -114,8 +114,9 @@ def main() -> None:
         model.sampler = build_sampler(sampler_of(args, cfg), model.objective)
         if args.cfg_scale is not None:
             model.cfg_scale = args.cfg_scale
+        seed = model.seed if args.seed is None else args.seed
         num = args.num or (8 * len(args.classes) if args.classes else 64)
-        labels = ClassLabels(num, model.network.num_classes, args.classes, args.seed).labels
+        labels = ClassLabels(num, model.network.num_classes, args.classes, seed).labels
         size = model.image_size if args.size is None else (args.size[0], args.size[-1])
         model.check_sampling(size, model.cfg_scale)
         target = None
@@ -137,7 +138,7 @@ def main() -> None:
             done = min(num, indices[-1] + 1 + (world_size - 1) * args.batch_size)
             print(f'{done} of {num} samples, {time.time() - start:.0f} s', flush=True)
 
-    options = dict(cfg_channels=args.cfg_channels, seed=args.seed, image_size=size)
+    options = dict(cfg_channels=args.cfg_channels, seed=seed, image_size=size)
     sample_set(model, labels, write, batch_size=args.batch_size, rank=rank, world_size=world_size, **options)
 
     if target:
