@@ -8,8 +8,9 @@ in the scope of this package, which has no classifiers, segmentors or detectors 
 
 import difflib
 import fnmatch
+from collections import Counter
 from pathlib import Path
-from typing import List
+from typing import List, Set
 
 from mmengine.config.utils import MODULE2PACKAGE
 
@@ -33,6 +34,12 @@ def list_configs(pattern: str = '*') -> List[str]:
     """
     names = (path.relative_to(CONFIGS) for path in CONFIGS.rglob('*.py'))
     return sorted(name.as_posix() for name in names if name.parts[0] != '_base_' and fnmatch.fnmatch(name, pattern))
+
+
+def shared_names() -> Set[str]:
+    """File names, without their ending, that configs of more than one library have."""
+    counts = Counter(Path(name).stem for name in list_configs())
+    return {name for name, count in counts.items() if count > 1}
 
 
 def config_path(name: str) -> str:

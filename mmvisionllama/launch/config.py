@@ -14,6 +14,7 @@ from mmengine.runner import Runner
 
 from ..errors import LaunchError
 from ..layers.options import type_name
+from ..model_zoo import shared_names
 from ..requirements import extra
 
 DOCTOR = "'python -m mmvisionllama.doctor' says how, mmcv's compiled operators included"
@@ -167,8 +168,15 @@ def check_folder(folder: str, what: str = '--out') -> None:
 
 
 def default_work_dir(cfg: Config, config_path: str, work_dir: Optional[str]) -> str:
-    """``--work-dir``, or the config's own, or ``work_dirs/`` and the config's name."""
-    return work_dir or cfg.get('work_dir') or os.path.join('work_dirs', Path(config_path).stem)
+    """``--work-dir``, or the config's own, or ``work_dirs/`` and the config's name.
+
+    A name that the package has for two libraries gets theirs, as in :func:`mmvisionllama.list_models`: in one folder
+    the trainings would take each other's checkpoints.
+    """
+    path = Path(config_path).resolve()
+    is_shared = path.stem in shared_names() and path.parents[1].name in LIBRARIES
+    library = f'_{path.parents[1].name}' if is_shared else ''
+    return work_dir or cfg.get('work_dir') or os.path.join('work_dirs', f'{path.stem}{library}')
 
 
 def iter_datasets(dataloader: Any, name: str) -> Iterator[Tuple[str, dict]]:

@@ -19,6 +19,7 @@ from mmvisionllama.checkpoints import CheckpointError, sharded
 from mmvisionllama.errors import MissingExtraError
 from mmvisionllama.launch import LaunchError, testing
 from mmvisionllama.launch import runner as launch_runner
+from mmvisionllama.model_zoo import config_path, list_configs
 
 ROOT = Path(__file__).parents[2]
 
@@ -241,6 +242,7 @@ def matmul_precision():
     torch.set_float32_matmul_precision('highest')
     yield torch.get_float32_matmul_precision
     torch.set_float32_matmul_precision(before)
+    torch.backends.cudnn.allow_tf32 = True
 
 
 def test_tf32(monkeypatch, matmul_precision):
@@ -250,9 +252,9 @@ def test_tf32(monkeypatch, matmul_precision):
     assert matmul_precision() == 'highest'
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
     launch.set_matmul_precision(Config({}))
-    assert matmul_precision() == 'high'
+    assert matmul_precision() == 'high' and torch.backends.cudnn.allow_tf32
     launch.set_matmul_precision(Config(dict(env_cfg=dict(matmul_precision='highest'))))
-    assert matmul_precision() == 'highest'
+    assert matmul_precision() == 'highest' and not torch.backends.cudnn.allow_tf32
     with pytest.raises(LaunchError, match="matmul_precision is 'tf32': choose 'highest', 'high', 'medium'"):
         launch.set_matmul_precision(Config(dict(env_cfg=dict(matmul_precision='tf32'))))
 
@@ -273,6 +275,12 @@ def test_default_work_dir():
     assert launch.default_work_dir(Config(dict(work_dir='own')), 'a/b.py', 'given') == 'given'
     assert launch.default_work_dir(Config(dict(work_dir='own')), 'a/b.py', None) == 'own'
     assert launch.default_work_dir(Config({}), 'a/b.py', None) == 'work_dirs/b'
+
+
+def test_no_two_configs_have_one_work_dir():
+    folders = {launch.default_work_dir(Config({}), config_path(name), None) for name in list_configs()}
+    assert len(folders) == len(list_configs())
+    assert 'work_dirs/pyramid_vision_llama_digit_scenes_mmdet' in folders
 
 
 @pytest.mark.parametrize(
