@@ -1,9 +1,12 @@
 """What a masked autoencoder sees and what it makes of it."""
 
-from typing import NamedTuple, Optional
+from typing import Any, NamedTuple, Optional
 
 import torch
 from torch import Tensor, nn
+
+from ..errors import OptionError
+from .mae import MAEVisionLLaMA
 
 
 class Reconstruction(NamedTuple):
@@ -18,6 +21,15 @@ class Reconstruction(NamedTuple):
     original: Tensor
     masked: Tensor
     reconstruction: Tensor
+
+
+def check_reconstructs(backbone: Any) -> None:
+    """Raises an OptionError for a backbone that draws its masks by itself, as mmpretrain's ``MAEViT`` does."""
+    if not isinstance(backbone, MAEVisionLLaMA):
+        raise OptionError(
+            f'reconstructions are drawn under given masks, which {type(backbone).__name__} does not take: they need an '
+            f'MAEVisionLLaMA'
+        )
 
 
 @torch.no_grad()

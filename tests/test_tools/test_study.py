@@ -738,6 +738,22 @@ def test_nan_ends_in_a_log_and_seconds_add_up(study, tmp_path, monkeypatch):
     assert records[-1]['seconds'] >= 1000 and float(seconds.read_text()) >= 1000
 
 
+def test_a_finished_or_other_training_is_not_gone_on_with(study, tmp_path):
+    """After its log was removed, or with another rate."""
+    aside, folder, before = study['job'].set_earlier_aside, tmp_path / 'axial_seed0', tmp_path / 'axial_seed0_before'
+    aside(folder, 'lr = 1')
+    (folder / 'epoch_1.pth').touch()
+    aside(folder, 'lr = 1')
+    assert (folder / 'epoch_1.pth').exists() and not before.exists()
+    (folder / 'final.pth').touch()
+    aside(folder, 'lr = 1')
+    assert [path.name for path in folder.iterdir()] == ['config.py'] and (before / 'final.pth').exists()
+    (folder / 'epoch_1.pth').touch()
+    aside(folder, 'lr = 3')
+    assert [path.name for path in folder.iterdir()] == ['config.py'] and not (before / 'final.pth').exists()
+    assert (before / 'epoch_1.pth').exists() and (folder / 'config.py').read_text() == 'lr = 3'
+
+
 def test_seconds_of_the_training_stay_when_its_tests_are_killed(study, tmp_path, monkeypatch):
     job, seconds = study['job'], tmp_path / 'seconds.txt'
     monkeypatch.setattr(job.launch, 'prepare_train', lambda cfg, resume: cfg)

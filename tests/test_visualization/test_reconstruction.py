@@ -12,6 +12,7 @@ from mmengine.registry import init_default_scope
 from torch import nn
 
 from mmvisionllama.engine.hooks.reconstruction import preserved_random_state
+from mmvisionllama.errors import OptionError
 from mmvisionllama.pretraining.reconstruction import fixed_noise, reconstruct, reconstruct_fixed
 from mmvisionllama.visualization.reconstruction import draw, to_uint8
 
@@ -163,6 +164,16 @@ def train(tmp_path, hook):
     )
     runner.train()
     return {key: value.clone() for key, value in runner.model.state_dict().items()}
+
+
+def test_a_backbone_that_draws_its_masks_is_refused_before_epochs_are_trained(tmp_path):
+    from types import SimpleNamespace
+
+    from mmvisionllama.pretraining import MAEReconstructionHook
+
+    model = SimpleNamespace(backbone=torch.nn.Identity())
+    with pytest.raises(OptionError, match='Identity does not take: they need an MAEVisionLLaMA'):
+        MAEReconstructionHook().before_train(SimpleNamespace(model=model))
 
 
 def test_hook_draws_and_leaves_the_training_alone(tmp_path, monkeypatch):

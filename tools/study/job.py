@@ -57,6 +57,8 @@ def main(argv: Optional[List[str]] = None) -> None:
     work_dir, code = args.work_dir / job.name, commit()
     cfg = KINDS[PARTS[job.part].kind].config_of(job, rate, args.data_root, args.cfg_options)
     cfg.work_dir = str(work_dir)
+    cfg.experiment_name = job.name.replace('/', '_')  # loggers are kept by name and second
+    set_earlier_aside(work_dir, cfg.pretty_text)
     with Stopwatch(work_dir / 'seconds.txt') as stopwatch:
         write_atomically(_run(job, rate, cfg, code, stopwatch), job.log)
 
@@ -64,8 +66,6 @@ def main(argv: Optional[List[str]] = None) -> None:
 def _run(job: Job, rate: float, cfg: Config, code: str, stopwatch: 'Stopwatch') -> bytes:
     """Trains and tests; returns the log."""
     kind, work_dir = KINDS[PARTS[job.part].kind], Path(cfg.work_dir)
-    cfg.experiment_name = job.name.replace('/', '_')  # loggers are kept by name and second
-    text = cfg.pretty_text
     launch.train(launch.prepare_train(cfg, resume='auto'))
     stopwatch.save()  # the tests may be killed
     checkpoint = (work_dir / 'last_checkpoint').read_text().strip()
@@ -97,9 +97,22 @@ def _run(job: Job, rate: float, cfg: Config, code: str, stopwatch: 'Stopwatch') 
     unfit += [record.get('iter') for record in found if not math.isfinite(record.get('loss', 0))]
     records += [dict(kind='diverged', step=unfit[0])] if unfit else found
     records.append(dict(kind='end', seconds=round(stopwatch.seconds())))
-    (work_dir / 'config.py').write_text(text)
     shutil.copy(checkpoint, work_dir / 'final.pth')
     return ''.join(json.dumps(record) + '\n' for record in records).encode()
+
+
+def set_earlier_aside(work_dir: Path, text: str) -> None:
+    """Keeps a finished training, or one of another config, from being taken for the job's own: its log is to be new.
+
+    The folder gets the ending ``_before``; one that an earlier call has left is removed.
+    """
+    noted = work_dir / 'config.py'
+    if (work_dir / 'final.pth').exists() or (noted.exists() and noted.read_text() != text):
+        before = work_dir.with_name(f'{work_dir.name}_before')
+        shutil.rmtree(before, ignore_errors=True)
+        work_dir.rename(before)
+    work_dir.mkdir(parents=True, exist_ok=True)
+    noted.write_text(text)
 
 
 class Stopwatch:

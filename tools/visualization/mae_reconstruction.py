@@ -16,6 +16,7 @@ from mmvisionllama.engine.hooks.reconstruction import reconstruction_picture
 from mmvisionllama.generation.pictures import PICTURES
 from mmvisionllama.launch import DefaultsFormatter, LaunchError, check_device, check_target, load_config, run_cli
 from mmvisionllama.layers.options import type_name
+from mmvisionllama.pretraining.reconstruction import check_reconstructs
 
 SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp')
 
@@ -59,6 +60,10 @@ def build_model(config: str, checkpoint: str, device: str) -> torch.nn.Module:
         raise LaunchError(f'{config!r} builds a {kind}: give the config of an MAE pre-training')
     cfg.model.setdefault('data_preprocessor', cfg.get('data_preprocessor'))
     model = MODELS.build(cfg.model)
+    try:
+        check_reconstructs(model.backbone)
+    except ValueError as error:
+        raise LaunchError(f'{config!r}: {error}') from error
     load_strictly(model, find_state_dict(read_checkpoint(checkpoint)), checkpoint)
     return model.eval().to(device)
 

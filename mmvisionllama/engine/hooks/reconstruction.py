@@ -11,7 +11,7 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from torch import Tensor, nn
 
-from ...pretraining.reconstruction import reconstruct_fixed
+from ...pretraining.reconstruction import check_reconstructs, reconstruct_fixed
 from ...visualization.reconstruction import draw_reconstruction
 from ..sharding import whole_copy
 from ..unwrapping import unwrapped
@@ -74,6 +74,10 @@ class MAEReconstructionHook(Hook):
         self.by_epoch = by_epoch
         self.name = name
         self._images: Optional[Tensor] = None
+
+    def before_train(self, runner) -> None:
+        """Refuses a backbone that it cannot draw, before epochs are trained."""
+        check_reconstructs(unwrapped(runner.model).backbone)
 
     def after_train_epoch(self, runner) -> None:
         """Draws after every ``interval`` epochs."""
