@@ -1,8 +1,10 @@
 """Fixtures shared by the tests."""
 
+import gc
 import json
 import os
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Tuple
 
 import pytest
@@ -68,6 +70,16 @@ def configs_as_they_are():
     yapf_api.FormatCode = lambda text, *args, **kwargs: (text, False)
     yield
     yapf_api.FormatCode = layout
+
+
+@pytest.fixture(autouse=True, scope='session')
+def data_sets_without_a_collection():
+    """mmengine collects garbage after packing each data set, half a second with all libraries loaded."""
+    from mmengine.dataset import base_dataset
+
+    base_dataset.gc = SimpleNamespace(collect=lambda: None)
+    yield
+    base_dataset.gc = gc
 
 
 class Golden:

@@ -263,6 +263,10 @@ def shrink(cfg, path, tmp_path):
     if cfg.get('val_cfg') is not None:
         cfg.train_cfg.val_interval = 1
     cfg.load_from = None
+    if cfg.get('compile'):
+        cfg.compile = dict(
+            backend='eager'
+        )  # captured as a graph; what a compiler makes of it is tested with the backbones
     cfg.work_dir = str(tmp_path / 'work')
     return cfg
 

@@ -29,8 +29,11 @@ SAMPLES, BATCH = 60, 12
 
 @DATASETS.register_module()
 class FixedPictures(torch.utils.data.Dataset):
+    def __init__(self, samples=SAMPLES):
+        self.samples = samples
+
     def __len__(self):
-        return SAMPLES
+        return self.samples
 
     def __getitem__(self, i):
         return torch.randn(3, 16, 16, generator=torch.Generator().manual_seed(i))

@@ -9,6 +9,10 @@ import torch
 from mmengine.dist import get_rank
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
+from yapf.yapflib import yapf_api
+
+# as in conftest.py, which other processes do not read
+yapf_api.FormatCode = lambda text, *args, **kwargs: (text, False)
 
 
 @HOOKS.register_module()
