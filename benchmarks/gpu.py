@@ -3,7 +3,7 @@
     python benchmarks/gpu.py [--budget SECONDS] [--cases WORD ...] [--tiny --device cpu]
 
 First the peaks of the card (a bf16 matrix product, a copy in its memory), then models under bf16 autocast, attention
-kernels at 16 shapes, and what ``torch.compile`` makes of the models. Rows are written after each case; what the budget
+kernels at 18 shapes, and what ``torch.compile`` makes of the models. Rows are written after each case; what the budget
 does not reach is listed. ``--tiny`` runs every case at a toy size, to show that the script works.
 """
 

@@ -33,7 +33,7 @@ class Case:
         multi_label: The method takes several labels of an image.
         predicts: False for models without predictions.
         odd_size: False where neck or head take no size but the training's, the stock backbone's alike.
-        fast: Belongs to the subset of the ordinary tests.
+        fast: Belongs to the short subset.
     """
 
     library: str

@@ -274,7 +274,7 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description='Try our backbones in stock configs')
     parser.add_argument('--library', nargs='+', choices=LIBRARIES, default=list(LIBRARIES))
     parser.add_argument('--only', nargs='+', help='parts of the paths of the configs to try')
-    parser.add_argument('--fast', action='store_true', help='only the subset of the ordinary tests')
+    parser.add_argument('--fast', action='store_true', help='only six of them')
     parser.add_argument('--processes', type=int, default=1, help='processes that train together (default: 1)')
     parser.add_argument('--timeout', type=float, default=300, help='seconds per config (default: 300)')
     parser.add_argument('--out', type=Path, help='write a table in Markdown')

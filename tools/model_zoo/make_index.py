@@ -32,7 +32,10 @@ SMALL = {
     ),
     'generation/study': ('Study', 'Arms of the study on CIFAR-10 (`docs/study.md`), small enough for a CPU.'),
     'mmdet/study': ('Study', 'Arms of the study on cell nuclei (`docs/study.md`), small enough for a CPU.'),
-    'mmpretrain/study': ('Study', 'Arms of the study on real photographs (`docs/study.md`), small enough for a CPU.'),
+    'mmpretrain/study': (
+        'Study',
+        'Arms of the study (`docs/study.md`) and models for weights, small enough for a CPU, and `*-tiny*` for a GPU.',
+    ),
 }
 
 #: what writes a small config's data, in its docstring or comment

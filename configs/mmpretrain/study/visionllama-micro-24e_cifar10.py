@@ -1,4 +1,4 @@
-"""VisionLLaMA micro on CIFAR-10 for four epochs more, the zoo's classifier.
+"""VisionLLaMA micro on CIFAR-10 for four epochs more, the zoo's most accurate classifier of it.
 
 Data:     CIFAR-10 in data/cifar10/{train,test}/CLASS/*, see docs/study.md; crops and flips alone
 Model:    as visionllama-micro-20e_cifar10.py

@@ -1,4 +1,4 @@
-"""VisionLLaMA tiny on CIFAR-10 on a GPU, trained for its weights and not for a comparison.
+"""VisionLLaMA tiny on CIFAR-10 on a GPU, meant for weights and not trained yet.
 
 Data:     as visionllama-tiny_cifar10.py
 Model:    as visionllama-tiny_cifar10.py
