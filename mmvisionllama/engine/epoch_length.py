@@ -32,7 +32,8 @@ def fit_epoch_length(runner: Any, checkpoint: Dict[str, Any], done: int) -> None
     before = _before(meta)
     if before in (None, now):
         return
-    epoch, meta['iter'] = meta['epoch'], meta['epoch'] * now + done
+    epoch, done = meta['epoch'], min(done, now)  # the last batch of an epoch may be incomplete
+    meta['iter'] = epoch * now + done
     schedules = runner.param_schedulers
     message = (
         f'the checkpoint has {before} iterations in an epoch and this training {now}: it goes on after {meta["iter"]}'
@@ -43,8 +44,12 @@ def fit_epoch_length(runner: Any, checkpoint: Dict[str, Any], done: int) -> None
         )
         return
     runner.logger.warning(f'{message}, with the rates that the config has there for its batch')
-    if not schedules or 'param_schedulers' not in checkpoint:
-        return
+    state = checkpoint.get('optimizer', {})
+    # mmengine adds a group to the optimizer's where there are several
+    base = [state[key] for key in ('base_param_settings',) if key in state]
+    groups, saved_groups = runner.optim_wrapper.param_groups, [*state.get('param_groups', ()), *base]
+    if not schedules or 'param_schedulers' not in checkpoint or len(groups) != len(saved_groups):
+        return  # another optimizer is refused elsewhere
     by_iter = [each for each in schedules if not each.by_epoch]
     with warnings.catch_warnings():
         warnings.simplefilter('ignore', UserWarning)  # that no step of the optimizer comes between
@@ -56,6 +61,9 @@ def fit_epoch_length(runner: Any, checkpoint: Dict[str, Any], done: int) -> None
                 if number < epoch and each.by_epoch:
                     each.step()
     del checkpoint['param_schedulers']  # built and in their places
-    for group, saved in zip(runner.optim_wrapper.param_groups, checkpoint['optimizer']['param_groups'], strict=True):
+    for group, saved in zip(groups, saved_groups):
         for name in {each.param_name for each in schedules}:
-            saved.update({key: group[key] for key in (name, f'initial_{name}') if key in group})
+            # Adam keeps its momentum among the betas
+            saved.update(
+                {key: group[key] for key in (name, f'initial_{name}', 'betas') if key in group and key in saved}
+            )

@@ -174,8 +174,8 @@ def default_work_dir(cfg: Config, config_path: str, work_dir: Optional[str]) -> 
     the trainings would take each other's checkpoints.
     """
     path = Path(config_path).resolve()
-    is_shared = path.stem in shared_names() and path.parents[1].name in LIBRARIES
-    library = f'_{path.parents[1].name}' if is_shared else ''
+    is_shared = path.stem in shared_names() and path.parent.parent.name in LIBRARIES
+    library = f'_{path.parent.parent.name}' if is_shared else ''
     return work_dir or cfg.get('work_dir') or os.path.join('work_dirs', f'{path.stem}{library}')
 
 

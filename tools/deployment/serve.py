@@ -42,7 +42,11 @@ def make_app(predictor: deploy.Predictor, max_bytes: int = 20_000_000, at_once: 
             try:
                 (sample,) = predictor(str(path))
             except DataError as error:  # the client has given no file of this name
-                raise DataError(re.sub(rf"picture '?{re.escape(str(path))}'?", 'the picture', str(error))) from error
+                raise DataError(
+                    re.sub(
+                        rf"picture ('?{re.escape(str(path))}'?|{re.escape(repr(str(path)))})", 'the picture', str(error)
+                    )
+                ) from error
         best = sample.pred_score.topk(min(5, len(sample.pred_score)))
         name = predictor.classes.__getitem__ if predictor.classes else str
         return {'classes': [name(int(i)) for i in best.indices], 'scores': [round(float(v), 4) for v in best.values]}

@@ -61,6 +61,8 @@ def main(argv: Optional[List[str]] = None) -> None:
     set_earlier_aside(work_dir, cfg.pretty_text)
     with Stopwatch(work_dir / 'seconds.txt') as stopwatch:
         write_atomically(_run(job, rate, cfg, code, stopwatch), job.log)
+    checkpoint = (work_dir / 'last_checkpoint').read_text().strip()
+    shutil.copy(checkpoint, work_dir / 'final.pth')  # says that the log was written
 
 
 def _run(job: Job, rate: float, cfg: Config, code: str, stopwatch: 'Stopwatch') -> bytes:
@@ -97,7 +99,6 @@ def _run(job: Job, rate: float, cfg: Config, code: str, stopwatch: 'Stopwatch') 
     unfit += [record.get('iter') for record in found if not math.isfinite(record.get('loss', 0))]
     records += [dict(kind='diverged', step=unfit[0])] if unfit else found
     records.append(dict(kind='end', seconds=round(stopwatch.seconds())))
-    shutil.copy(checkpoint, work_dir / 'final.pth')
     return ''.join(json.dumps(record) + '\n' for record in records).encode()
 
 

@@ -156,7 +156,7 @@ class ReseedHook(Hook):
         if self._by_iter(runner):
             self._batches.number = runner.iter if self._skips_indices(runner) else 0
             return
-        done = self._samples_done // self._samples_per_iter(runner)
+        done = min(self._samples_done // self._samples_per_iter(runner), len(runner.train_dataloader))
         self._samples_done = 0
         self._first_iter -= done
         self._batches.epoch, self._batches.number, self._batches.skip = runner.epoch, done, done

@@ -47,7 +47,7 @@ class Record(Hook):
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
         self.losses[runner.iter] = outputs['loss'].item()
-        self.rates[runner.iter] = runner.optim_wrapper.param_groups[0]['lr']
+        self.rates[runner.iter] = [group['lr'] for group in runner.optim_wrapper.param_groups]
 
 
 class StopHook(Hook):
@@ -88,7 +88,7 @@ def train(work_dir, *, by_epoch, workers, seed, hook=True, resume=False, validat
         work_dir=str(work_dir),
         train_dataloader=dict(loader, sampler=sampler),
         train_cfg=dict(by_epoch=True, max_epochs=4) if by_epoch else dict(by_epoch=False, max_iters=12, val_interval=3),
-        optim_wrapper=dict(optimizer=dict(type='AdamW', lr=0.01)),
+        optim_wrapper=dict(optimizer=dict(type='AdamW', lr=0.01), **options.pop('optim_wrapper', {})),
         **(validation if validate else {}),
         default_hooks=dict(
             checkpoint=dict(type='CheckpointHook', interval=1 if by_epoch else 3, by_epoch=by_epoch),
@@ -140,7 +140,10 @@ def test_schedules_follow_another_number_of_iterations(tmp_path, batch_size, sto
         dict(type='CosineAnnealingLR', T_max=3, begin=1, end=4, **epoch),
         dict(type='MultiStepLR', milestones=[3], gamma=0.5, by_epoch=True),
     ]
+    groups = dict(paramwise_cfg=dict(custom_keys={'layers.0': dict(lr_mult=0.1)}))  # one for each parameter
     options = dict(by_epoch=True, workers=0, seed=0, validate=False, param_scheduler=schedules)
+    if stopped != 'by mmengine':
+        options['optim_wrapper'] = groups
     train(tmp_path / 'other', batch_size=batch_size, **options)
     expected = train.rates
     within = stopped == 'within'
@@ -158,7 +161,9 @@ def test_schedules_follow_another_number_of_iterations(tmp_path, batch_size, sto
     # 4 of 12 samples are done in the second epoch
     start = per_epoch + 4 // batch_size if within else 2 * per_epoch
     assert list(losses) == list(range(start, 4 * per_epoch))
-    assert train.rates == pytest.approx({i: expected[i] for i in losses}, rel=1e-6)
+    assert len(expected[0]) == (1 if stopped == 'by mmengine' else 5)
+    for i in losses:
+        assert train.rates[i] == pytest.approx(expected[i], rel=1e-6)
 
 
 @pytest.mark.nightly
