@@ -64,7 +64,9 @@ def check_segmentation(dataset: dict, root: str, scope: Optional[str] = None) ->
         if cls and not parameter:  # REFUGE's, for one, is written in its __init__
             return
         suffix = parameter.default if parameter else '.jpg'
-    check_pictures(os.path.join(root, (dataset.get('data_prefix') or {}).get('img_path') or ''), suffix)
+    folder = os.path.join(root, (dataset.get('data_prefix') or {}).get('img_path') or '')
+    if folder:
+        check_pictures(folder, suffix)
 
 
 def check_classification(dataset: dict, root: str, scope: Optional[str] = None) -> None:

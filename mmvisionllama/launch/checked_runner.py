@@ -123,6 +123,8 @@ def pass_over_broken(cfg: Any) -> None:
 
 #: parts of mmdetection's models with a number of classes; those of a cascade are lists
 DETECTION_HEADS = ('bbox_head', 'mask_head', 'roi_head.bbox_head', 'roi_head.mask_head')
+#: of mmsegmentation's
+SEGMENTATION_HEADS = ('decode_head', 'auxiliary_head')
 
 NO_SAMPLES = 'a data set of the config has no samples: check its ann_file, data_prefix and filter_cfg'
 
@@ -145,11 +147,14 @@ def check_head(model: Any) -> None:
 
 
 def class_counts(model: Any) -> List[Tuple[str, int]]:
-    """Options of a classifier's head, a generator or a detector's heads, and the classes that they say."""
-    counts = []
+    """Options of the heads of a classifier, detector or segmentor, or of a generator, and the classes that they say."""
+    counts, kinds = [], {base.__name__ for base in type(model).__mro__}
     # proposals have one class, and heads that compare with texts any number
-    is_agnostic = any(base.__name__ == 'RPN' for base in type(model).__mro__) or hasattr(model, 'language_model')
-    for part in ('head', 'network', *(() if is_agnostic else DETECTION_HEADS)):
+    is_agnostic = 'RPN' in kinds or hasattr(model, 'language_model')
+    # depths have none, and segmentors that compare with texts are no EncoderDecoder
+    is_segmentor = 'EncoderDecoder' in kinds and 'DepthEstimator' not in kinds
+    detection, segmentation = () if is_agnostic else DETECTION_HEADS, SEGMENTATION_HEADS if is_segmentor else ()
+    for part in ('head', 'network', *detection, *segmentation):
         head: Any = model
         for name in part.split('.'):
             head = getattr(head, name, None)

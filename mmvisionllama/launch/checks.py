@@ -31,9 +31,9 @@ def check_data(cfg: Config, splits: Tuple[str, ...] = ('train', 'val')) -> None:
     for split in splits:
         for name, dataset in iter_datasets(cfg.get(f'{split}_dataloader'), f'{split}_dataloader'):
             root = dataset.get('data_root') or ''
-            if '://' in root or not root:
+            if '://' in root or (not root and _downloads(dataset, scope)):
                 continue
-            if not os.path.isdir(root):
+            if root and not os.path.isdir(root):
                 if _downloads(dataset, scope):
                     continue
                 raise LaunchError(
@@ -46,12 +46,13 @@ def check_data(cfg: Config, splits: Tuple[str, ...] = ('train', 'val')) -> None:
             prefixes = prefix.values() if isinstance(prefix, dict) else [prefix]
             annotations = dataset.get('ann_file')
             for part in [*prefixes, annotations]:
-                if isinstance(part, str) and '://' not in part and not os.path.exists(os.path.join(root, part)):
+                path = os.path.join(root, part) if isinstance(part, str) and '://' not in part else ''
+                if path and not os.path.exists(path):
                     # ImageNet's split may be a folder, or a list in meta/ over images that lie side by side
                     if part == split_folder and os.path.exists(os.path.join(root, 'meta', f'{part}.txt')):
                         continue
                     raise LaunchError(
-                        f'{os.path.join(root, part)!r}, which {name} of the config names, does not exist: check the '
+                        f'{path!r}, which {name} of the config names, does not exist: check the '
                         f'layout of the data folder {root!r}'
                     )
             check_files(dataset, root, scope)

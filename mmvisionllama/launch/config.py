@@ -180,12 +180,12 @@ def default_work_dir(cfg: Config, config_path: str, work_dir: Optional[str]) -> 
 
 
 def iter_datasets(dataloader: Any, name: str) -> Iterator[Tuple[str, dict]]:
-    """Name and config of every dataset in a dataloader config, wrapped ones included."""
+    """Name and config of every dataset of files in a dataloader config, wrapped ones included."""
     if isinstance(dataloader, (list, tuple)):
         for i, item in enumerate(dataloader):
             yield from iter_datasets(item, f'{name}.{i}')
     elif isinstance(dataloader, dict):
-        if 'type' in dataloader and 'data_root' in dataloader:
+        if 'type' in dataloader and {'data_root', 'ann_file', 'data_prefix'} & set(dataloader):
             yield name, dataloader
         for key in ('dataset', 'datasets'):
             if key in dataloader:

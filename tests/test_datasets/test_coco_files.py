@@ -9,6 +9,7 @@ from mmvisionllama import launch
 from mmvisionllama.datasets import DataError
 from mmvisionllama.datasets.checks import check_files
 from mmvisionllama.datasets.coco_files import check_categories, read_categories
+from mmvisionllama.errors import LaunchError
 
 
 def write(path, names, first=False, indent=None):
@@ -70,6 +71,22 @@ def test_before_a_training(tmp_path):
         launch.check_data(config(tmp_path, metainfo=dict(classes=str(tmp_path / 'names.txt'))))
     with pytest.raises(DataError, match="lacks 78 of the 80 categories.*'person'"):
         launch.check_data(config(tmp_path))
+
+
+@pytest.mark.parametrize('root', [{}, dict(data_root='')])
+def test_paths_without_a_root_are_checked_too(tmp_path, root):
+    pytest.importorskip('mmdet.datasets', exc_type=ImportError)
+    write(tmp_path / 'a.json', ['dog', 'cat'])
+
+    def check(**options):
+        dataset = dict(type='CocoDataset', ann_file=str(tmp_path / 'a.json'), **root)
+        launch.check_data(ConfigDict(train_dataloader=dict(dataset=dict(dataset, **options))))
+
+    check(metainfo=dict(classes=('dog', 'cat')))
+    with pytest.raises(DataError, match='another order'):
+        check(metainfo=dict(classes=('cat', 'dog')))
+    with pytest.raises(LaunchError, match=r"b\.json', which train_dataloader\.dataset of the config names, does not"):
+        check(ann_file=str(tmp_path / 'b.json'))
 
 
 def test_one_class_without_its_comma(tmp_path):

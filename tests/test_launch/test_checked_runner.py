@@ -157,6 +157,10 @@ def head(classes, **kwargs):
     return module
 
 
+class EncoderDecoder(SimpleNamespace):
+    """mmsegmentation's segmentor; others compare pictures with texts."""
+
+
 class RPN(SimpleNamespace):
     """mmdetection's name of the detector whose head has one class, object or not."""
 
@@ -179,10 +183,12 @@ class RPN(SimpleNamespace):
         (SimpleNamespace(rpn_head=head(1), bbox_head=head(3), mask_head=None), []),
         (SimpleNamespace(bbox_head=head(256), language_model='BERT'), []),
         (RPN(bbox_head=head(1)), []),
-        (SimpleNamespace(decode_head=head(150)), []),
+        (EncoderDecoder(decode_head=head(150), auxiliary_head=head(3)), ['decode_head']),
+        (EncoderDecoder(decode_head=head(3), auxiliary_head=nn.ModuleList([head(150)])), ['auxiliary_head']),
+        (SimpleNamespace(decode_head=head(20)), []),
     ],
 )
-def test_classes_of_detectors(model, named):
+def test_classes_of_detectors_and_segmentors(model, named):
     """A number in one head that was forgotten is silent in mmdetection, or an index out of bounds."""
     data = SimpleNamespace(metainfo=dict(classes=('a', 'b', 'c')))
     if named:

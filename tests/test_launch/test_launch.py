@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.hooks import CheckpointHook
+from mmengine.hooks import CheckpointHook, Hook
 from mmengine.model import PretrainedInit
 from mmengine.optim import AmpOptimWrapper, OptimWrapper
 
@@ -299,6 +299,36 @@ def test_show_dir(data, scope, where):
     cfg.default_hooks = {}
     with pytest.raises(LaunchError, match='visualization hook'):
         launch.show_predictions(cfg, 'pictures', False, 1)
+
+
+def test_every_nth_picture_of_a_test_is_painted(monkeypatch):
+    """mmdetection's and mmsegmentation's hooks look at the interval in validations alone."""
+    painted, hook = [], Hook()
+    hook.interval = 3
+    hook.after_test_iter = lambda runner, index, batch, outputs: painted.append(outputs)
+    testing.paint_every_nth(hook)
+    for batch in ('ab', 'cd', 'ef', 'g'):
+        hook.after_test_iter(None, 0, None, list(batch))
+    assert painted == [['a'], ['d'], ['g']]
+    with pytest.raises(LaunchError, match='--interval must be at least 1'):
+        launch.show_predictions(Config({}), 'pictures', False, 0)
+
+
+def test_predictions_of_a_segmentation_are_written_without_logits(tmp_path):
+    dumped = testing.DumpLabels(str(tmp_path / 'p.pkl'))
+    dumped.process({}, [dict(seg_logits=torch.zeros(2), pred_sem_seg=torch.ones(2))])
+    assert [list(sample) for sample in dumped.results] == [['pred_sem_seg']]
+
+
+def test_tta_keeps_the_preprocessor_of_the_model(data):
+    """mmengine gives one at the top of the config to the outer model, which gives it to the inner one."""
+    cfg = config(data, data_preprocessor=dict(mean=[1]))
+    cfg.model.data_preprocessor = dict(mean=[2])
+    launch.use_tta(cfg)
+    assert 'data_preprocessor' not in cfg and cfg.model.module.data_preprocessor.mean == [2]
+    cfg = config(data, data_preprocessor=dict(mean=[1]))
+    launch.use_tta(cfg)
+    assert cfg.data_preprocessor.mean == [1]
 
 
 @pytest.mark.parametrize('scope', ['mmpretrain', 'mmdet'])

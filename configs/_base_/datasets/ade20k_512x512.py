@@ -2,15 +2,6 @@
 dataset_type = 'ADE20KDataset'
 data_root = 'data/ade/ADEChallengeData2016'
 crop_size = (512, 512)
-data_preprocessor = dict(
-    type='SegDataPreProcessor',
-    mean=[123.675, 116.28, 103.53],
-    std=[58.395, 57.12, 57.375],
-    bgr_to_rgb=True,
-    pad_val=0,
-    seg_pad_val=255,
-    size=crop_size,
-)
 
 # names the file that is damaged, of the wrong size, or has a label outside the classes
 check_files = dict(type='CheckSegFiles', num_classes=150, reduce_zero_label=True)

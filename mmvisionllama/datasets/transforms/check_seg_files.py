@@ -6,7 +6,7 @@ from typing import Any, Optional, Tuple
 import numpy as np
 from mmengine.registry import TRANSFORMS
 
-from ...errors import DataError
+from ...errors import DataError, OptionError
 from ..pictures import read, upright_size
 from ..seen_files import SeenFiles
 
@@ -26,16 +26,24 @@ class CheckSegFiles:
 
     Args:
         num_classes: Classes in the files. Their labels are 0 ... num_classes - 1, or with ``reduce_zero_label``
-            1 ... num_classes, 0 being unlabelled; 255 is unlabelled in both cases.
+            1 ... num_classes, 0 being unlabelled; 255 is unlabelled in both cases, and mmsegmentation reads label maps
+            with 8 bits.
         reduce_zero_label: As the data set's.
         backend_args: Of mmengine's file clients.
 
     Raises:
         DataError: For a file that cannot be read, a label map of another size than its picture or with more than one
             channel, and labels outside the classes.
+        OptionError: For more classes than 8 bits hold.
     """
 
     def __init__(self, num_classes: int, reduce_zero_label: bool = False, backend_args: Optional[dict] = None) -> None:
+        most = IGNORED - bool(reduce_zero_label)
+        if num_classes > most:
+            raise OptionError(
+                f'{num_classes} classes: mmsegmentation reads label maps with 8 bits, which hold {most} and the '
+                f'unlabelled'
+            )
         self.num_classes = num_classes
         self.reduce_zero_label = reduce_zero_label
         self.backend_args = backend_args

@@ -12,6 +12,7 @@ from mmengine.config import ConfigDict
 from mmvisionllama import launch
 from mmvisionllama.datasets import CheckSegFiles, DataError
 from mmvisionllama.datasets.checks import check_files, check_pictures
+from mmvisionllama.errors import OptionError
 
 Image = pytest.importorskip('PIL.Image')
 ROOT = Path(__file__).parents[3]
@@ -64,6 +65,12 @@ def test_unknown_class(pair):
     assert pair['seg_map_path'] in str(error.value)
     with pytest.raises(DataError, match=r'has the labels 3, 4: .* labels 0 \.\.\. 2,'):
         CheckSegFiles(num_classes=3)(pair)
+
+
+def test_more_classes_than_eight_bits_hold():
+    CheckSegFiles(254, reduce_zero_label=True)
+    with pytest.raises(OptionError, match='255 classes: .* 8 bits, which hold 254'):
+        CheckSegFiles(255, reduce_zero_label=True)
 
 
 def test_negative_labels(pair, tmp_path):
