@@ -7,11 +7,14 @@ import torch
 from torch import Tensor, nn
 
 
-def complex_table(height: int, width: int, head_dim: int, scale_y: float, scale_x: float, class_token: bool) -> Tensor:
+def complex_table(
+    height: int, width: int, head_dim: int, scale_y: float, scale_x: float, class_token: bool, device: torch.device
+) -> Tensor:
     """Complex rotations of a grid, row by row: ``(N, head_dim / 2)``."""
-    theta = 10000.0 ** (-torch.arange(0, head_dim, 4, dtype=torch.float32) / head_dim)
-    rows = [torch.zeros(head_dim // 2)] if class_token else []
-    y, x = torch.meshgrid(torch.arange(height) * scale_y, torch.arange(width) * scale_x, indexing='ij')
+    theta = 10000.0 ** (-torch.arange(0, head_dim, 4, dtype=torch.float32, device=device) / head_dim)
+    rows = [torch.zeros(head_dim // 2, device=device)] if class_token else []
+    y, x = (torch.arange(n, device=device) * scale for n, scale in ((height, scale_y), (width, scale_x)))
+    y, x = torch.meshgrid(y, x, indexing='ij')
     angles = torch.stack((x.reshape(-1, 1) * theta, y.reshape(-1, 1) * theta), dim=-1).flatten(1)
     angles = torch.cat((*[row[None] for row in rows], angles))
     return torch.polar(torch.ones_like(angles), angles)
@@ -36,8 +39,8 @@ class LiteralAttention(nn.Module):
         b, n, c = x.shape
         q, k, v = self.qkv(x).reshape(b, n, 3, self.heads, -1).unbind(2)
         table = complex_table(
-            *grid, c // self.heads, self.anchor / grid[0], self.anchor / grid[1], self.class_token
-        ).to(x.device)
+            *grid, c // self.heads, self.anchor / grid[0], self.anchor / grid[1], self.class_token, x.device
+        )
         q, k = rotate(q, table).transpose(1, 2), rotate(k, table).transpose(1, 2)
         weights = (q @ k.transpose(-2, -1) * (c // self.heads) ** -0.5).softmax(dim=-1)
         return self.proj((weights @ v.transpose(1, 2)).transpose(1, 2).reshape(b, n, c))

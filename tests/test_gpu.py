@@ -5,14 +5,17 @@ import json
 import math
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import distributed
 
 from mmvisionllama.backbones import PyramidVisionLLaMA, VisionLLaMA, iLLaMA
 from mmvisionllama.generation import DiTLLaMA
+from mmvisionllama.layers import build_norm
 
 CUDA = torch.cuda.is_available()
 needs_gpu = pytest.mark.skipif(not CUDA, reason='needs a GPU: make gpu-test')
@@ -163,6 +166,36 @@ def test_nothing_waits_for_the_gpu(family):
         out.float().square().mean().backward()
     finally:
         torch.cuda.set_sync_debug_mode('default')
+
+
+def waits(depth):
+    """How often the host waits in a packed forward pass of training."""
+    arch = dict(embed_dims=64, num_layers=depth, num_heads=2)
+    model = VisionLLaMA(arch, drop_path_rate=0.3, out_type='avg_featmap', with_cls_token=False).cuda().train()
+    images = [torch.randn(3, *size, device='cuda') for size in ((80, 112), (64, 48))]
+    with torch.autocast('cuda', torch.bfloat16), warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter('always')
+        torch.cuda.set_sync_debug_mode('warn')
+        try:
+            model.forward_packed(images)
+        finally:
+            torch.cuda.set_sync_debug_mode('default')
+    return sum('synchroniz' in str(each.message) for each in seen)
+
+
+@needs_gpu
+def test_packed_blocks_do_not_wait():
+    """Where the runs are is copied once for all blocks, stochastic depth included."""
+    assert waits(5) == waits(2)
+
+
+@needs_gpu
+def test_rms_norm_under_autocast_is_that_of_layer_norm():
+    x = torch.randn(2, 5, 64, device='cuda', dtype=torch.bfloat16)
+    norms = [build_norm(dict(type=kind), 64).cuda() for kind in ('RMSNorm', 'LN')]
+    with torch.autocast('cuda', torch.bfloat16):
+        assert [norm(x).dtype for norm in norms] == [torch.float32] * 2
+    torch.testing.assert_close(norms[0](x.float()), F.rms_norm(x.float(), (64,)))
 
 
 @needs_gpu

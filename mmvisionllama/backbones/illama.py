@@ -17,7 +17,7 @@ from ..layers import (
     causal_context,
     resize_pos_embed,
 )
-from ..layers.options import check_flags, checked_choice, exporting, made
+from ..layers.options import check_flags, checked_choice, made, size_agnostic
 from ..layers.valid_grid import own_sides, resize_pos_embed_each
 from .plain import PlainBackbone
 
@@ -210,7 +210,7 @@ class iLLaMA(PlainBackbone):
 
     def resized_pos_embed(self, pos_embed: Tensor, grid: Sequence[int], new_grid: Sequence[int]) -> Tensor:
         """Resamples the patches' rows of a position embedding and keeps the class token's."""
-        if not exporting() and tuple(grid) == tuple(new_grid):
+        if not size_agnostic() and tuple(grid) == tuple(new_grid):
             return pos_embed
         patches, token = self.split_token(pos_embed)
         return self.with_token(resize_pos_embed(patches, grid, new_grid, self.interpolate_mode), token)

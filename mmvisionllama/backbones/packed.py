@@ -4,13 +4,14 @@ Rotary tables are functions of positions, so each image has those of its own gri
 which token is whose; attention runs inside each image.
 """
 
-from typing import Any, Dict, List, Sequence, Tuple, Union
+from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from ..layers import AttentionContext, RotaryTable
+from ..layers import AttentionContext
+from ..layers.attention import placed_context
 from ..layers.segments import Segments, join
 
 
@@ -64,18 +65,28 @@ class Pack:
             rows.append(part.flatten(0, 1))
         return torch.cat(rows)
 
-    def context(self, contexts: Sequence[AttentionContext], lengths: Sequence[int]) -> AttentionContext:
-        """Contexts of each group's images, which have ``lengths`` tokens, to that of the sequence."""
+    def context(
+        self,
+        rotary: nn.Module,
+        positions: Sequence[Tensor],
+        lengths: Sequence[int],
+        scales: Sequence[Optional[float]],
+    ) -> AttentionContext:
+        """Context of the sequence.
+
+        Args:
+            rotary: Makes the table, once for all groups: launches are what packing costs on a GPU.
+            positions: Those of each group's images, ``(count, N, axes)`` or for all of them ``(N, axes)``.
+            lengths: Tokens of one image of each group.
+            scales: Factor of each group's logits, None for 1.
+        """
         options: Dict[str, Any] = dict(segments=packed_segments(self, lengths))
-        if any(context.logit_scale is not None for context in contexts):
+        if any(scale is not None for scale in scales):
             counts = [len(members) * length for members, length in zip(self.members, lengths)]
             like = self.batches[0]
-            scales = [like.new_full((n,), c.logit_scale or 1.0, dtype=torch.float32) for n, c in zip(counts, contexts)]
-            options['logit_scale'] = torch.cat(scales)[None, :, None, None]  # [1, T, 1, 1]
-        if contexts[0].positions is not None:
-            return AttentionContext(positions=self.rows([c.positions for c in contexts], 2), **options)
-        cos, sin = (self.rows(tables, 3) for tables in zip(*(context.rope for context in contexts)))
-        return AttentionContext(RotaryTable(cos, sin), **options)
+            rows = [like.new_full((n,), scale or 1.0, dtype=torch.float32) for n, scale in zip(counts, scales)]
+            options['logit_scale'] = torch.cat(rows)[None, :, None, None]  # [1, T, 1, 1]
+        return placed_context(rotary, self.rows(positions, 2), **options)
 
 
 class PackedForward:

@@ -304,7 +304,9 @@ class VisionLLaMA(PlainBackbone):
     def packed_context(self, pack: Pack, lengths: Sequence[int], x: Tensor) -> AttentionContext:
         if self.window_block_indexes:
             raise ValueError('windowed blocks take no packed images: pad them and give valid_sizes instead')
-        return pack.context([self.rotary_contexts(grid, x.device, x.dtype)[False] for grid in pack.grids], lengths)
+        positions = [self.rotary_positions(grid, x.device, x.dtype) for grid in pack.grids]
+        scales = [self.logit_scale and self.logit_factor(grid) for grid in pack.grids]
+        return pack.context(self.rotary, positions, lengths, scales)
 
     def embed(self, x: Tensor, valid: Optional[ValidGrid] = None) -> Tuple[Tensor, Tuple[int, int]]:
         """Images ``(B, in_channels, height, width)`` to patch tokens ``(B, H * W, C)`` and the grid (H, W)."""

@@ -31,8 +31,8 @@ from ..layers.options import (
     checked_rate,
     checked_sides,
     checked_whole,
-    exporting,
     made,
+    size_agnostic,
 )
 
 POSITIONS = ('rope', 'sincos')
@@ -274,7 +274,7 @@ class DiTLLaMA(BaseBackbone):
         Raises:
             OptionError: If the patch does not divide the size.
         """
-        if not exporting() and any(side % patch or side < patch for side, patch in zip(size, self.patch_size)):
+        if not size_agnostic() and any(side % patch or side < patch for side, patch in zip(size, self.patch_size)):
             raise OptionError(
                 f'patch size {self.patch_size[0]}x{self.patch_size[1]} does not divide the latent size '
                 f'{size[0]}x{size[1]}: choose sides that are multiples of the patch '

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from . import kernels
 from .attention_backends import AttentionSpec, check_backend, choose_backend, overridden
 from .norm import build_norm
-from .options import check_flags, check_heads, checked_rate
+from .options import check_flags, check_heads, checked_rate, exporting
 from .rotary import RotaryTable, apply_rotary, gather_table, rotate_qkv
 from .segments import Segments, attend_segments
 from .valid_grid import ValidGrid
@@ -127,7 +127,7 @@ def attend(
         OptionError: For a backend that cannot do this.
     """
     written_out = backend == 'eager'
-    if backend in ('auto', 'sdpa') and not overridden() and (not q.is_cuda or kernels.traced()):
+    if backend in ('auto', 'sdpa') and not overridden() and (not q.is_cuda or (kernels.traced() and is_whole(q))):
         written_out = factor is not None or kernels.forward_mode()
         if not written_out:  # what the search below comes to
             return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=is_causal)
@@ -135,11 +135,15 @@ def attend(
         chosen = choose_backend(backend, attention_spec(q, k, mask, is_causal, factor, dropout))
         if chosen.run is not None:
             run = partial(chosen.run, is_causal=is_causal, dropout=dropout)
-            whole = len(q) <= MAX_BATCH or kernels.traced()
-            return run(q, k, v, mask=mask) if whole else attend_in_parts(run, q, k, v, mask)
+            return run(q, k, v, mask=mask) if is_whole(q) else attend_in_parts(run, q, k, v, mask)
     weights = attention_weights(q, k, mask=mask, is_causal=is_causal, factor=factor)
     weights = F.dropout(weights, dropout, training=dropout > 0)
     return weights.to(v.dtype) @ v
+
+
+def is_whole(q: Tensor) -> bool:
+    """Whether a kernel takes all samples at once; compiled graphs are made anew beyond, exported ones have no limit."""
+    return exporting() or len(q) <= MAX_BATCH
 
 
 def attend_in_parts(run: Callable[..., Tensor], q: Tensor, k: Tensor, v: Tensor, mask: Optional[Tensor]) -> Tensor:

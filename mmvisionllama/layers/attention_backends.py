@@ -205,9 +205,9 @@ def choose_backend(backend: str, spec: AttentionSpec) -> AttentionBackend:
 
 
 def _first_packed(spec: AttentionSpec) -> AttentionBackend:
-    """Torch's variable-length kernel where it runs, one call of ``'sdpa'`` for each length elsewhere."""
-    varlen = ATTENTION_BACKENDS['varlen']
-    return ATTENTION_BACKENDS['sdpa'] if varlen.why_not(spec) else varlen
+    """A variable-length kernel that runs, torch's first; one call of ``'sdpa'`` for each length elsewhere."""
+    kernels = (ATTENTION_BACKENDS[name] for name in ('varlen', 'flash-attn'))
+    return next((kernel for kernel in kernels if kernel.why_not(spec) is None), ATTENTION_BACKENDS['sdpa'])
 
 
 def _measured(spec: AttentionSpec) -> str:
@@ -302,6 +302,7 @@ register_attention(
         max_head_dim=128,
         mask=False,
         tracing=False,
+        ampere=True,
     )
 )
 register_attention(

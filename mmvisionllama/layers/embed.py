@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import OptionError
-from .options import at_least_fp32, autocast_dtype, ceil_div, checked_sides, checked_whole, exporting
+from .options import at_least_fp32, autocast_dtype, ceil_div, checked_sides, checked_whole, size_agnostic
 
 
 class PatchProjection(nn.Conv2d):
@@ -84,7 +84,7 @@ class PatchEmbed(nn.Module):
             )
         grid = self.grid(x.shape[2:])
         pad_h, pad_w = (n * patch - side for n, patch, side in zip(grid, self.patch_size, x.shape[2:]))
-        if exporting() or pad_h or pad_w:
+        if size_agnostic() or pad_h or pad_w:
             x = F.pad(x, (0, pad_w, 0, pad_h))
         # the residual stream keeps the dtype of the weights: fp32 under autocast
         x = self.projection(x).to(weight.dtype)  # [B, H * W, C]
@@ -115,7 +115,7 @@ INTERPOLATE_MODES = ('bicubic', 'bilinear')
 
 def resize_pos_embed(pos_embed: Tensor, grid: Sequence[int], new_grid: Sequence[int], mode: str = 'bicubic') -> Tensor:
     """Resamples a learnable position embedding: ``(1, H * W, C)`` to ``(1, H' * W', C)``."""
-    if not exporting() and tuple(grid) == tuple(new_grid):
+    if not size_agnostic() and tuple(grid) == tuple(new_grid):
         return pos_embed
     maps = pos_embed.transpose(1, 2).unflatten(2, tuple(grid)).to(at_least_fp32(pos_embed.dtype))  # [1, C, H, W]
     maps = F.interpolate(maps, size=tuple(new_grid), mode=mode, align_corners=False)

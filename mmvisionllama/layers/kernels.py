@@ -8,6 +8,7 @@ Everything here computes what a plain formula elsewhere computes; ``benchmarks/k
 import functools
 import importlib
 import os
+import warnings
 from contextlib import contextmanager
 from types import ModuleType
 from typing import Iterator, Optional, Sequence, Tuple, Union
@@ -127,19 +128,50 @@ def _rotate_one(out: Tensor, x: Tensor, cos: Tensor, sin: Tensor) -> None:
 
 @functools.cache
 def _triton(name: str) -> Optional[ModuleType]:
-    """A file of Triton kernels, or None without Triton."""
+    """A file of Triton kernels, or None without Triton and where it can start none."""
     try:
-        return importlib.import_module(f'.{name}', __package__)
+        module = importlib.import_module(f'.{name}', __package__)
     except ImportError:
         return None
+    return module if _starts() else None
+
+
+@functools.cache
+def _starts() -> bool:
+    """Whether a kernel can be started: Triton builds what does it with the C compiler, at the first launch."""
+    try:
+        one = torch.zeros(1, device='cuda')
+        importlib.import_module('.triton_gate', __package__).silu_mul(one, one)
+    except Exception as error:  # the compiler's, Triton's own, of a missing library
+        reason = ' '.join(str(error).split())[:200]
+        warnings.warn(
+            f"Triton cannot start kernels here ({reason}): torch's operations run in their place, more slowly; a C "
+            f"compiler (gcc) and Python's headers are what it takes",
+            stacklevel=2,
+        )
+        return False
+    return True
+
+
+@functools.cache
+def _has_bfloat16(device: torch.device) -> bool:
+    return torch.cuda.get_device_capability(device) >= (8, 0)
+
+
+def _triton_for(x: Tensor, name: str) -> Optional[ModuleType]:
+    """The file of kernels for a tensor, or None: Triton 3.1 compiles no bfloat16 before Ampere."""
+    if not x.is_cuda or (x.dtype == torch.bfloat16 and not _has_bfloat16(x.device)):
+        return None
+    return _triton(name)
 
 
 def _rotate_into(
     outs: Sequence[Tensor], parts: Sequence[Tensor], cos: Tensor, sin: Tensor, inverse: bool = False
 ) -> None:
     """Writes rotated q, rotated k and a copy of v, or the first ones of them, ``(B, N, h, d)`` each."""
-    if parts[0].is_cuda and _triton('triton_rotary'):
-        return _triton('triton_rotary').rotate_into(outs, parts, cos, sin, inverse)
+    module = _triton_for(parts[0], 'triton_rotary')
+    if module is not None:
+        return module.rotate_into(outs, parts, cos, sin, inverse)
     for out, part in zip(outs[:2], parts):
         _rotate_one(out, part, cos, -sin if inverse else sin)
     if len(outs) == 3:
@@ -214,8 +246,9 @@ def recomputing(product: Tensor, gate: Tensor, up: Tensor) -> Iterator[None]:
 
 
 def _silu_mul(gate: Tensor, up: Tensor) -> Tensor:
-    if gate.is_cuda and _triton('triton_gate'):
-        return _triton('triton_gate').silu_mul(gate, up)
+    module = _triton_for(gate, 'triton_gate')
+    if module is not None:
+        return module.silu_mul(gate, up)
     return F.silu(gate).mul_(up)
 
 
@@ -234,8 +267,9 @@ class _SiLUMul(torch.autograd.Function):
             slope = torch.sigmoid(gate)
             slope = slope * (1 + gate * (1 - slope))
             return grad * up * slope, grad * F.silu(gate)
-        if grad.is_cuda and _triton('triton_gate'):
-            return _triton('triton_gate').silu_mul_backward(gate, up, grad)
+        module = _triton_for(grad, 'triton_gate')
+        if module is not None:
+            return module.silu_mul_backward(gate, up, grad)
         grad_gate = grad * up
         torch.ops.aten.silu_backward.grad_input(grad_gate, gate, grad_input=grad_gate)
         return grad_gate, F.silu(gate).mul_(grad)

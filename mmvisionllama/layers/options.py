@@ -132,8 +132,15 @@ def ceil_div(count: Union[int, float], size: int) -> Union[int, float]:
 
 
 def exporting() -> bool:
-    """Whether ``torch.export`` is tracing: a branch on a size would then fix that size in the program."""
-    return getattr(torch.compiler, 'is_exporting', torch.compiler.is_compiling)()
+    """Whether ``torch.export`` is tracing (``strict=False``)."""
+    # in a graph of torch.compile is_exporting is true, too
+    tracing = getattr(torch.compiler, 'is_exporting', torch.compiler.is_compiling)
+    return not torch.compiler.is_dynamo_compiling() and tracing()
+
+
+def size_agnostic() -> bool:
+    """Whether what is traced is to serve other sizes: a branch on one would fix it, or make one more graph."""
+    return torch.compiler.is_dynamo_compiling() or exporting()
 
 
 def side_ratio(numerator: float, side: int) -> Union[float, Tensor]:

@@ -23,6 +23,7 @@ class Segments:
                 count += self.groups.pop()[0]
             self.groups.append((count, length))
         self._bounds: Optional[Tensor] = None
+        self._images: Optional[Tensor] = None
 
     @property
     def lengths(self) -> List[int]:
@@ -42,8 +43,10 @@ class Segments:
 
     def spread(self, values: Tensor) -> Tensor:
         """One value for each image, ``(images,)``, to its tokens: ``(1, T, 1)``."""
-        lengths = torch.tensor(self.lengths, device=values.device)
-        return values.repeat_interleave(lengths, output_size=sum(self.lengths))[None, :, None]
+        if self._images is None:  # as the bounds
+            images = torch.arange(len(self.lengths)).repeat_interleave(torch.tensor(self.lengths))
+            self._images = images.to(values.device)
+        return values[self._images][None, :, None]
 
 
 def join(parts: Sequence[Tensor]) -> Tensor:

@@ -13,7 +13,7 @@ from .attention import AttentionContext, attend
 from .attention_backends import check_backend
 from .embed import PatchProjection
 from .norm import build_norm
-from .options import ceil_div, check_flags, check_heads, checked_rate, checked_whole, exporting
+from .options import ceil_div, check_flags, check_heads, checked_rate, checked_whole, size_agnostic
 from .rotary import apply_rotary
 
 
@@ -73,7 +73,7 @@ class GlobalSubsampledAttention(nn.Module):
             return x
         maps = x.transpose(1, 2).view(x.shape[0], x.shape[2], *grid)  # [B, C, H, W]
         pad_h, pad_w = (ceil_div(side, self.sr_ratio) * self.sr_ratio - side for side in grid)
-        if exporting() or pad_h or pad_w:
+        if size_agnostic() or pad_h or pad_w:
             maps = F.pad(maps, (0, pad_w, 0, pad_h))
         return self.norm(self.sr(maps))  # [B, M, C]
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from .as2drope import RotaryEmbedding
 from .attention import AttentionContext, RotaryAttention, placed_context
 from .context_cache import cached_context, may_be_shared
-from .options import at_least_fp32, ceil_div, checked_choice, checked_whole, exporting
+from .options import at_least_fp32, ceil_div, checked_choice, checked_whole, exporting, size_agnostic
 from .valid_grid import ValidGrid
 
 
@@ -87,7 +87,7 @@ def partition_windows(x: Tensor, window_size: int) -> Tensor:
     b, height, width, c = x.shape
     rows, cols = ceil_div(height, window_size), ceil_div(width, window_size)
     pad_h, pad_w = rows * window_size - height, cols * window_size - width
-    if exporting() or pad_h or pad_w:
+    if size_agnostic() or pad_h or pad_w:
         x = F.pad(x, (0, 0, 0, pad_w, 0, pad_h))
     x = x.view(b, rows, window_size, cols, window_size, c).transpose(2, 3)  # [B, rows, cols, w, w, C]
     return x.reshape(b * rows * cols, window_size**2, c)
@@ -99,7 +99,7 @@ def merge_windows(x: Tensor, grid: Sequence[int], window_size: int) -> Tensor:
     rows, cols = ceil_div(height, window_size), ceil_div(width, window_size)
     x = x.view(-1, rows, cols, window_size, window_size, x.shape[-1]).transpose(2, 3)
     x = x.reshape(-1, rows * window_size, cols * window_size, x.shape[-1])
-    if exporting():  # the tracer cannot tell that a slice has these sides
+    if size_agnostic():  # the tracer cannot tell that a slice has these sides
         return F.pad(x, (0, 0, 0, width - cols * window_size, 0, height - rows * window_size))
     return x[:, :height, :width]
 

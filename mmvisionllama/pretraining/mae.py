@@ -157,7 +157,7 @@ class MAEVisionLLaMA(VisionLLaMA):
         pack = Pack(images, self.first_patch)
         if noise is not None and len(noise) != len(images):
             raise ValueError(f'noise must have one entry for each of {len(images)} images, got {len(noise)}')
-        tokens, contexts, masks = [], [], []
+        tokens, positions, scales, masks = [], [], [], []
         for batch, members in zip(pack.batches, pack.members):
             x, grid = self.embed(batch)  # [count, N, C]
             ranks = (
@@ -168,10 +168,11 @@ class MAEVisionLLaMA(VisionLLaMA):
             ids_keep, hidden, ids_restore = self.random_masking(ranks)
             x = x.gather(1, ids_keep[..., None].expand(-1, -1, x.shape[-1]))  # [count, N_keep, C]
             tokens.append(self.pre_norm(self.drop_after_pos(x)))
-            contexts.append(gather_context(self.rotary_contexts(grid, x.device, x.dtype)[False], ids_keep))
+            positions.append(self.rotary_positions(grid, x.device, x.dtype)[ids_keep])
+            scales.append(self.logit_scale and self.logit_factor(grid))
             masks.append((hidden, ids_restore))
         shapes = [part.shape[:2] for part in tokens]
-        context = pack.context(contexts, [length for _, length in shapes])
+        context = pack.context(self.rotary, positions, [length for _, length in shapes], scales)
         x = join(tokens)  # [1, T, C]
         for layer in self.layers:
             x = layer(x, context)

@@ -143,6 +143,9 @@ def test_cards_before_flash_attention(monkeypatch, capability, packed):
     if ATTENTION_BACKENDS['varlen'].missing():
         pytest.skip('it came with torch 2.10')
     assert attention_backends._first_packed(spec).name == packed
+    assert ATTENTION_BACKENDS['sdpa-cudnn'].why_not(spec._replace(packed=False)) == (
+        'it needs compute capability 8.0' if packed == 'sdpa' else None
+    )
     reason = ATTENTION_BACKENDS['sdpa-flash'].why_not(spec._replace(packed=False))
     assert reason == ('it needs compute capability 8.0' if packed == 'sdpa' else None)
 
@@ -156,6 +159,11 @@ def test_what_is_not_installed_says_how_to_get_it(monkeypatch):
     with pytest.raises(OptionError, match='torch 2.10'):
         choose_backend('varlen', GPU._replace(packed=True))
     assert choose_backend('auto', GPU._replace(packed=True)).name == 'sdpa'
+
+
+def test_packed_images_take_flash_attn_where_torch_has_no_kernel(flash_attn, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'torch.nn.attention.varlen', None)
+    assert choose_backend('auto', GPU._replace(packed=True)).name == 'flash-attn'
 
 
 @pytest.mark.parametrize('options', [{}, dict(is_causal=True), dict(dropout=0.5)], ids=str)
@@ -220,6 +228,23 @@ def test_more_samples_than_a_kernel_takes(monkeypatch, shape):
     assert seen == [3, 3, 2]
     for ours, theirs in zip(*(torch.autograd.grad(o.square().sum(), (q, k, v)) for o in (out, expected))):
         torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize('count', [3, 7])
+def test_more_samples_than_a_kernel_takes_in_a_graph(monkeypatch, count):
+    monkeypatch.setattr(attention_module, 'MAX_BATCH', 3)
+    seen, of_torch = [], ATTENTION_BACKENDS['sdpa'].run
+
+    def run(q, k, v, **options):
+        seen.append(len(q))
+        return of_torch(q, k, v, **options)
+
+    monkeypatch.setitem(ATTENTION_BACKENDS, 'own', AttentionBackend('own', run=run))
+    q, k, v = torch.randn(3, count, 3, 5, 8)
+    torch.compiler.reset()
+    compiled = torch.compile(lambda *qkv: attend(*qkv, backend='own'), backend='eager', fullgraph=True)
+    torch.testing.assert_close(compiled(q, k, v), attend(q, k, v, backend='eager'))
+    assert seen == ([3] if count == 3 else [3, 3, 1])
 
 
 @pytest.mark.parametrize('name', ['flash-attn', 'varlen'])

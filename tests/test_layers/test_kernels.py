@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import weakref
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -286,3 +287,26 @@ def test_half_precision_tables_are_refused():
         with use_kernels(enabled), pytest.raises(TypeError, match='fp32 or fp64'):
             apply_rotary(torch.randn(1, 4, 1, 8), type(table)(*(t.half() for t in table)))
     assert kernels.usable()
+
+
+def test_triton_is_left_where_it_cannot_start(monkeypatch):
+    """Without a C compiler the first launch fails; on a machine without a GPU, too."""
+    kernels._starts.cache_clear()
+
+    def fails(*args, **kwargs):
+        raise RuntimeError('Failed to find C compiler')
+
+    monkeypatch.setattr(torch, 'zeros', fails)
+    with pytest.warns(UserWarning, match="Triton cannot start kernels .*: torch's operations run in their place"):
+        assert not kernels._starts()
+    kernels._starts.cache_clear()
+
+
+@pytest.mark.parametrize('capability, dtype, runs', [((7, 5), 16, True), ((7, 5), 'b', False), ((8, 0), 'b', True)])
+def test_bfloat16_before_ampere_is_torch_s(monkeypatch, capability, dtype, runs):
+    kernels._has_bfloat16.cache_clear()
+    monkeypatch.setattr(torch.cuda, 'get_device_capability', lambda device: capability)
+    monkeypatch.setattr(kernels, '_triton', lambda name: name)
+    x = SimpleNamespace(is_cuda=True, dtype=torch.bfloat16 if dtype == 'b' else torch.float16, device='cuda:0')
+    assert (kernels._triton_for(x, 'triton_gate') == 'triton_gate') == runs
+    kernels._has_bfloat16.cache_clear()

@@ -4,7 +4,9 @@ import pytest
 import torch
 from paper import rotated_by_paper
 
+from mmvisionllama.backbones import VisionLLaMA
 from mmvisionllama.layers import RotaryEmbedding, RotaryTable, apply_rotary, gather_table, rotate_qkv
+from mmvisionllama.layers.options import exporting
 
 ANCHOR = (14, 14)
 
@@ -103,3 +105,33 @@ class TestGradients:
         q, k, _ = rotate_qkv(torch.randn(1, 3, 3, 1, 8), RotaryEmbedding(8)(positions))
         (q * k.roll(1, dims=1)).sum().backward()
         assert positions.grad.abs().max() > 0
+
+
+class Asks(torch.nn.Module):
+    def forward(self, x):
+        return x + 1 if exporting() else x - 1
+
+
+def test_compiled_graphs_are_not_exported_ones():
+    """In both ``torch.compiler.is_exporting`` is true; what runtimes like is slower in a compiled graph."""
+    x = torch.zeros(2)
+    torch.compiler.reset()
+    assert torch.equal(torch.compile(Asks(), backend='eager', fullgraph=True)(x), x - 1)
+    assert torch.equal(torch.export.export(Asks(), (x,), strict=False).module()(x), x + 1)
+
+
+def test_compiled_whole_windows_need_no_mask():
+    seen = []
+
+    def backend(graph, inputs):
+        seen.extend(node for node in graph.graph.nodes if 'scaled_dot_product' in str(node.target))
+        return graph
+
+    arch = dict(embed_dims=16, num_layers=1, num_heads=2)
+    options = dict(window_size=4, window_block_indexes=(0,), out_type='featmap', with_cls_token=False)
+    model = VisionLLaMA(arch, img_size=32, patch_size=4, **options).eval()
+    torch.compiler.reset()
+    with torch.no_grad():
+        torch.compile(model, backend=backend, fullgraph=True)(torch.randn(1, 3, 32, 32))
+    (attention,) = seen
+    assert attention.kwargs.get('attn_mask') is None and len(attention.args) <= 3
