@@ -159,7 +159,9 @@ def class_counts(model: Any) -> List[Tuple[str, int]]:
         for name in part.split('.'):
             head = getattr(head, name, None)
         for stage in head if isinstance(head, nn.ModuleList) else [head]:
-            classes = None if getattr(stage, 'class_agnostic', False) else getattr(stage, 'num_classes', None)
+            # STDC's second head tells edges from the rest
+            is_of_others = getattr(stage, 'class_agnostic', False) or hasattr(stage, 'boundary_threshold')
+            classes = None if is_of_others else getattr(stage, 'num_classes', None)
             if isinstance(classes, int) and not isinstance(classes, bool):
                 counts.append((f'model.{part}.num_classes', classes))
     return counts

@@ -55,7 +55,8 @@ def check_data(cfg: Config, splits: Tuple[str, ...] = ('train', 'val')) -> None:
                         f'{path!r}, which {name} of the config names, does not exist: check the '
                         f'layout of the data folder {root!r}'
                     )
-            check_files(dataset, root, scope)
+            if not any(isinstance(part, str) and '://' in part for part in [*prefixes, annotations]):
+                check_files(dataset, root, scope)
         evaluators = cfg.get(f'{split}_evaluator') or []
         for evaluator in [evaluators] if isinstance(evaluators, dict) else evaluators:
             annotations = evaluator.get('ann_file')

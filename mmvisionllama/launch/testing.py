@@ -81,7 +81,7 @@ def show_predictions(cfg: Config, show_dir: Optional[str], show: bool, interval:
             'painting predictions needs a visualization hook: add one to default_hooks, as configs/_base_/ does'
         )
     hook.show = show
-    hook.interval = interval
+    hook.interval = cfg.paint_interval = interval
     show_dir = show_dir and os.path.abspath(show_dir)  # mmdet would put a relative one under the work directory
     if cfg.get('default_scope') == 'mmpretrain':
         hook.enable = True
@@ -98,12 +98,12 @@ def show_predictions(cfg: Config, show_dir: Optional[str], show: bool, interval:
 PAINTERS = ('DetVisualizationHook', 'SegVisualizationHook')
 
 
-def paint_every_nth(hook: Hook) -> None:
-    """Gives one of :data:`PAINTERS` the pictures that its interval says."""
+def paint_every_nth(hook: Hook, interval: int) -> None:
+    """Gives one of :data:`PAINTERS` every ``interval``-th picture."""
     paint, numbers = hook.after_test_iter, count()
 
     def after_test_iter(runner: Any, batch_idx: int, data_batch: Any, outputs: Sequence[Any]) -> None:
-        shown = [output for output, number in zip(outputs, numbers) if number % hook.interval == 0]
+        shown = [output for output, number in zip(outputs, numbers) if number % interval == 0]
         if shown:
             paint(runner, batch_idx, data_batch, shown)
 
@@ -192,8 +192,8 @@ def test(cfg: Config, out: Optional[str] = None) -> dict:
         check_target(out)
     runner = build_runner(cfg)
     for hook in runner.hooks:
-        if type(hook).__name__ in PAINTERS and hook.interval > 1:
-            paint_every_nth(hook)
+        if type(hook).__name__ in PAINTERS and cfg.get('paint_interval', 1) > 1:
+            paint_every_nth(hook, cfg.paint_interval)
     if suffix in ('.pkl', '.pickle'):
         kind = DumpLabels
         if cfg.get('default_scope') == 'mmdet':

@@ -128,20 +128,21 @@ def _rotate_one(out: Tensor, x: Tensor, cos: Tensor, sin: Tensor) -> None:
 
 @functools.cache
 def _triton(name: str) -> Optional[ModuleType]:
-    """A file of Triton kernels, or None without Triton and where it can start none."""
+    """A file of Triton kernels, or None without Triton."""
     try:
-        module = importlib.import_module(f'.{name}', __package__)
+        return importlib.import_module(f'.{name}', __package__)
     except ImportError:
         return None
-    return module if _starts() else None
 
 
 @functools.cache
-def _starts() -> bool:
+def _starts(device: torch.device) -> bool:
     """Whether a kernel can be started: Triton builds what does it with the C compiler, at the first launch."""
     try:
-        one = torch.zeros(1, device='cuda')
+        one = torch.zeros(1, device=device)
         importlib.import_module('.triton_gate', __package__).silu_mul(one, one)
+    except torch.OutOfMemoryError:
+        raise
     except Exception as error:  # the compiler's, Triton's own, of a missing library
         reason = ' '.join(str(error).split())[:200]
         warnings.warn(
@@ -162,7 +163,8 @@ def _triton_for(x: Tensor, name: str) -> Optional[ModuleType]:
     """The file of kernels for a tensor, or None: Triton 3.1 compiles no bfloat16 before Ampere."""
     if not x.is_cuda or (x.dtype == torch.bfloat16 and not _has_bfloat16(x.device)):
         return None
-    return _triton(name)
+    module = _triton(name)
+    return module if module is not None and _starts(x.device) else None
 
 
 def _rotate_into(

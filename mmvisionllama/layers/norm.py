@@ -31,8 +31,8 @@ class RMSNorm(nn.LayerNorm):
             values = x.float()
             eps = torch.finfo(x.dtype).eps if self.eps is None else self.eps
             return (values * torch.rsqrt(values.square().mean(-1, keepdim=True) + eps)).to(x.dtype) * self.weight
-        if x.is_cuda and x.dtype != self.weight.dtype and torch.is_autocast_enabled('cuda'):
-            x = x.to(self.weight.dtype)  # as autocast does for LayerNorm; the fused kernel takes one dtype
+        if x.is_cuda and self.weight.dtype == torch.float32 and torch.is_autocast_enabled('cuda'):
+            x = x.float()  # as autocast does for LayerNorm; the fused kernel takes one dtype
         return F.rms_norm(x, self.normalized_shape, self.weight, self.eps)
 
 

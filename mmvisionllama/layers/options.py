@@ -143,6 +143,17 @@ def size_agnostic() -> bool:
     return torch.compiler.is_dynamo_compiling() or exporting()
 
 
+def may_have_rest(side: int, size: int) -> bool:
+    """Whether ``side`` is no multiple of ``size``; of a side that a graph leaves open, always."""
+    if not size_agnostic():
+        return side % size > 0
+    if not torch.compiler.is_dynamo_compiling() or torch.__version__ < '2.9':
+        return True
+    from torch.fx.experimental.symbolic_shapes import statically_known_true  # takes long to import
+
+    return not statically_known_true(side % size == 0)
+
+
 def side_ratio(numerator: float, side: int) -> Union[float, Tensor]:
     """``numerator / side``; while exporting a scalar tensor, as runtimes have no division of sizes by Python."""
     if not exporting():

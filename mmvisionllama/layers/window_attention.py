@@ -12,7 +12,7 @@ from torch import Tensor
 from .as2drope import RotaryEmbedding
 from .attention import AttentionContext, RotaryAttention, placed_context
 from .context_cache import cached_context, may_be_shared
-from .options import at_least_fp32, ceil_div, checked_choice, checked_whole, exporting, size_agnostic
+from .options import at_least_fp32, ceil_div, checked_choice, checked_whole, exporting, may_have_rest, size_agnostic
 from .valid_grid import ValidGrid
 
 
@@ -72,7 +72,7 @@ def _window_context(
         if mask_padding:
             mask = partition_windows(valid.mask[..., None], window_size)[..., 0][:, None, None]  # [B * n, 1, 1, w * w]
             mask = mask | ~mask.any(dim=-1, keepdim=True)  # a softmax over nothing is no number
-    elif mask_padding and (exporting() or height % window_size or width % window_size):
+    elif mask_padding and (may_have_rest(height, window_size) or may_have_rest(width, window_size)):
         rows, cols = ceil_div(height, window_size), ceil_div(width, window_size)
         in_height = (torch.arange(rows * window_size, device=device) < height).view(rows, 1, window_size, 1)
         in_width = (torch.arange(cols * window_size, device=device) < width).view(1, cols, 1, window_size)

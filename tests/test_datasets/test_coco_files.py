@@ -87,6 +87,7 @@ def test_paths_without_a_root_are_checked_too(tmp_path, root):
         check(metainfo=dict(classes=('cat', 'dog')))
     with pytest.raises(LaunchError, match=r"b\.json', which train_dataloader\.dataset of the config names, does not"):
         check(ann_file=str(tmp_path / 'b.json'))
+    check(ann_file='s3://bucket/b.json')  # not read here
 
 
 def test_one_class_without_its_comma(tmp_path):

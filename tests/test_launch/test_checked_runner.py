@@ -185,6 +185,7 @@ class RPN(SimpleNamespace):
         (RPN(bbox_head=head(1)), []),
         (EncoderDecoder(decode_head=head(150), auxiliary_head=head(3)), ['decode_head']),
         (EncoderDecoder(decode_head=head(3), auxiliary_head=nn.ModuleList([head(150)])), ['auxiliary_head']),
+        (EncoderDecoder(decode_head=head(3), auxiliary_head=head(2, boundary_threshold=0.1)), []),
         (SimpleNamespace(decode_head=head(20)), []),
     ],
 )

@@ -304,9 +304,8 @@ def test_show_dir(data, scope, where):
 def test_every_nth_picture_of_a_test_is_painted(monkeypatch):
     """mmdetection's and mmsegmentation's hooks look at the interval in validations alone."""
     painted, hook = [], Hook()
-    hook.interval = 3
     hook.after_test_iter = lambda runner, index, batch, outputs: painted.append(outputs)
-    testing.paint_every_nth(hook)
+    testing.paint_every_nth(hook, 3)
     for batch in ('ab', 'cd', 'ef', 'g'):
         hook.after_test_iter(None, 0, None, list(batch))
     assert painted == [['a'], ['d'], ['g']]

@@ -298,7 +298,7 @@ def test_triton_is_left_where_it_cannot_start(monkeypatch):
 
     monkeypatch.setattr(torch, 'zeros', fails)
     with pytest.warns(UserWarning, match="Triton cannot start kernels .*: torch's operations run in their place"):
-        assert not kernels._starts()
+        assert not kernels._starts(torch.device('cuda:0'))
     kernels._starts.cache_clear()
 
 
@@ -307,6 +307,7 @@ def test_bfloat16_before_ampere_is_torch_s(monkeypatch, capability, dtype, runs)
     kernels._has_bfloat16.cache_clear()
     monkeypatch.setattr(torch.cuda, 'get_device_capability', lambda device: capability)
     monkeypatch.setattr(kernels, '_triton', lambda name: name)
+    monkeypatch.setattr(kernels, '_starts', lambda device: True)
     x = SimpleNamespace(is_cuda=True, dtype=torch.bfloat16 if dtype == 'b' else torch.float16, device='cuda:0')
     assert (kernels._triton_for(x, 'triton_gate') == 'triton_gate') == runs
     kernels._has_bfloat16.cache_clear()

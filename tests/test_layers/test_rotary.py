@@ -120,6 +120,29 @@ def test_compiled_graphs_are_not_exported_ones():
     assert torch.equal(torch.export.export(Asks(), (x,), strict=False).module()(x), x + 1)
 
 
+def windowed():
+    arch = dict(embed_dims=16, num_layers=1, num_heads=2)
+    options = dict(window_size=4, window_block_indexes=(0,), out_type='featmap', with_cls_token=False)
+    return VisionLLaMA(arch, img_size=32, patch_size=4, **options).eval()
+
+
+def test_windows_of_any_size_are_one_graph():
+    """Whole ones, and partial ones below, at the right and on both sides."""
+    model, graphs = windowed(), []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph
+
+    torch.compiler.reset()
+    compiled = torch.compile(model, backend=backend, fullgraph=True, dynamic=True)
+    for size in ((32, 48), (32, 40), (40, 32), (36, 44)):
+        x = torch.randn(2, 3, *size)
+        with torch.no_grad():
+            torch.testing.assert_close(compiled(x)[0], model(x)[0], atol=1e-5, rtol=1e-5)
+    assert len(graphs) == 1
+
+
 def test_compiled_whole_windows_need_no_mask():
     seen = []
 
@@ -127,9 +150,7 @@ def test_compiled_whole_windows_need_no_mask():
         seen.extend(node for node in graph.graph.nodes if 'scaled_dot_product' in str(node.target))
         return graph
 
-    arch = dict(embed_dims=16, num_layers=1, num_heads=2)
-    options = dict(window_size=4, window_block_indexes=(0,), out_type='featmap', with_cls_token=False)
-    model = VisionLLaMA(arch, img_size=32, patch_size=4, **options).eval()
+    model = windowed()
     torch.compiler.reset()
     with torch.no_grad():
         torch.compile(model, backend=backend, fullgraph=True)(torch.randn(1, 3, 32, 32))
