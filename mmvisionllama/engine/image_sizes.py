@@ -5,6 +5,7 @@ front of the model's forward pass, whoever calls it (training, testing, test-tim
 and takes them back behind it.
 """
 
+import functools
 import weakref
 from typing import Any, Callable, List, Optional, Tuple
 
@@ -103,18 +104,26 @@ def follow_image_sizes(model: nn.Module) -> ImageSizes:
     return sizes
 
 
+#: modules that wait to become a part of another -> what to call with that one; it must not hold the module
+_waiting: 'weakref.WeakKeyDictionary[nn.Module, Callable[[nn.Module], Any]]' = weakref.WeakKeyDictionary()
+
+
+def _registered(parent: nn.Module, name: str, module: Optional[nn.Module]) -> None:
+    callback = None if module is None else _waiting.pop(module, None)
+    if callback is not None:
+        callback(parent)
+
+
+@functools.cache
+def _listen() -> None:
+    # one hook for good: torch.compile stumbles over one that goes with its module amid a compilation
+    nn.modules.module.register_module_module_registration_hook(_registered)
+
+
 def once_registered(child: nn.Module, callback: Callable[[nn.Module], Any]) -> None:
     """Calls ``callback(parent)`` as soon as ``child`` becomes a part of another module."""
-    reference, done = weakref.ref(child), []
-
-    def registered(parent: nn.Module, name: str, module: Optional[nn.Module]) -> None:
-        # removed with the child: torch iterates over the hooks at this moment
-        if module is not None and not done and module is reference():
-            done.append(True)  # not the parent: the hook is global, and would keep it alive
-            callback(parent)
-
-    handle = nn.modules.module.register_module_module_registration_hook(registered)
-    weakref.finalize(child, handle.remove)
+    _listen()
+    _waiting[child] = callback
 
 
 @MODELS.register_module()
