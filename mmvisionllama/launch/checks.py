@@ -52,8 +52,8 @@ def check_data(cfg: Config, splits: Tuple[str, ...] = ('train', 'val')) -> None:
                     if part == split_folder and os.path.exists(os.path.join(root, 'meta', f'{part}.txt')):
                         continue
                     raise LaunchError(
-                        f'{path!r}, which {name} of the config names, does not exist: check the '
-                        f'layout of the data folder {root!r}'
+                        f'{path!r}, which {name} of the config names, does not exist: check '
+                        + (f'the layout of the data folder {root!r}' if root else 'the path')
                     )
             if not any(isinstance(part, str) and '://' in part for part in [*prefixes, annotations]):
                 check_files(dataset, root, scope)

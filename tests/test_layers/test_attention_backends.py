@@ -210,9 +210,9 @@ def test_the_other_version_is_looked_for_once(flash_attn, monkeypatch, name):
     assert searched.count(other) == 1
 
 
-@pytest.mark.parametrize('shape', [None, (8, 1, 5, 5), (1, 3, 5, 5), (5, 5)], ids=str)
-def test_more_samples_than_a_kernel_takes(monkeypatch, shape):
-    """65,536 windows are an error of CUDA's or cuDNN's."""
+@pytest.fixture
+def seen(monkeypatch):
+    """How many samples each call of the backend 'own' got, which are to be three at most."""
     monkeypatch.setattr(attention_module, 'MAX_BATCH', 3)
     seen, of_torch = [], ATTENTION_BACKENDS['sdpa'].run
 
@@ -221,6 +221,12 @@ def test_more_samples_than_a_kernel_takes(monkeypatch, shape):
         return of_torch(q, k, v, **options)
 
     monkeypatch.setitem(ATTENTION_BACKENDS, 'own', AttentionBackend('own', run=run))
+    return seen
+
+
+@pytest.mark.parametrize('shape', [None, (8, 1, 5, 5), (1, 3, 5, 5), (5, 5)], ids=str)
+def test_more_samples_than_a_kernel_takes(seen, shape):
+    """65,536 windows are an error of CUDA's or cuDNN's."""
     q, k, v = torch.randn(3, 8, 3, 5, 8).requires_grad_()
     mask = None if shape is None else torch.randn(shape)
     out, expected = (attend(q, k, v, mask=mask, backend=name) for name in ('own', 'eager'))
@@ -231,15 +237,7 @@ def test_more_samples_than_a_kernel_takes(monkeypatch, shape):
 
 
 @pytest.mark.parametrize('count', [3, 7])
-def test_more_samples_than_a_kernel_takes_in_a_graph(monkeypatch, count):
-    monkeypatch.setattr(attention_module, 'MAX_BATCH', 3)
-    seen, of_torch = [], ATTENTION_BACKENDS['sdpa'].run
-
-    def run(q, k, v, **options):
-        seen.append(len(q))
-        return of_torch(q, k, v, **options)
-
-    monkeypatch.setitem(ATTENTION_BACKENDS, 'own', AttentionBackend('own', run=run))
+def test_more_samples_than_a_kernel_takes_in_a_graph(seen, count):
     q, k, v = torch.randn(3, count, 3, 5, 8)
     torch.compiler.reset()
     compiled = torch.compile(lambda *qkv: attend(*qkv, backend='own'), backend='eager', fullgraph=True)
