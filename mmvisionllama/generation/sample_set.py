@@ -1,6 +1,6 @@
 """Sampling a whole set of images, in one process or several."""
 
-from typing import Callable, Iterator, Sequence
+from typing import Callable, Iterator, Optional, Sequence
 
 from torch import Tensor
 
@@ -25,6 +25,7 @@ def sample_set(
     batch_size: int = 64,
     rank: int = 0,
     world_size: int = 1,
+    made: Optional[Callable[[range], bool]] = None,
     **options,
 ) -> None:
     """Draws one image per label and hands each batch on; every index is made by exactly one process.
@@ -36,7 +37,9 @@ def sample_set(
         batch_size: Samples per batch. The adaptive ODE depends on it, other samplers do not.
         rank: Number of this process.
         world_size: Number of processes.
+        made: Says of the indices of a batch whether its images are there already, and need not be made.
         **options: As :meth:`ImageGenerator.sample`.
     """
     for indices in batches(len(labels), batch_size, rank, world_size):
-        write(indices, model.sample([labels[i] for i in indices], indices=indices, **options))
+        if made is None or not made(indices):
+            write(indices, model.sample([labels[i] for i in indices], indices=indices, **options))

@@ -255,6 +255,21 @@ def test_sample_file(tmp_path):
         SampleFile(tmp_path / 'set.npy', (1, 2, 2, 3))
 
 
+def test_sample_file_of_a_stopped_run(tmp_path):
+    path, run = tmp_path / 'set.npz', dict(seed=0, size=(2, 2))
+    images = torch.full((2, 1, 2, 2), 7, dtype=torch.uint8)
+    first = SampleFile(path, (4, 2, 2, 3), run)
+    first.write([1, 2], images)
+    again = SampleFile(path, (4, 2, 2, 3), run)
+    assert again.made.tolist() == [False, True, True, False] and (again.array[1:3] == 7).all()
+    (tmp_path / 'set.partial.made.npy').write_bytes(b'cut off')  # a machine that died while the files were made
+    assert not SampleFile(path, (4, 2, 2, 3), run).made.any()
+    for other in ((5, 2, 2, 3), run), ((4, 2, 2, 3), dict(run, seed=1)), ((4, 2, 2, 3), None):
+        SampleFile(path, (4, 2, 2, 3), run).write([1, 2], images)
+        fresh = SampleFile(path, *other)
+        assert not fresh.made.any() and not fresh.array.any() and len(fresh.made) == other[0][0]
+
+
 def test_image_grid():
     images = torch.arange(3, dtype=torch.uint8).view(3, 1, 1, 1).expand(3, 1, 2, 2)
     grid = image_grid(images, columns=2, pad=1)

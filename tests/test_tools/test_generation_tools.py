@@ -14,7 +14,7 @@ import torch
 from mmengine.registry import MODELS, TASK_UTILS
 
 from mmvisionllama.errors import LaunchError
-from mmvisionllama.generation import DDPMSampler, ODESampler
+from mmvisionllama.generation import DDPMSampler, ImageGenerator, ODESampler
 
 ROOT = Path(__file__).parents[2]
 CONFIG = """
@@ -179,6 +179,52 @@ def test_two_processes_sample_the_set_of_one(trained, tmp_path, monkeypatch):
     assert np.array_equal(np.load(tmp_path / 'one.npz')['arr_0'], samples)
     assert samples.dtype == np.uint8 and len(np.unique(samples, axis=0)) == 7  # none twice, none left out
     assert (tmp_path / 'one.png').read_bytes() == (tmp_path / 'two.png').read_bytes()
+    assert not list(tmp_path.glob('*partial*'))
+
+
+def test_sampling_goes_on_where_it_stopped(trained, tmp_path, monkeypatch, capsys):
+    """Samples that are there are kept for the same command, with another batch size, too, and for no other."""
+    _, config, weights = trained
+    args = [config, weights, '--num', 7, '--device', 'cpu', '--cfg-scale', 1.5, '--npz', tmp_path / 'set.npz']
+    whole = [*args, '--batch-size', 3, '--seed', 5, '--grid', tmp_path / 'whole.png']
+    assert run('sample', *whole, monkeypatch=monkeypatch) == 0
+    expected = np.load(tmp_path / 'set.npz')['arr_0']
+
+    made = []
+    sample = ImageGenerator.sample
+
+    def stopped(self, labels, *, indices, **options):
+        if 6 in indices:
+            raise RuntimeError('stopped')
+        made.extend(indices)
+        return sample(self, labels, indices=indices, **options)
+
+    def kept(self, labels, *, indices, **options):
+        made.extend(indices)
+        return sample(self, labels, indices=indices, **options)
+
+    monkeypatch.setattr(ImageGenerator, 'sample', stopped)
+    with pytest.raises(RuntimeError, match='stopped'):
+        run('sample', *args, '--batch-size', 3, '--seed', 5, monkeypatch=monkeypatch)
+    assert made == [0, 1, 2, 3, 4, 5] and (tmp_path / 'set.partial.npy').is_file()
+    assert np.array_equal(np.load(tmp_path / 'set.npz')['arr_0'], expected)  # until the new set is whole
+
+    made.clear()
+    monkeypatch.setattr(ImageGenerator, 'sample', kept)
+    capsys.readouterr()
+    again = [*args, '--batch-size', 2, '--seed', 5, '--grid', tmp_path / 'again.png']
+    assert run('sample', *again, monkeypatch=monkeypatch) == 0
+    assert 'goes on: 6 of 7 samples are there' in capsys.readouterr().out and made == [6]
+    assert np.array_equal(np.load(tmp_path / 'set.npz')['arr_0'], expected)
+    assert (tmp_path / 'again.png').read_bytes() == (tmp_path / 'whole.png').read_bytes()
+
+    monkeypatch.setattr(ImageGenerator, 'sample', stopped)
+    with pytest.raises(RuntimeError, match='stopped'):
+        run('sample', *args, '--batch-size', 3, '--seed', 5, monkeypatch=monkeypatch)
+    made.clear()
+    monkeypatch.setattr(ImageGenerator, 'sample', kept)
+    assert run('sample', *args, '--seed', 6, monkeypatch=monkeypatch) == 0  # another seed: another set
+    assert made == list(range(7)) and not np.array_equal(np.load(tmp_path / 'set.npz')['arr_0'], expected)
     assert not list(tmp_path.glob('*partial*'))
 
 

@@ -4,10 +4,12 @@
     python tools/generation/sample.py CONFIG CHECKPOINT --classes 207 360 387 --cfg-scale 4 --grid samples.png
     torchrun --nproc-per-node 8 tools/generation/sample.py CONFIG CHECKPOINT --num 50000 --npz samples.npz
 
-The result depends on the seed, not on the number of processes.
+The result depends on the seed, not on the number of processes. Run the same command again after an interruption: it
+goes on with the samples that --npz has.
 """
 
 import argparse
+import hashlib
 import os
 import time
 from datetime import timedelta
@@ -88,6 +90,26 @@ def sampler_of(args, cfg) -> dict:
     return sampler
 
 
+def description(args, model, cfg, labels, seed: int) -> dict:
+    """What the samples depend on, for a run that was stopped to be told from another one."""
+    weights = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        weights.update(name.encode())
+        weights.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    run = dict(
+        weights=weights.hexdigest(),
+        model=str(cfg.model),
+        sampler=str(sampler_of(args, cfg)),
+        labels=hashlib.sha256(str(list(map(int, labels))).encode()).hexdigest(),
+        cfg_scale=model.cfg_scale,
+        cfg_channels=args.cfg_channels,
+        seed=seed,
+    )
+    if getattr(model.sampler, 'method', None) in ADAPTIVE:
+        run['batch_size'] = args.batch_size  # its steps are a batch's own
+    return run
+
+
 def main() -> None:
     args = parse_args()
     if not args.grid and not args.npz:
@@ -121,7 +143,9 @@ def main() -> None:
         model.check_sampling(size, model.cfg_scale)
         target = None
         if args.npz and rank == 0:
-            target = SampleFile(args.npz, (num, *size, 3))
+            target = SampleFile(args.npz, (num, *size, 3), description(args, model, cfg, labels, seed))
+            if target.made.any():
+                print(f'goes on: {target.made.sum()} of {num} samples are there', flush=True)
     except ValueError as error:
         raise launch.LaunchError(str(error)) from error
     barrier(world_size)
@@ -132,31 +156,33 @@ def main() -> None:
     def write(indices, images):
         if target:
             target.write(indices, images)
-        if args.grid:
+        elif args.grid:
             shown.update(zip(indices, images.cpu().numpy()))  # a tensor's row would be sent with its whole batch
         if rank == 0:
             done = min(num, indices[-1] + 1 + (world_size - 1) * args.batch_size)
             print(f'{done} of {num} samples, {time.time() - start:.0f} s', flush=True)
 
     options = dict(cfg_channels=args.cfg_channels, seed=seed, image_size=size)
+    options['made'] = (lambda indices: target.made[list(indices)].all()) if target else None
     sample_set(model, labels, write, batch_size=args.batch_size, rank=rank, world_size=world_size, **options)
 
     if target:
         target.flush()
         barrier(world_size)
+        if args.grid and rank == 0:
+            shown = dict(enumerate(target.array.transpose(0, 3, 1, 2).copy()))
         if rank == 0:
             target.finish()
             print(f'samples written to {args.npz}')
-    if args.grid:
-        if world_size > 1:
-            parts = [None] * world_size
-            torch.distributed.all_gather_object(parts, shown)
-            shown = {index: image for part in parts for index, image in part.items()}
-        if rank == 0:
-            columns = args.columns or (len(args.classes) if args.classes else 8)
-            grid = image_grid(torch.from_numpy(np.stack([shown[index] for index in range(num)])), columns)
-            save_picture(args.grid, grid, min_side=1024)
-            print(f'picture written to {args.grid}')
+    elif args.grid and world_size > 1:
+        parts = [None] * world_size
+        torch.distributed.all_gather_object(parts, shown)
+        shown = {index: image for part in parts for index, image in part.items()}
+    if args.grid and rank == 0:
+        columns = args.columns or (len(args.classes) if args.classes else 8)
+        grid = image_grid(torch.from_numpy(np.stack([shown[index] for index in range(num)])), columns)
+        save_picture(args.grid, grid, min_side=1024)
+        print(f'picture written to {args.grid}')
     if world_size > 1:
         torch.distributed.destroy_process_group()
 
