@@ -1,6 +1,8 @@
 """Reading image files, with errors that name the file."""
 
 import io
+import os
+import tempfile
 from typing import Optional, Tuple
 
 import numpy as np
@@ -30,6 +32,21 @@ def upright(image):
 def left_lying(image) -> bool:
     """Whether OpenCV does not turn an image file that its EXIF orientation says to turn."""
     return image.format in NOT_TURNED and orientation(image) != 1
+
+
+def standing(path: str, folder: str) -> str:
+    """A file of the picture that OpenCV loads upright: ``path`` itself, or where that lies, a PNG copy in ``folder``.
+
+    Raises:
+        DataError: As :func:`read`.
+    """
+    image = read(path, 'picture')
+    if not left_lying(image):
+        return str(path)
+    handle, copy = tempfile.mkstemp('.png', dir=folder)
+    os.close(handle)
+    upright(image).convert('RGB').save(copy)
+    return copy
 
 
 def upright_size(image) -> Tuple[int, int]:

@@ -89,7 +89,8 @@ class Predictor:
         size: Pixels of the prepared picture, a side or (height, width), in the place of those of the test pipeline,
             which keeps its proportions (:func:`~mmvisionllama.analysis.resolution_transfer.scale_pipeline`).
         device: Of a checkpoint's model.
-        threads: As in :func:`~mmvisionllama.deploy.load_exported`, as is ``precision``.
+        threads: Of ONNX Runtime and OpenVINO, 0 for their own choice; for PyTorch, ``torch.set_num_threads`` says it.
+        precision: In which OpenVINO computes: ``'f32'``, ``'bf16'`` or ``'f16'``.
 
     Raises:
         CheckpointError: For files that are missing, damaged, of another tool, or do not fit the config.

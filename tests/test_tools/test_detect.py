@@ -57,8 +57,15 @@ def test_pictures_and_lists_of_objects(detect, checkpoint, tmp_path):
     for name, (width, height) in sizes.items():
         pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(tmp_path / f'{name}.png')
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by a quarter, which OpenCV leaves to others in this format
+    lying = Image.open(tmp_path / 'a.png').transpose(Image.Transpose.ROTATE_90)
+    lying.save(tmp_path / 'c.webp', exif=exif, lossless=True)
     out = tmp_path / 'out'
-    printed = detect(CONFIG, checkpoint, tmp_path / 'a.png', tmp_path / 'b.png', '--out', out, '--score', 0.05)
+    pictures = [tmp_path / name for name in ('a.png', 'b.png', 'c.webp')]
+    printed = detect(CONFIG, checkpoint, *pictures, '--out', out, '--score', 0.05)
+    assert (out / 'c_objects.json').read_text() == (out / 'a_objects.json').read_text()
+    assert Image.open(out / 'c_objects.png').size == sizes['a']
     for name, (width, height) in sizes.items():
         found = json.loads((out / f'{name}_objects.json').read_text())
         assert f'{name}_objects.png: {len(found)} objects' in printed and found

@@ -74,6 +74,12 @@ def test_own_pictures(tmp_path, monkeypatch, capsys):
     for kind in ('labels', 'overlay'):
         known, alone = (np.asarray(Image.open(tmp_path / out / f'a_{kind}.png')) for out in ('out', 'alone'))
         assert (known == alone).all()
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a WebP that is to be turned
+    Image.fromarray(np.full((90, 140, 3), 100, dtype=np.uint8)).save(tmp_path / 'c.webp', exif=exif)
+    segment(monkeypatch, tmp_path / 'weights.pth', tmp_path / 'c.webp', '--out', tmp_path / 'out')
+    assert Image.open(tmp_path / 'out' / 'c_labels.png').size == (90, 140)
+    assert Image.open(tmp_path / 'out' / 'c_overlay.png').size == (90, 140)
     (tmp_path / 'b.png').write_bytes((tmp_path / 'b.png').read_bytes()[:60])
     with pytest.raises(SystemExit):
         segment(monkeypatch, tmp_path / 'weights.pth', tmp_path / 'b.png', '--out', tmp_path / 'out')

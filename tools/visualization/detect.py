@@ -9,11 +9,12 @@ bottom in pixels, mask as COCO's compressed RLE). Pictures may have any size: th
 
 import argparse
 import json
+import tempfile
 from pathlib import Path
 
 from mmvisionllama import launch
 from mmvisionllama.checkpoints import find_state_dict, load_strictly, read_checkpoint
-from mmvisionllama.datasets.pictures import read
+from mmvisionllama.datasets.pictures import standing
 
 
 def parse_args() -> argparse.Namespace:
@@ -50,8 +51,8 @@ def main() -> None:
     checkpoint = read_checkpoint(args.checkpoint)
     weights = find_state_dict(checkpoint)
     launch.check_names(args.images)
-    for image in args.images:
-        read(image, 'picture')
+    copies = tempfile.TemporaryDirectory()
+    sources = [standing(image, copies.name) for image in args.images]
     launch.check_folder(args.out, f'the folder {str(args.out)!r}')
     args.device = launch.check_device(args.device)
     from mmdet.apis import DetInferencer
@@ -62,13 +63,14 @@ def main() -> None:
     load_strictly(inferencer.model, weights, args.checkpoint)
     inferencer.model.dataset_meta.update(launch.missing_classes(cfg, checkpoint))
     classes = inferencer.model.dataset_meta['classes']
-    for image in args.images:
-        result = inferencer(image, return_vis=True, pred_score_thr=args.score)
+    for image, source in zip(args.images, sources):
+        result = inferencer(source, return_vis=True, pred_score_thr=args.score)
         target = args.out / f'{Path(image).stem}_objects'
         found = objects_of(result['predictions'][0], classes, args.score)
         Image.fromarray(result['visualization'][0]).save(f'{target}.png')
         Path(f'{target}.json').write_text(json.dumps(found) + '\n')
         print(f'{target}.png: {len(found)} objects')
+    copies.cleanup()
 
 
 if __name__ == '__main__':

@@ -8,11 +8,12 @@ pixel, 0 is the first class). Pictures may have any size: the config's test pipe
 """
 
 import argparse
+import tempfile
 from pathlib import Path
 
 from mmvisionllama import launch
 from mmvisionllama.checkpoints import find_state_dict, load_strictly, read_checkpoint
-from mmvisionllama.datasets.pictures import read
+from mmvisionllama.datasets.pictures import standing
 
 
 def parse_args() -> argparse.Namespace:
@@ -40,8 +41,8 @@ def main() -> None:
     checkpoint = read_checkpoint(args.checkpoint)
     weights = find_state_dict(checkpoint)
     launch.check_names(args.images)
-    for image in args.images:
-        read(image, 'picture')
+    copies = tempfile.TemporaryDirectory()
+    sources = [standing(image, copies.name) for image in args.images]
     launch.check_folder(args.out, f'the folder {str(args.out)!r}')
     args.device = launch.check_device(args.device)
     from mmseg.apis import MMSegInferencer
@@ -52,12 +53,14 @@ def main() -> None:
     load_strictly(inferencer.model, weights, args.checkpoint)
     inferencer.model.dataset_meta.update(launch.missing_classes(cfg, checkpoint))
     inferencer.show_progress = False  # mmsegmentation 1.2 has no argument for it
-    for image in args.images:
-        result = inferencer(image, return_vis=True, opacity=args.opacity)
+    for image, source in zip(args.images, sources):
+        result = inferencer(source, return_vis=True, opacity=args.opacity)
         target = args.out / Path(image).stem
         Image.fromarray(result['visualization']).save(f'{target}_overlay.png')
-        Image.fromarray(result['predictions'].astype('uint8')).save(f'{target}_labels.png')
+        labels = result['predictions']
+        Image.fromarray(labels.astype('uint8' if labels.max() < 256 else 'uint16')).save(f'{target}_labels.png')
         print(f'{target}_overlay.png')
+    copies.cleanup()
 
 
 if __name__ == '__main__':
