@@ -68,14 +68,12 @@ def test_every_recipe_is_listed_with_what_its_config_says(models):
         cfg = Config.fromfile(ROOT / entry['Config'])
         metadata = entry['Metadata']
         assert Path(entry['Config']).stem == name and 'Weights' not in entry
+        accumulated = cfg.optim_wrapper.get('accumulative_counts', 1)
         if 'max_epochs' in cfg.train_cfg:
             assert metadata['Epochs'] == cfg.train_cfg.max_epochs
         else:
-            assert metadata['Iterations'] == cfg.train_cfg.max_iters
+            assert metadata['Iterations'] == cfg.train_cfg.max_iters // accumulated
         gpus = int(re.search(r'_(\d+)xb', name).group(1))
-        # an iteration is one batch, however many make a step
-        by_epoch = 'max_epochs' in cfg.train_cfg
-        accumulated = cfg.optim_wrapper.get('accumulative_counts', 1) if by_epoch else 1
         assert metadata['Batch Size'] == gpus * cfg.train_dataloader.batch_size * accumulated
         assert entry['Config'] in entry['Command']
 

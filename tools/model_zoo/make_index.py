@@ -80,7 +80,7 @@ class Recipe:
     macs: float  # giga
     size: str  # pixels
     batch: int
-    length: str  # '300 epochs', '400,000 iterations'
+    length: str  # '300 epochs', '400,000 iterations', both of ``batch`` images
     results: List[tuple]
     command: str
 
@@ -112,10 +112,11 @@ def read_head(path: Path) -> Recipe:
         r'Model: ([\d.]+) M parameters, ([\d.]+) GMACs at (\d+(?: x \d+)?)', "model's size"
     ).groups()
     schedule = find(r'Schedule[^:]*: (.*?= (\d+) images.*)', 'schedule')
-    length = re.search(r'\d+ epochs', schedule.group(1)) if ' iterations x ' in schedule.group(1) else None
-    # where batches are accumulated and the length is in iterations, the batch size is that of an iteration
-    one = re.search(r'iterations of (\d+) images', schedule.group(1))
-    length = length or re.search(r'[\d,]+ iterations', schedule.group(1))
+    schedule, batch = schedule.groups()
+    length = re.search(r'(\d+ epochs)', schedule) if ' iterations x ' in schedule else None
+    # the optimizer's, where an iteration of the Runner is a part of its batch
+    length = length or re.search(r'accumulated = .*?([\d,]+ steps) of the optimizer', schedule)
+    length = length or re.search(r'([\d,]+ iterations)', schedule)
     if length is None:
         raise ValueError(f'{path}: the schedule in the comment on top gives no epochs or iterations')
     return Recipe(
@@ -123,8 +124,8 @@ def read_head(path: Path) -> Recipe:
         params=float(params),
         macs=float(macs),
         size=size,
-        batch=int(one.group(1) if one else schedule.group(2)),
-        length=length.group(),
+        batch=int(batch),
+        length=length.group(1).replace('steps', 'iterations'),
         results=read_results(paper),
         command=find(r'(tools/dist_train\.sh configs/\S+ \d+(?: --\w+)*)', 'command').group(1),
     )

@@ -51,7 +51,9 @@ test_dataloader = val_dataloader
 val_evaluator = dict(type='IoUMetric', iou_metrics=['mIoU'])
 test_evaluator = val_evaluator
 
-# tools/test.py --tta: the multi-scale, flipped evaluation that papers call "ms"
+# tools/test.py --tta: the multi-scale, flipped evaluation that papers call "ms", around the size of the test pipeline.
+# mmsegmentation 1's own configs multiply the size of the file instead.
+ratios = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
 tta_model = dict(type='SegTTAModel')
 tta_pipeline = [
     check_files,
@@ -59,7 +61,7 @@ tta_pipeline = [
     dict(
         type='TestTimeAug',
         transforms=[
-            [dict(type='Resize', scale_factor=ratio, keep_ratio=True) for ratio in (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)],
+            [dict(type='Resize', scale=(int(2048 * r), int(512 * r)), keep_ratio=True) for r in ratios],
             [dict(type='RandomFlip', prob=prob, direction='horizontal') for prob in (0.0, 1.0)],
             [dict(type='LoadAnnotations', reduce_zero_label=True)],
             [dict(type='PackSegInputs')],

@@ -1,6 +1,6 @@
 """VisionLLaMA micro on photographs of groceries, 80 pixels, trained for its weights and not for a comparison.
 
-Data:     as visionllama-micro_grocery.py
+Data:     as visionllama-micro_grocery.py, with smaller crops and stronger colour jitter
 Model:    embed_dims 96, 6 blocks, 3 heads, patch 8 on 80 x 80 (10 x 10 tokens), pooled, no class token
 Schedule: 120 epochs x 45 iterations x batch 64, CutMix in every other batch
 Command:  python tools/train.py configs/mmpretrain/study/visionllama-micro-80px_grocery.py

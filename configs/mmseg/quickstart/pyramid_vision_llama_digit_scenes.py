@@ -117,7 +117,7 @@ test_evaluator = val_evaluator
 
 optim_wrapper = dict(
     optimizer=dict(type='AdamW', lr=1e-3, weight_decay=0.05),
-    # the head is new, the backbone is not
+    # the head is new, the backbone is not. mmengine decays all that such a key names, so the head's biases and norms, too
     paramwise_cfg=dict(flat_decay_mult=0.0, custom_keys={'decode_head': dict(lr_mult=3.0)}),
     clip_grad=dict(max_norm=1.0),
 )
