@@ -1,7 +1,8 @@
 """Strict loading of a checkpoint's weights into a model, with advice about those that do not fit."""
 
 import contextlib
-from typing import Dict, List, Optional
+import logging
+from typing import Any, Dict, List, Optional
 
 import torch
 from mmengine.logging import print_log
@@ -145,6 +146,36 @@ def _check_layer_scale(module: nn.Module, state_dict: Dict[str, Tensor], path: s
                 )
 
 
+#: options of a backbone that change what it computes and no weight's name or shape
+SWITCHES = ('cls_position', 'mask_mode', 'rope_scale')
+
+
+def check_switches(module: nn.Module, checkpoint: Dict[str, Any], path: str) -> None:
+    """Warns of converted weights in a model whose switches are not those that they were trained with.
+
+    Args:
+        module: Backbone, or a model with one.
+        checkpoint: As it was read; the converter puts the config of the published model into ``meta``.
+        path: Where it comes from, for the message.
+    """
+    meta = checkpoint.get('meta')
+    model = meta.get('model') if isinstance(meta, dict) else None
+    trained = model.get('backbone', model) if isinstance(model, dict) else {}
+    backbone = getattr(module, 'backbone', module)
+    other = [name for name in SWITCHES if name in trained and getattr(backbone, name, trained[name]) != trained[name]]
+    if other:
+        wanted, here = (
+            ', '.join(f'{name}={value(name)!r}' for name in other)
+            for value in (trained.get, lambda name: getattr(backbone, name))
+        )
+        print_log(
+            f'{path} was trained with {wanted}, and this backbone has {here}: it computes something else with these '
+            f"weights. Published weights belong to the config whose name ends in '_released'",
+            logger='current',
+            level=logging.WARNING,
+        )
+
+
 def load_pretrained(
     module: nn.Module,
     path: str,
@@ -166,7 +197,8 @@ def load_pretrained(
             only one of checkpoint and module has LayerScale (all 1 does nothing and may be missing). The module is left
             as it was.
     """
-    checkpoint = state_dict = find_state_dict(read_checkpoint(path, unsafe=unsafe))
+    file = read_checkpoint(path, unsafe=unsafe)
+    checkpoint = state_dict = find_state_dict(file)
     if prefix:
         prefix = prefix if prefix.endswith('.') else prefix + '.'
         found = {k[len(prefix) :]: v for k, v in state_dict.items() if k.startswith(prefix)}
@@ -196,6 +228,7 @@ def load_pretrained(
             f'{_shown(missing)}). {_advice(checkpoint, otherwise)}; its first keys are {unexpected[:4]}'
         )
     _check_layer_scale(module, state_dict, path)
+    check_switches(module, file, path)
     module.load_state_dict(state_dict, strict=False)
     print_log(f'loaded {len(own) - len(missing)} of {len(own)} tensors from {path}', logger='current')
     for names, what in ((missing, 'not in the checkpoint, left at their initial values'), (unexpected, 'not used')):

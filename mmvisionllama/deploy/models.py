@@ -10,7 +10,7 @@ from mmengine.config import Config, ConfigDict
 from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
-from ..checkpoints.loading import load_strictly
+from ..checkpoints.loading import check_switches, load_strictly
 from ..checkpoints.reading import dataset_meta, find_state_dict, read_checkpoint
 from ..errors import OptionError
 from ..layers.options import type_name
@@ -48,6 +48,7 @@ def load_model(cfg: Config, checkpoint: str) -> nn.Module:
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     model = MODELS.build(model_config(cfg))
     load_strictly(model, find_state_dict(stored), checkpoint)
+    check_switches(model, stored, checkpoint)
     model.dataset_meta = dataset_meta(stored) or test_dataset(cfg).get('metainfo') or {}
     return model.eval()
 

@@ -145,7 +145,7 @@ class FullyShardedModel(nn.Module):
         if param_dtype is not None and hasattr(module, 'objective'):
             raise OptionError(
                 'image generators make noise and steps in float32: leave param_dtype out, and compute in bfloat16 by '
-                "optim_wrapper.type='AutocastOptimWrapper'"
+                "optim_wrapper=dict(_delete_=True, type='AutocastOptimWrapper', optimizer=...)"
             )
         units = [part for part in module.modules() if type(part).__name__ in blocks]
         if not units:

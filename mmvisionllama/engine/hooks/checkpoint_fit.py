@@ -8,7 +8,7 @@ from mmengine.hooks import EMAHook, Hook
 from mmengine.model import BaseTTAModel
 from mmengine.registry import HOOKS
 
-from ...checkpoints.loading import fitting, load_strictly
+from ...checkpoints.loading import check_switches, fitting, load_strictly
 from ...checkpoints.reading import find_state_dict
 from ...errors import CheckpointError
 from ..unwrapping import unwrapped
@@ -85,6 +85,7 @@ class CheckpointFitHook(Hook):
         # an EMAHook may have exchanged what fits
         weights = {**given, **checkpoint['state_dict']} if given else find_state_dict(checkpoint)
         weights = load_strictly(model, weights, path, partial=partial)
+        check_switches(model, checkpoint, path)
         # the Runner would only warn about what does not fit, at length; and it knows this key alone
         if partial or 'state_dict' not in checkpoint:
             checkpoint['state_dict'] = weights
