@@ -3,6 +3,7 @@
 Needs huggingface_hub and safetensors, the extra ``hub``.
 """
 
+import json
 from pathlib import Path
 from typing import Any, Dict, Optional, Union
 
@@ -73,6 +74,10 @@ class HubModel(
         _refuse_types(overrides)
         for key in OWN_ARGUMENTS & set(overrides or ()):  # a fetched config.json would have any file or address read
             raise OptionError(f'overrides may not set {key!r}: they are values of the model')
+        try:
+            json.dumps(overrides)  # what config.json cannot hold the mixin would leave out
+        except (TypeError, ValueError) as error:
+            raise OptionError(f'overrides have to be what JSON can hold ({error}): numbers, text, lists') from error
         self.model = get_model(name, backbone_only=backbone_only, **(overrides or {}))
         self.arguments = (name, backbone_only, overrides or {})
 

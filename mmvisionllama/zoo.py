@@ -11,6 +11,7 @@ import hashlib
 import importlib
 import importlib.util
 import sys
+import threading
 from collections import Counter
 from pathlib import Path
 from typing import Any, Dict, List, Tuple, Union
@@ -22,7 +23,7 @@ from torch import nn
 
 from .checkpoints import convert_released, find_state_dict, load_strictly, read_checkpoint
 from .checkpoints.reading import dataset_meta
-from .errors import CheckpointError, MissingExtraError
+from .errors import CheckpointError, MissingExtraError, OptionError
 from .model_zoo import CONFIGS, config_path, list_configs
 from .requirements import extra
 
@@ -30,6 +31,8 @@ from .requirements import extra
 LIBRARIES = ('mmpretrain', 'mmseg', 'mmdet')
 #: where the wheel keeps configs, weights and the index of both
 FOLDER = CONFIGS.parent
+#: mmengine's default scope is the whole process's
+_one_builder = threading.RLock()
 
 
 def _configs() -> Dict[str, str]:
@@ -79,7 +82,8 @@ def get_model(
         name: One of :func:`list_models`.
         pretrained: False: the random weights of the constructors. True: the weights that come with the package, or
             those that the papers' authors published, fetched and converted. Or the file or address of a checkpoint of
-            this config with all of the model's weights, read as :func:`read_checkpoint` does.
+            this config with all of the model's weights (of the backbone alone for ``backbone_only``), read as
+            :func:`read_checkpoint` does.
         backbone_only: The backbone without its head; those of this package need torch and mmengine only.
         **overrides: Merged into the model's config, as in mmpretrain: ``head=dict(num_classes=10)``.
 
@@ -90,7 +94,7 @@ def get_model(
         KeyError: There is no such model; the message names similar ones.
         MissingExtraError: The head's library is not installed, or that of a backbone of its own (ViT, Swin).
         CheckpointError: There are no weights, or they do not fit.
-        ValueError: ``backbone_only`` for a model without a backbone (DiT, SiT).
+        ValueError: ``backbone_only`` for a model without a backbone (DiT, SiT), or with overrides of other parts.
     """
     configs = _configs()
     if name not in configs:
@@ -103,14 +107,21 @@ def get_model(
     if backbone_only:
         if 'backbone' not in config.model:
             raise ValueError(f'{name} has no backbone: it is a {config.model.type}')
-        model, prefix = _build_backbone(config, name), 'backbone.'
-    else:
-        model, prefix = _build(config, name), ''
+        others = [key for key in overrides if key != 'backbone']
+        if others:
+            raise OptionError(
+                f'backbone_only=True builds nothing of {others[0]!r}: give what is meant for it as backbone=dict(...)'
+            )
+    with _one_builder:
+        model = _build_backbone(config, name) if backbone_only else _build(config, name)
     if pretrained:
         source = name if pretrained is True else pretrained
         checkpoint = _checkpoint_of(name, configs[name]) if source is name else read_checkpoint(source)
         weights = find_state_dict(checkpoint)
-        weights = {key[len(prefix) :]: value for key, value in weights.items() if key.startswith(prefix)}
+        if backbone_only:  # of the whole model, or a file of the backbone itself
+            prefix = 'backbone.'
+            inner = {key[len(prefix) :]: value for key, value in weights.items() if key.startswith(prefix)}
+            weights = inner or weights
         load_strictly(model, weights, source)
         classes = dataset_meta(checkpoint)
         if classes:

@@ -7,6 +7,7 @@ import runpy
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -175,6 +176,25 @@ def test_published_weights_are_converted_on_loading(tmp_path, monkeypatch):
         mmvisionllama.get_model('illama_digits', pretrained=True)
 
 
+def test_the_backbone_alone(tmp_path):
+    """Overrides that nothing is built of are refused; a file of the backbone itself is read."""
+    backbone = mmvisionllama.get_model(DIGITS, backbone_only=True, backbone=dict(frozen_stages=1))
+    assert backbone.frozen_stages == 1
+    with pytest.raises(OptionError, match=r"builds nothing of 'frozen_stages'.*backbone=dict\(\.\.\.\)"):
+        mmvisionllama.get_model(DIGITS, backbone_only=True, frozen_stages=1)
+    torch.save(backbone.state_dict(), tmp_path / 'backbone.pth')
+    loaded = mmvisionllama.get_model(DIGITS, str(tmp_path / 'backbone.pth'), backbone_only=True).state_dict()
+    assert all(torch.equal(loaded[key], value) for key, value in backbone.state_dict().items())
+
+
+def test_threads_build_at_once():
+    pytest.importorskip('mmpretrain')
+    names = [DIGITS, 'dit_llama_digits'] * 6
+    with ThreadPoolExecutor(4) as threads:
+        models = list(threads.map(mmvisionllama.get_model, names))
+    assert [type(model).__name__ for model in models] == ['ImageClassifier', 'ImageGenerator'] * 6
+
+
 class TestWeights:
     """Those that come with the package."""
 
@@ -327,6 +347,10 @@ class TestHub:
         shutil.copy(zoo.FOLDER / 'weights' / DIGITS / 'model.safetensors', tmp_path)
         loaded = hub.HubModel.from_pretrained(tmp_path).model.state_dict()
         assert all(torch.equal(loaded[k], v) for k, v in zoo.get_model(DIGITS, pretrained=True).state_dict().items())
+
+    def test_overrides_have_to_fit_into_the_folder(self, hub):
+        with pytest.raises(OptionError, match='what JSON can hold.*int64'):
+            hub.HubModel(DIGITS, overrides=dict(backbone=dict(anchor=np.int64(64))))
 
     def test_classes_are_in_the_folder(self, hub, tmp_path):
         classes = dict(classes=['no', 'yes'], palette=[(0, 0, 0), (255, 0, 0)])

@@ -13,7 +13,7 @@ from ..layers.embed import PatchEmbed, resize_pos_embed
 from ..layers.feedforward import swiglu_hidden
 from ..layers.norm import NORMS
 from ..layers.options import checked_choice, checked_dict, checked_rate, checked_sides, checked_whole, type_name
-from ..layers.valid_grid import ImageSizes, ValidGrid, checked_sizes, resize_pos_embed_each
+from ..layers.valid_grid import BatchPixels, ImageSizes, ValidGrid, checked_sizes, resize_pos_embed_each
 
 
 class BaseBackbone(BaseModule):
@@ -31,11 +31,11 @@ class BaseBackbone(BaseModule):
     arch_keys: Sequence[str] = ()
     #: settings that it may have
     arch_options: Sequence[str] = ()
-    #: where the images are in the batch that the whole model is at; see :mod:`mmvisionllama.engine.image_sizes`
-    batch_pixels: Optional[ValidGrid] = None
 
     def __init__(self, init_cfg: Optional[Union[dict, list]] = None) -> None:
         super().__init__(strict_pretrained(init_cfg))
+        #: where the images are in the batch that the whole model is at; see :mod:`mmvisionllama.engine.image_sizes`
+        self.batch_pixels = BatchPixels()
 
     def is_output(self, index: int) -> bool:
         """``index in out_indices``, which torch 2.5 takes for False where a compiler makes symbols of numbers."""
@@ -119,7 +119,7 @@ class BaseBackbone(BaseModule):
             raise ValueError(f'{type(self).__name__} takes no packed images: pad them and give valid_sizes instead')
         if valid_sizes is not None:
             return ValidGrid(checked_sizes(valid_sizes, x), x.shape[2:])
-        batch = self.batch_pixels
+        batch = self.batch_pixels.get()
         if batch is not None and batch.mask.shape != (len(x), *x.shape[2:]):
             raise ValueError(
                 f'the images of a padded batch {tuple(batch.mask.shape)} came as {(len(x), *x.shape[2:])}: with cut or '

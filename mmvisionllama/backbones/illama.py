@@ -22,6 +22,13 @@ from ..layers.valid_grid import own_sides, resize_pos_embed_each
 from .plain import PlainBackbone
 
 
+def restore_alpha(backbone: 'iLLaMA', incompatible_keys: object = None) -> None:
+    """After weights have come to a model that was built on the meta device, where the soft mask's alpha is lost."""
+    weight = backbone.patch_embed.projection.weight
+    if backbone.alpha.is_meta and not weight.is_meta:
+        backbone.alpha = torch.full_like(backbone.alpha, backbone.soft_mask, device=weight.device, dtype=weight.dtype)
+
+
 @MODELS.register_module()
 class iLLaMA(PlainBackbone):
     """A ViT turned into a LLaMA decoder: causal attention, class token last, RMSNorm, SwiGLU, 1D RoPE.
@@ -147,6 +154,7 @@ class iLLaMA(PlainBackbone):
         self.mask_mode = checked_choice('mask_mode', mask_mode, self.MASK_MODES, {'released': 'multiplicative'})
         # a tensor, so that a compiled model is not compiled anew for every value of a schedule
         self.register_buffer('alpha', torch.zeros(()), persistent=False)
+        self.register_load_state_dict_post_hook(restore_alpha)
         self.set_soft_mask(soft_mask)
 
         self.rope_scale = checked_choice('rope_scale', rope_scale, self.ROPE_SCALES, {'released': 'none'})

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ..layers import AttentionContext
 from ..layers.attention import placed_context
+from ..layers.options import at_least_fp32
 from ..layers.segments import Segments, join
 
 
@@ -84,7 +85,8 @@ class Pack:
         if any(scale is not None for scale in scales):
             counts = [len(members) * length for members, length in zip(self.members, lengths)]
             like = self.batches[0]
-            rows = [like.new_full((n,), scale or 1.0, dtype=torch.float32) for n, scale in zip(counts, scales)]
+            wide = at_least_fp32(like.dtype)
+            rows = [like.new_full((n,), scale or 1.0, dtype=wide) for n, scale in zip(counts, scales)]
             options['logit_scale'] = torch.cat(rows)[None, :, None, None]  # [1, T, 1, 1]
         return placed_context(rotary, self.rows(positions, 2), **options)
 

@@ -22,7 +22,15 @@ from ..layers import (
     window_context,
 )
 from ..layers.logit_scale import check_logit_scale
-from ..layers.options import check_flags, checked_choice, checked_dict, checked_sides, checked_whole, made
+from ..layers.options import (
+    at_least_fp32,
+    check_flags,
+    checked_choice,
+    checked_dict,
+    checked_sides,
+    checked_whole,
+    made,
+)
 from ..layers.valid_grid import own_sides
 from ..layers.window_attention import check_mask_padding
 from .base import resolved_norm
@@ -270,9 +278,11 @@ class VisionLLaMA(PlainBackbone):
             positions = torch.cat((tokens, positions), dim=-2)
         return positions if self.position_augmentation is None else self.position_augmentation(positions)
 
-    def logit_factor(self, grid: Sequence[int], valid: Optional[ValidGrid] = None) -> Optional[Union[float, Tensor]]:
+    def logit_factor(
+        self, grid: Sequence[int], valid: Optional[ValidGrid] = None, dtype: torch.dtype = torch.float32
+    ) -> Optional[Union[float, Tensor]]:
         """Factor of the logits on ``grid``, or of each image's own, ``(B, 1, 1, 1)``; None for 1."""
-        factor = log_n_scale(own_sides(grid, valid), self.anchor_grid, self.logit_scale)
+        factor = log_n_scale(own_sides(grid, valid, at_least_fp32(dtype)), self.anchor_grid, self.logit_scale)
         return factor if valid is None else factor[..., None, None]
 
     def rotary_contexts(
@@ -287,7 +297,7 @@ class VisionLLaMA(PlainBackbone):
         if len(self.window_block_indexes) < self.num_layers:
             positions = self.rotary_positions(grid, device, dtype, valid)
             mask = valid and valid.key_mask(*self.tokens_around)
-            scale = self.logit_scale and self.logit_factor(grid, valid)
+            scale = self.logit_scale and self.logit_factor(grid, valid, dtype)
             contexts[False] = placed_context(self.rotary, positions, mask=mask, logit_scale=scale)
         if self.window_block_indexes:
             contexts[True] = window_context(

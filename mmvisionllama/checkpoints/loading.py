@@ -59,8 +59,8 @@ def is_optional(name: str) -> bool:
     return name.endswith('num_batches_tracked') or any('loss' in part for part in name.split('.'))
 
 
-def fitting(module: nn.Module, state_dict: Dict[str, Tensor]) -> Dict[str, Tensor]:
-    """What fits a module by name and shape, that which its load hooks resample included."""
+def resampled(module: nn.Module, state_dict: Dict[str, Tensor]) -> Dict[str, Tensor]:
+    """The weights, with what the load hooks of the module and its parts resample in the place of other shapes."""
     own, hooked = module.state_dict(), dict(state_dict)
     for name, part in module.named_modules():
         for hook in part._load_state_dict_pre_hooks.values():
@@ -68,11 +68,16 @@ def fitting(module: nn.Module, state_dict: Dict[str, Tensor]) -> Dict[str, Tenso
             with contextlib.suppress(AssertionError, RuntimeError, ValueError):
                 hook(hooked, f'{name}.' if name else '', {}, False, [], [], [])
     # the hooks run again on loading: only what does not fit without them is taken from them
-    tried = {
-        key: value if value.shape == own[key].shape else hooked.get(key, value)
+    return {
+        key: value if key not in own or value.shape == own[key].shape else hooked.get(key, value)
         for key, value in state_dict.items()
-        if key in own
     }
+
+
+def fitting(module: nn.Module, state_dict: Dict[str, Tensor]) -> Dict[str, Tensor]:
+    """What fits a module by name and shape, that which its load hooks resample included."""
+    own = module.state_dict()
+    tried = resampled(module, {key: value for key, value in state_dict.items() if key in own})
     return {key: value for key, value in tried.items() if value.shape == own[key].shape}
 
 
@@ -209,6 +214,7 @@ def load_pretrained(
     own = module.state_dict()
     for hook in module._load_state_dict_pre_hooks.values():  # e.g. resizing a learnable position embedding
         hook(state_dict, '', {}, True, [], [], [])
+    state_dict = resampled(module, state_dict)
     wrong = [k for k, v in state_dict.items() if k in own and v.shape != own[k].shape]
     if wrong:
         shown = ', '.join(f'{k} {tuple(state_dict[k].shape)} for {tuple(own[k].shape)}' for k in wrong[:4])

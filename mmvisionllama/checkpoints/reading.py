@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import re
+import threading
 import warnings
 import zipfile
 from collections import OrderedDict
@@ -183,12 +184,16 @@ def _check_storages(path: str, look: Look, sizes: Dict[str, int]) -> None:
             raise _damaged(path, f'a tensor claims {claimed} bytes of storage {key!r}, which has {by_key[key]}')
 
 
+#: torch's list of safe globals and Python's of warnings are the whole process's
+_one_reader = threading.RLock()
+
+
 def _read_pickle(path: str, unsafe: bool, map_location: Any) -> Any:
     sizes = _check_archive(path) if zipfile.is_zipfile(path) and _starts_with(path, b'PK') else None
     if not unsafe:
         _check_pickles(path, sizes)
     try:
-        with warnings.catch_warnings(), contextlib.nullcontext() if unsafe else safe_globals():
+        with _one_reader, warnings.catch_warnings(), contextlib.nullcontext() if unsafe else safe_globals():
             warnings.simplefilter('ignore')  # about the pickle's protocol; what does not work is an error
             checkpoint = torch.load(path, map_location=map_location, weights_only=not unsafe)
     except (pickle.UnpicklingError, LookupError, TypeError, AssertionError) as error:

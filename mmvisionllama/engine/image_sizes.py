@@ -12,12 +12,16 @@ from typing import Any, Callable, List, Optional, Tuple
 import torch
 from mmengine.model import BaseDataPreprocessor
 from mmengine.registry import MODELS
+from mmengine.runner.activation_checkpointing import wrap_forward
 from torch import Tensor, nn
 
 from ..backbones.base import BaseBackbone
 from ..errors import OptionError
 from ..layers.valid_grid import ValidGrid
 from ..necks.hide_padding import PaddingHider
+
+#: the code of a forward pass under mmengine's ``activation_checkpointing``
+RECOMPUTED = wrap_forward(print).__code__
 
 
 class ImageSizes:
@@ -41,9 +45,11 @@ class ImageSizes:
         if self.hider is None:
             self.hider = PaddingHider(backbones[0].first_patch)
             self.hider.install(model)
-        self.hider.pixels = pixels
+        if not torch.compiler.is_compiling():
+            check_recomputing(model)
+        self.hider.pixels.set(pixels)
         for backbone in backbones:
-            backbone.batch_pixels = pixels
+            backbone.batch_pixels.set(pixels)
         if hasattr(model, 'rpn_head'):  # anchors outside belong to no object
             for sample, size in zip(samples, sizes):
                 sample.set_metainfo(dict(pad_shape=tuple(-(-side // n) * n for side, n in zip(size, self.hider.patch))))
@@ -51,14 +57,30 @@ class ImageSizes:
     def withdraw(self, model: nn.Module, *args: Any) -> None:
         """Behind the forward pass: whoever calls the backbone alone gives it sizes or means none."""
         for backbone in backbones_of(model):
-            backbone.batch_pixels = None
+            backbone.batch_pixels.set(None)
         if self.hider is not None:
-            self.hider.pixels = None
+            self.hider.pixels.set(None)
 
 
 def backbones_of(model: nn.Module) -> List[BaseBackbone]:
     """This package's backbones inside a model."""
     return [module for module in model.modules() if isinstance(module, BaseBackbone)]
+
+
+def check_recomputing(model: nn.Module) -> None:
+    """Refuses mmengine's ``activation_checkpointing``, which runs modules again when the sizes are gone.
+
+    Raises:
+        OptionError: While training; what runs but once is no matter.
+    """
+    if not model.training or not torch.is_grad_enabled():
+        return
+    for name, module in model.named_modules():
+        if getattr(vars(module).get('forward'), '__code__', None) is RECOMPUTED:
+            raise OptionError(
+                f'activation_checkpointing of {name!r} computes it again when the sizes of the batch are gone, and '
+                f'padding would count as image: leave it out, and set model.backbone.with_cp=True'
+            )
 
 
 def own_sizes(inputs: Any, samples: Any) -> Optional[List[Tuple[int, int]]]:

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..errors import OptionError
 from . import kernels
 from .attention_backends import AttentionSpec, check_backend, choose_backend, overridden
 from .norm import build_norm
@@ -267,7 +268,14 @@ class RotaryAttention(nn.Module):
 
     def attend(self, x: Tensor, context: AttentionContext) -> Tensor:
         """Attention without the output projection: ``(B, N, C)`` to ``(B, N, C)``."""
-        rope = context.rope if self.rotary is None else self.rotary(context.positions)
+        rope = context.rope
+        if context.positions is not None:
+            if self.rotary is None:
+                raise OptionError(
+                    'the context has positions for layers with a rotary embedding of their own, and this one has none: '
+                    'give it rotary=...'
+                )
+            rope = self.rotary(context.positions)
         q, k, v = self.project(x, rope)  # [B, N, h, d]
         if context.logit_scale is not None:
             q = (q * context.logit_scale).to(q.dtype)

@@ -30,13 +30,21 @@ def clear_contexts() -> None:
 
 def may_be_shared(*rotaries: nn.Module) -> bool:
     """Whether the embeddings' tables depend on their options alone, and nobody looks on as they are made."""
-    return all(type(r) is AS2DRoPE and not (r.is_learned or r._forward_hooks or r._forward_pre_hooks) for r in rotaries)
+    if not kernels.usable():  # nothing is kept, and compilers cannot read what is_untouched does
+        return False
+    return all(type(r) is AS2DRoPE and not r.is_learned and is_untouched(r) for r in rotaries)
+
+
+def is_untouched(module: nn.Module) -> bool:
+    """Whether a module has neither hooks nor methods of its own in the place of its class's."""
+    replaced = any(callable(getattr(type(module), name, None)) for name in vars(module))
+    return not (replaced or module._forward_hooks or module._forward_pre_hooks)
 
 
 def cached_context(
     key: Hashable, device: Optional[torch.device], make: Callable[[], AttentionContext]
 ) -> AttentionContext:
-    """The context made for ``key`` before, or a new one.
+    """The context made for ``key`` before, or a new one. It belongs to many: make another in the place of changing it.
 
     Args:
         key: Everything that ``make`` depends on but the device.

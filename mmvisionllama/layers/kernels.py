@@ -67,7 +67,8 @@ def can_recompute() -> bool:
     if not usable() or not torch.is_grad_enabled():
         return False
     try:
-        return torch._C._autograd._top_saved_tensors_default_hooks(False) is None
+        hooks = torch._C._autograd
+        return hooks._saved_tensors_hooks_is_enabled() and hooks._top_saved_tensors_default_hooks(False) is None
     except (AttributeError, TypeError):  # not public, and may change
         return False
 

@@ -41,8 +41,8 @@ class PositionAugmentation(nn.Module):
         dtype, coordinates = at_least_fp32(positions.dtype), positions.shape[-1]
         for ratio, count in ((self.rescale, 1), (self.jitter, min(coordinates, 2))):
             if ratio > 1:
-                factors = torch.empty(count, device=positions.device, dtype=dtype)
-                factors = factors.uniform_(-math.log(ratio), math.log(ratio)).exp()
+                factors = torch.rand(count, device=positions.device, dtype=dtype)
+                factors = ((2 * factors - 1) * math.log(ratio)).exp()
                 positions = positions * factors.repeat(coordinates // count)  # YaRN's positions are two pairs
         return positions
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ..errors import OptionError
 from .as2drope import AS2DRoPE, check_anchor
 from .attention import AttentionContext
-from .context_cache import cached_context, may_be_shared
+from .context_cache import cached_context, is_untouched, may_be_shared
 from .options import at_least_fp32, ceil_div, checked_choice, checked_whole, made
 from .valid_grid import ValidGrid, own_sides
 
@@ -181,7 +181,7 @@ class GSAPositionCalibration(nn.Module):
             valid: Where the images of a padded batch are: each gets the tables of its own grid.
         """
         rotaries = self.rotary, self.key_rotary
-        own = valid is None and type(self) is GSAPositionCalibration and may_be_shared(*rotaries)
+        own = valid is None and type(self) is GSAPositionCalibration and may_be_shared(*rotaries) and is_untouched(self)
         if not own:
             return self._context(grid, device, dtype, valid)
         anchor = self.anchor and tuple(self.anchor)

@@ -3,7 +3,8 @@
 Legend: B batch, H x W grid of the padded batch, N = H * W.
 """
 
-from typing import Optional, Sequence, Tuple, Union
+import threading
+from typing import Dict, Optional, Sequence, Tuple, Union
 
 import torch
 from torch import Tensor
@@ -65,6 +66,35 @@ class ValidGrid:
         return (self.hide(x).sum(dim=1, dtype=wide) / count).to(x.dtype)
 
 
+class BatchPixels:
+    """Where the images of the batch are that a model is at, for each thread its own: a model may serve several.
+
+    Compilers do not know threads: in their graphs it is what was set last.
+    """
+
+    def __init__(self) -> None:
+        self.last: Optional[ValidGrid] = None
+        self.set_in_graph = False
+        self.of_thread: Dict[int, ValidGrid] = {}
+
+    def set(self, value: Optional[ValidGrid]) -> None:
+        """None: all of the batch is image, or nobody knows."""
+        self.last, self.set_in_graph = value, torch.compiler.is_compiling()
+        if self.set_in_graph:
+            return
+        if value is None:
+            self.of_thread.pop(threading.get_ident(), None)
+        else:
+            self.of_thread[threading.get_ident()] = value
+
+    def get(self) -> Optional[ValidGrid]:
+        """What this thread has set."""
+        # what runs between two graphs belongs to them
+        if torch.compiler.is_compiling() or self.set_in_graph:
+            return self.last
+        return self.of_thread.get(threading.get_ident())
+
+
 def checked_sizes(sizes: ImageSizes, images: Tensor) -> Tensor:
     """The images' own sizes as a tensor ``(B, 2)``, int64, on their device.
 
@@ -95,9 +125,10 @@ def resize_pos_embed_each(pos_embed: Tensor, grid: Sequence[int], valid: ValidGr
 
     Samples the same filter at the same places; rows and columns outside of an image continue its grid.
     """
-    maps = pos_embed.transpose(1, 2).unflatten(2, tuple(grid)).float()  # [1, C, H0, W0]
-    centres = [torch.arange(side, device=maps.device) + 0.5 for side in valid.grid]
-    rows, cols = (2 * centre / own - 1 for centre, own in zip(centres, valid.sides()))  # [B, H], [B, W]
+    wide = at_least_fp32(pos_embed.dtype)
+    maps = pos_embed.transpose(1, 2).unflatten(2, tuple(grid)).to(wide)  # [1, C, H0, W0]
+    centres = [torch.arange(side, device=maps.device, dtype=wide) + 0.5 for side in valid.grid]
+    rows, cols = (2 * centre / own - 1 for centre, own in zip(centres, valid.sides(wide)))  # [B, H], [B, W]
     batch, (height, width) = len(rows), valid.grid
     places = torch.stack(
         (cols[:, None].expand(batch, height, width), rows[:, :, None].expand(batch, height, width)), dim=-1

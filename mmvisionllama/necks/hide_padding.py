@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..layers.options import ceil_div
-from ..layers.valid_grid import ValidGrid
+from ..layers.valid_grid import BatchPixels, ValidGrid
 
 #: of levels coarser than the backbone's first map, in its tokens
 STRIDES = [2**power for power in range(1, 16)]
@@ -22,18 +22,18 @@ NO_OBJECT, BEYOND = -1e4, 1e4
 
 
 class PaddingHider:
-    """Hides one batch's padding from a model's dense parts; :meth:`install` once, then set :attr:`pixels`.
+    """Hides one batch's padding from a model's dense parts; :meth:`install` once, then set its :attr:`pixels`.
 
     Args:
         patch: Pixels (height, width) of a token of the backbone's first map; coarser levels halve its grid.
 
     Attributes:
-        pixels (ValidGrid, optional): Where the images are; None shows everything and costs nothing.
+        pixels (BatchPixels): Where the images are; None in it shows everything and costs nothing.
     """
 
     def __init__(self, patch: Sequence[int]) -> None:
         self.patch = tuple(patch)
-        self.pixels: Optional[ValidGrid] = None
+        self.pixels = BatchPixels()
 
     def install(self, model: nn.Module) -> None:
         """Puts the hooks on the layers of ``model``."""
@@ -55,7 +55,7 @@ class PaddingHider:
 
     def level(self, x: Tensor) -> ValidGrid:
         """Where the images are in a map ``(B, C, H, W)`` of the batch."""
-        tokens, grid = self.pixels.coarser(self.patch), x.shape[2:]
+        tokens, grid = self.pixels.get().coarser(self.patch), x.shape[2:]
         # halved once or several times; a layer that drops an odd row drops it of an image alone, too
         for halved in (ceil_div, floordiv):
             for stride in STRIDES:
@@ -67,22 +67,22 @@ class PaddingHider:
 
     def zero(self, module: nn.Module, args: Tuple) -> Optional[Tuple]:
         """Zeros outside, as the padding of a convolution."""
-        return None if self.pixels is None else (self.level(args[0]).hide_pixels(args[0]), *args[1:])
+        return None if self.pixels.get() is None else (self.level(args[0]).hide_pixels(args[0]), *args[1:])
 
     def zero_output(self, module: nn.Module, args: Tuple, out: Tensor) -> Optional[Tensor]:
         """As :meth:`zero`, behind a layer."""
-        return None if self.pixels is None else self.level(out).hide_pixels(out)
+        return None if self.pixels.get() is None else self.level(out).hide_pixels(out)
 
     def lowest(self, module: nn.Module, args: Tuple) -> Optional[Tuple]:
         """The lowest number outside, as the padding of a maximum."""
-        if self.pixels is None:
+        if self.pixels.get() is None:
             return None
         x = args[0]
         return (x.masked_fill(~self.level(x).mask[:, None], torch.finfo(x.dtype).min),)
 
     def own_mean(self, module: nn.Module, args: Tuple, out: Tensor) -> Optional[Tensor]:
         """The mean over a map with zeros outside, as the mean over each image."""
-        if self.pixels is None:
+        if self.pixels.get() is None:
             return None
         share = self.level(args[0]).mask.float().mean(dim=(1, 2))
         return out / share.to(out.dtype)[:, None, None, None]
@@ -92,7 +92,7 @@ class PaddingHider:
 
         What some heads return besides, as FCOS' centerness, stays.
         """
-        if self.pixels is None:
+        if self.pixels.get() is None:
             return None
         scores, boxes = (
             [x.masked_fill(~self.level(x).mask[:, None], value) for x in maps]
@@ -102,7 +102,7 @@ class PaddingHider:
 
     def continue_edges(self, module: nn.Module, args: Tuple, out: Sequence[Tensor]) -> Any:
         """Each image's last row and column go on outside, as RoIAlign reads a map beyond its edge."""
-        return None if self.pixels is None else tuple(map(self._continue_edges, out))
+        return None if self.pixels.get() is None else tuple(map(self._continue_edges, out))
 
     def _continue_edges(self, x: Tensor) -> Tensor:
         for dim, last in zip((2, 3), self.level(x).sizes.unbind(1)):

@@ -190,3 +190,26 @@ def test_nonsense_is_refused(options):
     with pytest.raises((ValueError, KeyError)) as error:
         build(**options)
     assert '\n' not in str(error.value)
+
+
+def test_positions_need_an_embedding_and_an_embedding_needs_positions():
+    """Of attention by hand: nothing is left out without a word."""
+    x = torch.randn(1, 6, 32)
+    rotary = AS2DRoPE(16, 2, directions='mixed')
+    positions = torch.rand(6, 2)
+    context = AttentionContext(positions=positions)
+    with pytest.raises(OptionError, match='this one has none: give it rotary='):
+        RotaryAttention(32, 2)(x, context)
+    attention = RotaryAttention(32, 2, rotary=rotary)
+    plain = RotaryAttention(32, 2)
+    plain.load_state_dict({key: value for key, value in attention.state_dict().items() if 'rotary' not in key})
+    torch.testing.assert_close(attention(x), plain(x), rtol=0, atol=0)
+    assert not torch.allclose(attention(x, context), plain(x))
+
+
+def test_augmentation_under_vmap():
+    augment = PositionAugmentation(rescale=2.0, jitter=1.2).train()
+    positions = torch.rand(5, 2) + 1
+    out = torch.func.vmap(augment, randomness='different')(positions.expand(3, -1, -1))
+    ratios = out / positions
+    assert (ratios.max() / ratios.min()) > 1.001 and ratios.min() >= 1 / 2.4 and ratios.max() <= 2.4

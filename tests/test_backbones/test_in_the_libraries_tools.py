@@ -230,3 +230,8 @@ def test_the_soft_mask_survives_meta_and_to_empty(alpha):
     assert parent[0].alpha.item() == alpha == empty.soft_mask
     assert torch.equal(empty.eval()(x)[0], model(x)[0])
     assert empty.half().float().alpha.item() == alpha
+    with torch.device('meta'):
+        empty = iLLaMA(PLAIN, soft_mask=alpha).half()
+    nn.Sequential(empty).load_state_dict({f'0.{key}': value for key, value in model.state_dict().items()}, assign=True)
+    assert empty.alpha.device.type == 'cpu' and empty.alpha.item() == alpha
+    assert torch.equal(empty.eval()(x)[0], model(x)[0])

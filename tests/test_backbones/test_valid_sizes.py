@@ -84,7 +84,7 @@ def pictures(sizes=SIZES, seed=1):
 def padded(images, more=(5, 3), value=7.0):
     """One batch, padded right and bottom by more than its largest image needs; ``value`` must not matter."""
     height, width = (max(image.shape[axis] for image in images) + more[axis - 1] for axis in (1, 2))
-    batch = torch.full((len(images), 3, height, width), value)
+    batch = images[0].new_full((len(images), 3, height, width), value)
     for row, image in zip(batch, images):
         row[:, : image.shape[1], : image.shape[2]] = image
     return batch
@@ -114,6 +114,29 @@ def test_an_image_in_a_batch_comes_out_as_it_does_alone(name):
             torch.testing.assert_close(out, alone, atol=1e-5, rtol=0)
             changed = max(changed, float((other - alone).abs().max()))
     assert changed > 1e-3, 'the padding matters where nobody gives the sizes'
+
+
+DOUBLE = {
+    **{name: MODELS[name] for name in ('iLLaMA', 'learnable embedding, PEG', 'pyramid, learnable embedding, PEG')},
+    'temperature': (VisionLLaMA, dict(PLAIN, logit_scale='log_n')),
+}
+
+
+@pytest.mark.parametrize('name', DOUBLE)
+@torch.no_grad()
+def test_double_precision_is_double(name):
+    """Padded and packed; nothing on the way is float32."""
+    kind, kwargs = DOUBLE[name]
+    model, images = build(kind, **kwargs).double(), [image.double() for image in pictures()]
+    outs = model(padded(images).double(), valid_sizes=SIZES)
+    packed = model.forward_packed(images) if name == 'temperature' else [None] * len(outs)
+    for n, image in enumerate(images):
+        for out, whole, alone in zip(outs, packed, model(image[None])):
+            out, alone = out[n], alone[0]
+            out = out[:, : alone.shape[1], : alone.shape[2]] if alone.ndim == 3 else out
+            torch.testing.assert_close(out, alone, atol=1e-12, rtol=0)
+            if whole is not None:
+                torch.testing.assert_close(whole[n], alone, atol=1e-12, rtol=0)
 
 
 @pytest.mark.parametrize('name', ['maps', 'windows', 'iLLaMA', 'pyramid'])

@@ -6,12 +6,17 @@ import fractions
 import json
 import logging
 import re
+import sys
+import warnings
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from mmvisionllama.backbones import iLLaMA
 from mmvisionllama.checkpoints import CheckpointError, find_state_dict, load_pretrained, read_checkpoint
 
 
@@ -207,6 +212,20 @@ class TestRead:
             read_checkpoint(tmp_path / 'file.pth')
         assert not (tmp_path / 'trace').exists()
 
+    def test_threads_read_at_once(self, save, source):
+        """Torch's list of what may be unpickled is the process's: one that puts it back takes it from another."""
+        paths = [save(dict(state_dict=source.state_dict(), lr=np.float64(n)), f'{n}.pth') for n in range(4)]
+        before = torch.serialization.get_safe_globals(), list(warnings.filters)
+        interval = sys.getswitchinterval()
+        sys.setswitchinterval(1e-6)
+        try:
+            with ThreadPoolExecutor(4) as threads:
+                found = list(threads.map(read_checkpoint, paths * 10))
+        finally:
+            sys.setswitchinterval(interval)
+        assert [float(checkpoint['lr']) for checkpoint in found] == [0, 1, 2, 3] * 10
+        assert (torch.serialization.get_safe_globals(), list(warnings.filters)) == before
+
     def test_addresses_are_fetched_once(self, tmp_path, monkeypatch, save):
         path, calls = save({'weight': torch.ones(2)}), []
         monkeypatch.setattr(torch.hub, 'get_dir', lambda: str(tmp_path / 'hub'))
@@ -285,6 +304,17 @@ class TestLoad:
         path = save({f'backbone.{key}': value for key, value in source.state_dict().items()})
         self.refused(path, "nothing under prefix 'encoder.'; its keys start with \\['backbone'\\]", prefix='encoder')
         self.refused(path, '100% of the weights.*prefix.*backbone.0.weight')
+
+    def test_position_embeddings_inside_of_it(self, save):
+        """Resampled as load_state_dict does, however deep they lie."""
+        arch = dict(embed_dims=16, num_layers=1, num_heads=2)
+        small, large = (nn.Sequential(iLLaMA(arch, img_size=size)) for size in (32, 64))
+        nn.init.normal_(small[0].pos_embed)
+        path = save(small.state_dict())
+        load_pretrained(large, path)
+        other = nn.Sequential(iLLaMA(arch, img_size=64))
+        other.load_state_dict(small.state_dict())
+        assert torch.equal(large[0].pos_embed, other[0].pos_embed)
 
     def test_wrong_shapes(self, save, source):
         state = dict(source.state_dict(), **{'1.weight': torch.zeros(5, 8)})

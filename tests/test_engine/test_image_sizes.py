@@ -2,13 +2,16 @@
 
 import copy
 import gc
+import threading
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
 from mmengine.model import BaseDataPreprocessor, BaseModel, BaseTTAModel
 from mmengine.registry import MODELS, init_default_scope
+from mmengine.runner.activation_checkpointing import turn_on_activation_checkpointing
 from mmengine.structures import BaseDataElement
 from torch import nn
 
@@ -114,7 +117,7 @@ def test_mask_rcnn_trains_on_a_mixed_batch(mask_rcnn):
     total.backward()
     assert torch.isfinite(total) and float(total) < 100
     assert all(torch.isfinite(param.grad).all() for param in model.parameters() if param.grad is not None)
-    assert model.backbone.batch_pixels is None and mask_rcnn.backbone.batch_pixels is None
+    assert model.backbone.batch_pixels.get() is None and mask_rcnn.backbone.batch_pixels.get() is None
 
 
 @pytest.mark.parametrize('name', ['vision_llama_digits', 'illama_digits', 'pyramid_vision_llama_digits'])
@@ -313,13 +316,42 @@ def test_compiled_models_follow_too():
         torch.testing.assert_close(step(picture), alone, atol=1e-5, rtol=0)
 
 
+@torch.no_grad()
+def test_each_thread_has_its_own_sizes(monkeypatch):
+    """A server's threads share a model, and its batches meet inside."""
+    init_default_scope('mmengine')
+    model, met = sized(), threading.Barrier(2)
+    batches = [model.data_preprocessor(batch(sizes)) for sizes in ([(16, 20), (24, 12)], [(24, 20), (9, 8)])]
+    expected = [model(**data) for data in batches]
+    assert not torch.allclose(expected[0], model.backbone(batches[0]['inputs'])[0])
+    valid_pixels = model.backbone.valid_pixels
+    monkeypatch.setattr(model.backbone, 'valid_pixels', lambda *args: (met.wait(60), valid_pixels(*args))[1])
+    with ThreadPoolExecutor(2) as threads:
+        found = list(threads.map(lambda data: model(**data), batches))
+    for out, alone in zip(found, expected):
+        torch.testing.assert_close(out, alone, atol=1e-6, rtol=0)
+
+
+def test_mmengines_activation_checkpointing_is_refused_where_it_would_forget_the_sizes():
+    init_default_scope('mmengine')
+    model = sized().train()
+    turn_on_activation_checkpointing(model, 'backbone')
+    full, mixed = (model.data_preprocessor(batch(sizes)) for sizes in ([(16, 20)] * 2, [(16, 20), (24, 12)]))
+    full['inputs'].requires_grad_()  # what it computes again needs that
+    model(**full).sum().backward()
+    with pytest.raises(OptionError, match="activation_checkpointing of 'backbone' .*backbone.with_cp=True"):
+        model(**mixed)
+    with torch.no_grad():
+        assert torch.isfinite(model(**mixed)).all()
+
+
 def test_a_failed_batch_leaves_no_sizes_behind():
     init_default_scope('mmengine')
     model = sized()
     data = model.data_preprocessor(batch([(16, 20), (24, 12)]))
     with pytest.raises(TypeError):
         model(**data, mode='loss', unknown=1)
-    assert model.backbone.batch_pixels is None
+    assert model.backbone.batch_pixels.get() is None
 
 
 def test_other_backbones_see_the_padding():

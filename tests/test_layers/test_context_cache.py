@@ -107,6 +107,14 @@ def test_what_is_not_kept():
     rotary = AS2DRoPE(16)
     rotary.register_forward_pre_hook(lambda module, args: None)  # sees every pass
     assert window_context(rotary, (6, 9), 4) is not window_context(rotary, (6, 9), 4)
+    rotary = AS2DRoPE(16)
+    rotary.angles = lambda positions: torch.zeros_like(AS2DRoPE.angles(rotary, positions))  # somebody's experiment
+    without = window_context(rotary, (6, 9), 4)
+    assert (without.query.cos == 1).all() and (windowed().query.cos != 1).any()
+    assert (window_context(rotary, (6, 9), 4).query.cos == 1).all()
+    context_cache.clear_contexts()
+    calibration.query_positions = lambda *args: GSAPositionCalibration.query_positions(calibration, *args) * 2
+    assert calibration((6, 9)) is not calibration((6, 9))
     with FakeTensorMode():
         calibrated()
     assert not context_cache._entries

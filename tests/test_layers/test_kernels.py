@@ -280,6 +280,18 @@ def test_other_hooks_on_saved_tensors_see_everything():
     assert torch.Size([12, 24]) in seen
 
 
+def test_none_are_set_where_they_are_forbidden():
+    torch.manual_seed(0)
+    layer, x = SwiGLU(6, 8), torch.randn(2, 6)
+    layer(x).square().sum().backward()
+    expected = [param.grad for param in layer.parameters()]
+    layer.zero_grad()
+    with torch.autograd.graph.disable_saved_tensors_hooks('not here'):
+        layer(x).square().sum().backward()
+    for param, grad in zip(layer.parameters(), expected):
+        torch.testing.assert_close(param.grad, grad)
+
+
 def test_half_precision_tables_are_refused():
     rotary = RotaryEmbedding(8)
     table = rotary(rotary.positions((2, 2)))

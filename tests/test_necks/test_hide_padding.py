@@ -13,7 +13,7 @@ PATCH = 16
 
 def hider(batch=(96, 96), sizes=SIZES, patch=PATCH):
     hides = PaddingHider((patch, patch))
-    hides.pixels = ValidGrid(torch.tensor(sizes), batch)
+    hides.pixels.set(ValidGrid(torch.tensor(sizes), batch))
     return hides
 
 
@@ -59,7 +59,7 @@ def test_convolutions_and_poolings_see_the_edge_of_a_map():
     hides.install(model)
     x = torch.randn(2, 4, 6, 6)
     outs = {name: module(x) for name, module in neck.items()}
-    hides.pixels = None
+    hides.pixels.set(None)
     for n, (rows, cols) in enumerate(((5, 6), (6, 3))):
         for name, module in neck.items():
             alone = module(x[n : n + 1, :, :rows, :cols])[0]
