@@ -1,5 +1,7 @@
 """Counts against the architecture tables, by hand, and through the tool."""
 
+import runpy
+import sys
 from pathlib import Path
 
 import pytest
@@ -188,3 +190,15 @@ def test_two_stage_detectors():
     assert found['FCNMaskHead'] == 2 * 100 * masks
     pixels = sum(64 * 128 // stride**2 for stride in (4, 8, 16, 32, 64))
     assert found['RPNHead'] == 2 * pixels * (256 * 256 * 9 + 256 * 3 * 5)
+
+
+def test_the_tool(monkeypatch, capsys):
+    config = CONFIGS / 'mmpretrain' / 'quickstart' / 'vision_llama_digits.py'
+    tool = runpy.run_path(str(Path(__file__).parents[2] / 'tools' / 'analysis_tools' / 'get_flops.py'))
+    printed = []
+    for shape in ([], ['64'], ['32', '64']):
+        monkeypatch.setattr(sys, 'argv', ['get_flops.py', str(config), *(['--shape', *shape] if shape else [])])
+        tool['main']()
+        printed.append(capsys.readouterr().out)
+    assert ['32 x 32' in printed[0], '64 x 64' in printed[1], '32 x 64' in printed[2]] == [True] * 3
+    assert len(set(printed)) == 3

@@ -18,6 +18,7 @@ from torch import nn
 
 from mmvisionllama.backbones import iLLaMA
 from mmvisionllama.checkpoints import CheckpointError, find_state_dict, load_pretrained, read_checkpoint
+from mmvisionllama.checkpoints.loading import check_weights
 
 
 def network():
@@ -336,3 +337,20 @@ class TestLoad:
     def test_released_weights_are_to_be_converted(self, save):
         state = {'patch_embed.proj.weight': torch.zeros(4, 3, 2, 2), 'blocks.0.mlp.c_fc1.weight': torch.zeros(8, 4)}
         self.refused(save(state), "family 'plain': convert it first")
+
+
+class TestWeights:
+    """What is looked at before weights are taken."""
+
+    def test_masks_may_be_infinite_and_fp8_is_read(self):
+        module = nn.Linear(2, 1)
+        module.register_buffer('mask', torch.zeros(2))
+        check_weights(module, dict(mask=torch.tensor([0.0, -float('inf')])), 'x')
+        check_weights(module, dict(weight=torch.ones(1, 2).to(torch.float8_e4m3fn)), 'x')
+        with pytest.raises(CheckpointError, match='mask holds NaN'):
+            check_weights(module, dict(mask=torch.tensor([0.0, float('nan')])), 'x')
+
+    def test_pretrained_weights_with_nan(self, save, source):
+        state = dict(source.state_dict(), **{'1.bias': torch.full((4,), float('nan'))})
+        with pytest.raises(CheckpointError, match='1.bias holds NaN'):
+            load_pretrained(network(), save(state))

@@ -73,6 +73,8 @@ def test_sizes_come_from_the_headers_of_files(tmp_path):
 def test_sizes_after_the_pipeline():
     limited = sampler(sized(), image_tokens=(1, 4))
     assert [limited.tokens(index) for index in range(len(SIZES))] == [1, 4, 4, 4, 4, 2, 3, 4]
+    grown = sampler(sized(), image_tokens=(4, 9))
+    assert min(grown.tokens(index) for index in range(len(SIZES))) >= 4
     fixed = sampler(Images([{}] * 5), image_size=(32, 32))
     assert [len(batch) for batch in fixed] == [4, 1]
     with pytest.raises(OptionError, match='image_tokens or image_size, not both'):

@@ -116,6 +116,9 @@ def test_mask_rcnn_trains_on_a_mixed_batch(mask_rcnn):
     total = sum(value if torch.is_tensor(value) else sum(value) for name, value in losses.items() if 'loss' in name)
     total.backward()
     assert torch.isfinite(total) and float(total) < 100
+    patch = model.backbone.first_patch  # anchors outside of an image are trained on nothing
+    shapes = [tuple(-(-side // n) * n for side, n in zip(size, patch)) for size in SIZES]
+    assert [sample.pad_shape for sample in data['data_samples']] == shapes
     assert all(torch.isfinite(param.grad).all() for param in model.parameters() if param.grad is not None)
     assert model.backbone.batch_pixels.get() is None and mask_rcnn.backbone.batch_pixels.get() is None
 

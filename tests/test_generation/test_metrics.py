@@ -223,6 +223,12 @@ def test_inception_features(tmp_path, monkeypatch):
         'spatial': (1, 17 * 17 * 7),
         'logits': (1, 1008),
     }
+    # the inception score is of the logits without their bias
+    (biased,) = fidelity.FeatureExtractorInceptionV3('x', ['logits'], feature_extractor_weights_path=str(path)).eval()(
+        images
+    )
+    bias = random.state_dict()['fc.bias']
+    torch.testing.assert_close(out['logits'] + bias, biased, atol=1e-5, rtol=0)
     maps = []
     random.Mixed_6d.branch1x1.register_forward_hook(lambda module, args, output: maps.append(output))
     assert torch.equal(out['pool'], random(images)[0])

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from mmengine.config import Config
+from mmengine.fileio import load
 from mmengine.hooks import Hook
 from PIL import Image
 from torch import nn
@@ -325,3 +326,19 @@ def test_folders_without_classes_or_pictures(root, layout):
         (root / 'a' / 'notes.txt').touch()
     with pytest.raises(DataError, match=f'{root}.* has no class folders with pictures'):
         launch.check_data(config(root), ('train',))
+
+
+def test_predictions_are_written(root, tmp_path):
+    launch.build_runner(config(root)).train()
+    cfg = launch.prepare_test(config(root), str(root.parent / 'work' / 'epoch_1.pth'))
+    launch.test(cfg, out=str(tmp_path / 'predictions.pkl'))
+    predictions = load(str(tmp_path / 'predictions.pkl'))
+    assert len(predictions) == 6 and all(len(prediction['pred_score']) == 3 for prediction in predictions)
+
+
+def test_broken_pictures_inside_of_a_wrapper_are_named(root):
+    (root / 'b' / '1.png').write_bytes(b'')
+    cfg = config(root)
+    cfg.train_dataloader.dataset = dict(type='RepeatDataset', times=1, dataset=cfg.train_dataloader.dataset)
+    with pytest.raises(DataError, match='b/1.png'):
+        launch.build_runner(cfg).train()

@@ -521,3 +521,58 @@ def test_pretrained_weights_at_home_and_in_parts(tmp_path, monkeypatch):
         (folder / part).touch()
     for path in ('~/a.pth', str(folder)):
         launch.check_pretrained(dict(init_cfg=dict(type='Pretrained', checkpoint=path)))
+
+
+def test_arguments_of_a_training(data):
+    cfg = launch.prepare_train(config(data), partial=True, stop_after='2h', validate=False)
+    assert cfg.load_from_partial and cfg.stop_after == '2h'
+    assert cfg.val_cfg is cfg.val_dataloader is cfg.val_evaluator is None
+
+
+def test_arguments_of_a_test(data, tmp_path):
+    torch.save(dict(state_dict=dict(w=torch.ones(1))), tmp_path / 'a.pth')
+    path = str(tmp_path / 'a.pth')
+    cfg = launch.prepare_test(config(data, resume=True), path, amp=True, partial=True, show=True)
+    assert cfg.test_cfg.fp16 and cfg.load_from_partial and not cfg.resume and cfg.default_hooks.visualization.show
+    with pytest.raises(LaunchError, match='drop --tta or --show-dir'):
+        launch.prepare_test(config(data), path, tta=True, show_dir='x')
+
+
+@pytest.mark.parametrize(
+    'script, function, arguments, expected',
+    [
+        (
+            'train',
+            'prepare_train',
+            '--resume a.pth --amp --no-validate --auto-scale-lr --partial --stop-after 2h --launcher slurm',
+            dict(
+                resume='a.pth',
+                amp=True,
+                validate=False,
+                auto_scale_lr=True,
+                partial=True,
+                stop_after='2h',
+                launcher='slurm',
+            ),
+        ),
+        ('train', 'prepare_train', '--resume', dict(resume='auto', amp=False, validate=True, partial=False)),
+        (
+            'test',
+            'prepare_test',
+            'a.pth --show-dir x --show --interval 3 --tta --amp --partial --launcher mpi',
+            dict(show_dir='x', show=True, interval=3, tta=True, amp=True, partial=True, launcher='mpi'),
+        ),
+    ],
+)
+def test_every_flag_is_handed_on(monkeypatch, data, tmp_path, script, function, arguments, expected):
+    (tmp_path / 'config.py').write_text(f'data_root = {str(data)!r}')
+    taken, allowed = {}, []
+    monkeypatch.setattr(launch, function, lambda cfg, *args, **kwargs: taken.update(kwargs))
+    monkeypatch.setattr(launch, script, lambda cfg, **kwargs: taken.update(kwargs))
+    command = [f'{script}.py', str(tmp_path / 'config.py'), *arguments.split(), '--unsafe']
+    monkeypatch.setattr(sys, 'argv', command + (['--out', 'x.json'] if script == 'test' else []))
+    tool = runpy.run_path(str(ROOT / 'tools' / f'{script}.py'))
+    monkeypatch.setitem(tool['main'].__globals__, 'allow_unsafe', lambda: allowed.append(True))
+    tool['main']()
+    assert {key: taken[key] for key in expected} == expected and allowed == [True]
+    assert script == 'train' or taken['out'] == 'x.json'

@@ -47,6 +47,12 @@ OTHERS = {
         dict(ntk_alpha=2.0, ntk_keys='plain_base'),
         dict(share_heads=False, num_heads=2),
         dict(share_heads=False, num_heads=3),
+        dict(directions='golden', num_heads=2),
+        dict(directions='golden', num_heads=2, freq_range=(0.1, 1.0)),
+        dict(directions='spiral', num_heads=2, num_directions=2),
+        dict(directions='spiral', num_heads=2, num_directions=1),
+        dict(yarn_range=(0.01, 0.5)),
+        dict(yarn_range=(0.02, 0.6)),
     ),
     windowed: (
         dict(grid=(9, 6)),

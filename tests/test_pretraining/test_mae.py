@@ -1,12 +1,14 @@
 """The MAE encoder against an attention over the whole image, and inside mmpretrain's MAE."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.nn.functional as F
 
 from mmvisionllama.backbones import VisionLLaMA
+from mmvisionllama.engine.hooks import MAEReconstructionHook
 from mmvisionllama.pretraining import MAEVisionLLaMA
 
 TINY = dict(embed_dims=32, num_layers=2, num_heads=2, feedforward_channels=48)
@@ -241,3 +243,12 @@ def test_noise_of_packed_images_has_a_number_for_each_patch():
         model.forward_packed(images, True, noise[:1])
     with pytest.raises(ValueError, match='one number per patch, 16 here, got 8'):
         model.forward_packed(images, True, [torch.rand(8), torch.rand(8)])
+
+
+def test_pictures_by_iteration(monkeypatch):
+    hook, steps = MAEReconstructionHook(interval=2, by_epoch=False), []
+    monkeypatch.setattr(hook, 'write', lambda runner, step: steps.append(step))
+    for i in range(5):
+        hook.after_train_iter(SimpleNamespace(iter=i, max_iters=5), i)
+    hook.after_train_epoch(SimpleNamespace(epoch=1, max_epochs=2))
+    assert steps == [2, 4, 5]

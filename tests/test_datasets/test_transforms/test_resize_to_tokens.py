@@ -36,3 +36,23 @@ def test_larger_and_smaller_ones_are_resized():
 def test_an_empty_range_is_refused():
     with pytest.raises(ValueError, match='min_tokens'):
         ResizeToTokens(16, 10, 11)
+
+
+def test_patches_that_are_no_squares():
+    assert token_count((32, 40), (16, 8)) == 10
+
+
+@pytest.mark.parametrize('size', [(8, 8), (10, 20)])
+def test_small_images_grow_no_more_than_they_have_to(size):
+    fitted = fitted_size(size, 16, 196, 49)
+    assert token_count(fitted, 16) >= 49 > token_count([side * 0.8 for side in fitted], 16)
+
+
+def test_interpolation():
+    image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    nearest, other = (
+        ResizeToTokens(16, 4, interpolation=name)(dict(img=image))['img'] for name in ('nearest', 'bilinear')
+    )
+    colours = {tuple(pixel) for pixel in image.reshape(-1, 3)}
+    assert {tuple(pixel) for pixel in nearest.reshape(-1, 3)} <= colours
+    assert not {tuple(pixel) for pixel in other.reshape(-1, 3)} <= colours

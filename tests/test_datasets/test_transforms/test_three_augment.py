@@ -84,3 +84,11 @@ def test_transforms_after_it_may_write_into_the_image(image, operation):
     erased = TRANSFORMS.build(dict(type='RandomErasing', erase_prob=1.0, mode='const', fill_color=(1, 2, 3)))
     out = erased(ThreeAugment([operation])(dict(img=image)))['img']
     assert (out == (1, 2, 3)).all(axis=-1).any()
+
+
+def test_threshold_and_radius():
+    image = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    solarized = ThreeAugment(['solarize'], threshold=50)(dict(img=image))['img']
+    assert np.array_equal(solarized, np.where(image < 50, image, 255 - image))
+    blur = ThreeAugment(['gaussian_blur'])
+    assert len({blur(dict(img=image))['img'].tobytes() for _ in range(5)}) == 5  # another radius each time

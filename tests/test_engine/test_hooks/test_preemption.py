@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -278,3 +279,28 @@ def test_workers_stay_until_the_training_exits(method):
     worker.terminate()
     worker.join(15)
     assert worker.exitcode == -signal.SIGTERM
+
+
+def test_the_best_checkpoint_stays(tmp_path):
+    runner = make(tmp_path, keep=1)
+    hook = next(hook for hook in runner.hooks if isinstance(hook, SafeCheckpointHook))
+    hook.__init__(interval=1, max_keep_ckpts=1, save_best='count', rule='greater')
+    runner.train()
+    assert {path.name for path in tmp_path.glob('*.pth')} == {'epoch_4.pth', 'best_count_epoch_1.pth'}
+
+
+def test_the_last_iteration_is_a_whole_step():
+    """Of a training whose length is no multiple of what is accumulated."""
+    wrapper = SimpleNamespace(_accumulative_counts=4)
+    due = [
+        PreemptionHook._is_whole_step(SimpleNamespace(optim_wrapper=wrapper, iter=i, max_iters=10)) for i in range(10)
+    ]
+    assert [i + 1 for i, is_due in enumerate(due) if is_due] == [4, 8, 10]
+
+
+def test_iterations_with_a_validation_behind_them():
+    loop = SimpleNamespace(
+        dataloader_iterator=1, val_begin=5, dynamic_intervals=[2], dynamic_milestones=[0], max_iters=9
+    )
+    runners = [SimpleNamespace(train_loop=loop, val_loop=1, iter=i) for i in range(9)]
+    assert [r.iter + 1 for r in runners if PreemptionHook._validates_next(r)] == [6, 8, 9]

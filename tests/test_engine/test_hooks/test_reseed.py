@@ -3,6 +3,7 @@
 import contextlib
 import random
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,7 +16,8 @@ from mmengine.model import BaseModel
 from mmengine.runner import Runner
 from torch import nn
 
-from mmvisionllama.engine.hooks.reseed import seed_all
+from mmvisionllama.engine.hooks import reseed
+from mmvisionllama.engine.hooks.reseed import ReseedHook, seed_all
 
 
 class NoisyData(torch.utils.data.Dataset):
@@ -188,3 +190,18 @@ def test_seed_all():
 
     assert draw(0, 0, 1) == draw(0, 0, 1)
     assert not set(draw(0, 0, 1)) & set(draw(0, 1, 0))
+
+
+def test_ranks_draw_their_own_numbers(monkeypatch):
+    """From one seed: mmengine's diff_rank_seed adds the rank to it, which would count twice."""
+    drawn, runner = [], SimpleNamespace(seed=10, iter=4, _randomness_cfg={})
+    for rank in (0, 1):
+        monkeypatch.setattr(reseed, 'get_rank', lambda rank=rank: rank)
+        ReseedHook().before_train_iter(runner, 0)
+        drawn.append(torch.rand(()).item())
+        loader = SimpleNamespace(dataset=[0.0] * 8, sampler=object(), batch_sampler=[[0, 1]])
+        hook = ReseedHook()
+        hook.before_train(SimpleNamespace(train_dataloader=loader, cfg={}, seed=10, _randomness_cfg={}))
+        assert loader.dataset.key == (10, rank)
+    assert drawn[0] != drawn[1]
+    assert ReseedHook._seed(SimpleNamespace(seed=10, _randomness_cfg=dict(diff_rank_seed=True))) == 9
