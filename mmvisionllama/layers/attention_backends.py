@@ -151,7 +151,8 @@ def check_backend(backend: str) -> str:
 @contextmanager
 def use_attention(backend: str) -> Iterator[None]:
     """What ``'auto'`` means inside a ``with`` block, in all models; the environment variable
-    ``MMVISIONLLAMA_ATTENTION`` does it for a whole process. A compiled model keeps what it was compiled with.
+    ``MMVISIONLLAMA_ATTENTION`` does it for a whole process. A compiled model keeps what it was compiled with. A block
+    is the whole process's: those of several threads must not overlap.
 
     Raises:
         OptionError: For an unknown backend.

@@ -23,7 +23,10 @@ _enabled = os.environ.get('MMVISIONLLAMA_KERNELS', '1') != '0'
 
 @contextmanager
 def use_kernels(enabled: bool) -> Iterator[None]:
-    """Switches the functions of this file on or off inside a ``with`` block."""
+    """Switches the functions of this file on or off inside a ``with`` block.
+
+    It is the whole process's: blocks of several threads must not overlap.
+    """
     global _enabled
     before, _enabled = _enabled, enabled
     try:

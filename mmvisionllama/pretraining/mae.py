@@ -71,6 +71,17 @@ class MAEVisionLLaMA(VisionLLaMA):
         nn.init.xavier_uniform_(self.patch_embed.projection.weight.data.flatten(1))
         nn.init.normal_(self.cls_token, std=0.02)
 
+    def frozen_modules(self) -> list:
+        """As in the backbone; the class token, which joins behind the blocks, freezes with the norm after them."""
+        parts = super().frozen_modules()
+        if self.frozen_stages == self.num_layers:
+            return parts
+        return [part for part in parts if part is not self.cls_token]
+
+    def get_layer_depth(self, param_name: str, prefix: str = '') -> Tuple[int, int]:
+        """As in the backbone; the class token, which joins behind the blocks, has the depth of the norm after them."""
+        return super().get_layer_depth(f'{prefix}ln1' if param_name == f'{prefix}cls_token' else param_name, prefix)
+
     def random_masking(self, noise: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
         """The patches with the smallest noise stay visible.
 

@@ -453,6 +453,11 @@ def test_multi_scale(tmp_path, monkeypatch):
     init_default_scope('mmseg')
     torch.save(dict(state_dict=MODELS.build(cfg.model).state_dict()), checkpoint)
     cfg = launch.prepare_test(cfg, str(checkpoint), tta=True)
+    resizes = cfg.test_dataloader.dataset.pipeline[-1].transforms[0]
+    assert [step.scale[1] / 512 for step in resizes] == [0.5, 0.75, 1, 1.25, 1.5, 1.75]
+    assert all(step.scale[0] == 4 * step.scale[1] for step in resizes)  # around the 2048 x 512 of a test at one scale
+    for step in resizes:
+        step.scale = tuple(side // 8 for side in step.scale)
     runner = Runner.from_cfg(cfg)
     widths = []
     runner.model.module.backbone.register_forward_pre_hook(lambda _, args: widths.append(args[0].shape[3]))

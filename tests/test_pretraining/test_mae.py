@@ -245,6 +245,17 @@ def test_noise_of_packed_images_has_a_number_for_each_patch():
         model.forward_packed(images, True, [torch.rand(8), torch.rand(8)])
 
 
+def test_the_decoders_token_is_no_embedding():
+    """For layer-wise decay and freezing it belongs to the norm behind the blocks."""
+    arch = dict(embed_dims=16, num_layers=2, num_heads=2)
+    for frozen, moves in ((0, True), (1, True), (2, False)):
+        model = MAEVisionLLaMA(arch, frozen_stages=frozen)
+        assert model.cls_token.requires_grad == model.ln1.weight.requires_grad == moves
+    assert model.get_layer_depth('backbone.cls_token', 'backbone.') == (3, 4)
+    assert model.get_layer_depth('cls_token') == model.get_layer_depth('ln1.weight') == (3, 4)
+    assert model.get_layer_depth('layers.0.ln1.weight') == (1, 4)
+
+
 def test_pictures_by_iteration(monkeypatch):
     hook, steps = MAEReconstructionHook(interval=2, by_epoch=False), []
     monkeypatch.setattr(hook, 'write', lambda runner, step: steps.append(step))

@@ -316,6 +316,11 @@ def test_encode_latents(encoded, tmp_path, monkeypatch, capsys):
     assert 'shard 1 of 1 written' in capsys.readouterr().out
     assert np.load(tmp_path / 'out' / 'moments_00000.npy').shape == (2, 2, 8, 4, 4)
     assert json.loads((tmp_path / 'out' / 'latents.json').read_text())['classes'] == 2
+    plain = [args[0], tmp_path / 'plain', *args[2:], '--no-flip', '--dtype', 'float32']
+    assert run('encode_latents', *plain, monkeypatch=monkeypatch) == 0
+    unflipped = np.load(tmp_path / 'plain' / 'moments_00000.npy')
+    assert unflipped.shape == (2, 1, 8, 4, 4) and unflipped.dtype == np.float32
+    capsys.readouterr()
     assert run('encode_latents', *args, '--vae', tmp_path / 'nothing', monkeypatch=monkeypatch) == 1
     assert 'no VAE at' in capsys.readouterr().err
 
