@@ -576,3 +576,22 @@ def test_every_flag_is_handed_on(monkeypatch, data, tmp_path, script, function, 
     tool['main']()
     assert {key: taken[key] for key in expected} == expected and allowed == [True]
     assert script == 'train' or taken['out'] == 'x.json'
+
+
+def test_checkpoints_of_custom_hooks_are_safe_too():
+    cfg = Config(dict(custom_hooks=[dict(type='CheckpointHook', interval=5), dict(type='EMAHook')]))
+    launch_runner.use_safe_checkpoints(cfg)
+    assert [hook.type for hook in cfg.custom_hooks] == ['SafeCheckpointHook', 'EMAHook']
+
+
+@pytest.mark.parametrize('unused', [True, False])
+def test_what_cpu_processes_get_of_the_config(data, monkeypatch, unused):
+    """Timeout of the group, and DistributedDataParallel as the config has it."""
+    asked, built = [], []
+    monkeypatch.setattr(launch_runner, 'init_cpu_group', lambda launcher, timeout: asked.append(timeout) or True)
+    monkeypatch.setattr(launch_runner, 'check_launcher', lambda launcher: None)
+    monkeypatch.setattr(launch_runner.CheckedRunner, 'from_cfg', built.append)
+    cfg = config(data, launcher='pytorch', find_unused_parameters=unused, env_cfg=dict(dist_cfg=dict(timeout=99)))
+    launch.build_runner(cfg)
+    wrapper = built[0].model_wrapper_cfg
+    assert asked == [99] and wrapper.find_unused_parameters is unused and wrapper.device_ids is None

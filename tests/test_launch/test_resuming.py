@@ -13,7 +13,7 @@ from mmengine.config import Config
 from mmvisionllama import launch
 from mmvisionllama.checkpoints import CheckpointError
 from mmvisionllama.launch import LaunchError, lock_work_dir, newest_checkpoint, training
-from mmvisionllama.launch.resuming import mark_first_turn
+from mmvisionllama.launch.resuming import mark_first_turn, newest_of_this_training
 from mmvisionllama.launch.training import agree_on_checkpoint, choose_checkpoint
 
 
@@ -253,3 +253,15 @@ def test_training_holds_its_folder(tmp_path, monkeypatch):
     monkeypatch.setattr('mmvisionllama.launch.training.build_runner', lambda cfg: Runner())
     assert launch.train(Config(dict(work_dir=str(tmp_path / 'work')))) == 'model'
     assert held[0].startswith(f'process {os.getpid()} on ')
+
+
+def test_another_job_of_slurm_begins_from_the_given_checkpoint(tmp_path, monkeypatch):
+    """And the same one, queued again, goes on from its own."""
+    monkeypatch.setenv('SLURM_JOB_ID', '1')
+    given = str(tmp_path / 'given.pth')
+    mark_first_turn(str(tmp_path), given)
+    save(tmp_path / 'epoch_1.pth')
+    os.utime(tmp_path / 'epoch_1.pth')  # now
+    assert newest_of_this_training(str(tmp_path), given) == str(tmp_path / 'epoch_1.pth')
+    monkeypatch.setenv('SLURM_JOB_ID', '2')
+    assert newest_of_this_training(str(tmp_path), given) is None

@@ -370,6 +370,13 @@ def test_evaluate(tmp_path, monkeypatch, capsys):
     assert results['count'] == 20 and {'FID', 'precision', 'recall'} < results.keys()
     assert f'FID        {results["FID"]:.4f}' in capsys.readouterr().out
 
+    module, asked = tool('evaluate'), []
+    compare = module.compare
+    monkeypatch.setattr(module, 'compare', lambda *given: asked.append(given[2:4]) or compare(*given))
+    monkeypatch.setattr(sys, 'argv', ['evaluate', *map(str, [samples, *args, '--neighbour', 2, '--split-size', 7])])
+    module.main()
+    assert asked == [(2, 7)]
+
     args[2:4] = ['--classifier', 'vision_llama_digits']
     pytest.importorskip('mmpretrain')
     np.savez(reference, arr_0=rng.integers(0, 256, (20, 32, 32, 3), dtype=np.uint8))
