@@ -22,6 +22,7 @@ from mmengine.registry import MODELS, DefaultScope
 from torch import nn
 
 from .checkpoints import convert_released, find_state_dict, load_strictly, read_checkpoint
+from .checkpoints.loading import check_switches
 from .checkpoints.reading import dataset_meta
 from .errors import CheckpointError, MissingExtraError, OptionError
 from .model_zoo import CONFIGS, config_path, list_configs
@@ -123,6 +124,7 @@ def get_model(
             inner = {key[len(prefix) :]: value for key, value in weights.items() if key.startswith(prefix)}
             weights = inner or weights
         load_strictly(model, weights, source)
+        check_switches(model, checkpoint, source)
         classes = dataset_meta(checkpoint)
         if classes:
             model.dataset_meta = classes

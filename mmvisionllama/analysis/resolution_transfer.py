@@ -26,7 +26,7 @@ from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import Runner
 from mmengine.utils import ProgressBar
 
-from ..checkpoints.loading import load_strictly
+from ..checkpoints.loading import check_switches, load_strictly
 from ..checkpoints.reading import find_state_dict, read_checkpoint
 from ..errors import OptionError
 from ..layers.logit_scale import LOGIT_SCALES
@@ -164,7 +164,8 @@ def build_variants(
         CheckpointError: If the checkpoint cannot be read or does not fit the config.
     """
     init_default_scope('mmpretrain')
-    state_dict = {k: v.to(device) for k, v in find_state_dict(read_checkpoint(checkpoint)).items()}
+    stored = read_checkpoint(checkpoint)
+    state_dict = {k: v.to(device) for k, v in find_state_dict(stored).items()}
     models = {}
     for variant in variants:
         config = copy.deepcopy(cfg.model)
@@ -178,6 +179,8 @@ def build_variants(
             if name in state_dict and own.is_floating_point() and state_dict[name].is_floating_point():
                 state_dict[name] = state_dict[name].to(own.dtype)
         load_strictly(model, state_dict, checkpoint, assign=True)
+        if not models:
+            check_switches(model, stored, checkpoint)
         models[variant] = model
     return models
 

@@ -151,8 +151,12 @@ def _check_layer_scale(module: nn.Module, state_dict: Dict[str, Tensor], path: s
                 )
 
 
-#: options of a backbone that change what it computes and no weight's name or shape
-SWITCHES = ('cls_position', 'mask_mode', 'rope_scale')
+#: options of a backbone that change what it computes and no weight's name or shape, with their aliases
+SWITCHES = {
+    'cls_position': {'released': 'above_top_right', 'released-y0': 'top_right'},
+    'mask_mode': {'released': 'multiplicative'},
+    'rope_scale': {'released': 'none'},
+}
 
 
 def check_switches(module: nn.Module, checkpoint: Dict[str, Any], path: str) -> None:
@@ -167,7 +171,12 @@ def check_switches(module: nn.Module, checkpoint: Dict[str, Any], path: str) -> 
     model = meta.get('model') if isinstance(meta, dict) else None
     trained = model.get('backbone', model) if isinstance(model, dict) else {}
     backbone = getattr(module, 'backbone', module)
-    other = [name for name in SWITCHES if name in trained and getattr(backbone, name, trained[name]) != trained[name]]
+    if not isinstance(trained, dict):
+        return
+    trained = {name: SWITCHES[name].get(value, value) for name, value in trained.items() if name in SWITCHES}
+    if not getattr(backbone, 'with_cls_token', True):
+        trained.pop('cls_position', None)
+    other = [name for name, value in trained.items() if getattr(backbone, name, value) != value]
     if other:
         wanted, here = (
             ', '.join(f'{name}={value(name)!r}' for name in other)

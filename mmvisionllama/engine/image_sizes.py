@@ -6,6 +6,7 @@ and takes them back behind it.
 """
 
 import functools
+import threading
 import weakref
 from typing import Any, Callable, List, Optional, Tuple
 
@@ -18,10 +19,13 @@ from torch import Tensor, nn
 from ..backbones.base import BaseBackbone
 from ..errors import OptionError
 from ..layers.valid_grid import ValidGrid
-from ..necks.hide_padding import PaddingHider
+from ..necks.hide_padding import DENSE_PARTS, PaddingHider
 
 #: the code of a forward pass under mmengine's ``activation_checkpointing``
 RECOMPUTED = wrap_forward(print).__code__
+
+
+_one_installer = threading.Lock()
 
 
 class ImageSizes:
@@ -42,17 +46,25 @@ class ImageSizes:
         if not backbones:  # a library's own, which attends to the padding
             return
         pixels = ValidGrid(torch.tensor(sizes, device=inputs.device), inputs.shape[2:])
-        if self.hider is None:
-            self.hider = PaddingHider(backbones[0].first_patch)
-            self.hider.install(model)
-        if not torch.compiler.is_compiling():
+        if torch.compiler.is_compiling():
+            self.install(model, backbones)
+        else:
             check_recomputing(model)
+            with _one_installer:  # of several threads, the others wait until the hooks are there
+                self.install(model, backbones)
         self.hider.pixels.set(pixels)
         for backbone in backbones:
             backbone.batch_pixels.set(pixels)
         if hasattr(model, 'rpn_head'):  # anchors outside belong to no object
             for sample, size in zip(samples, sizes):
                 sample.set_metainfo(dict(pad_shape=tuple(-(-side // n) * n for side, n in zip(size, self.hider.patch))))
+
+    def install(self, model: nn.Module, backbones: List[BaseBackbone]) -> None:
+        """Puts the hooks on necks and heads when the first padded batch comes; the model is whole by then."""
+        if self.hider is None:
+            hider = PaddingHider(backbones[0].first_patch)
+            hider.install(model)
+            self.hider = hider
 
     def withdraw(self, model: nn.Module, *args: Any) -> None:
         """Behind the forward pass: whoever calls the backbone alone gives it sizes or means none."""
@@ -68,7 +80,9 @@ def backbones_of(model: nn.Module) -> List[BaseBackbone]:
 
 
 def check_recomputing(model: nn.Module) -> None:
-    """Refuses mmengine's ``activation_checkpointing``, which runs modules again when the sizes are gone.
+    """Refuses mmengine's ``activation_checkpointing`` of what asks for the sizes, which are gone when it runs again.
+
+    Blocks of a backbone get theirs as an argument.
 
     Raises:
         OptionError: While training; what runs but once is no matter.
@@ -76,7 +90,9 @@ def check_recomputing(model: nn.Module) -> None:
     if not model.training or not torch.is_grad_enabled():
         return
     for name, module in model.named_modules():
-        if getattr(vars(module).get('forward'), '__code__', None) is RECOMPUTED:
+        if getattr(vars(module).get('forward'), '__code__', None) is not RECOMPUTED:
+            continue
+        if backbones_of(module) or name.split('.')[0] in DENSE_PARTS:
             raise OptionError(
                 f'activation_checkpointing of {name!r} computes it again when the sizes of the batch are gone, and '
                 f'padding would count as image: leave it out, and set model.backbone.with_cp=True'

@@ -81,7 +81,7 @@ class SampleFile:
         try:
             same = json.loads(self.run_path.read_text(encoding='utf-8')) == json.loads(json.dumps(run))
             sizes = [np.load(path, mmap_mode='r').shape for path in (self.array_path, self.made_path)]
-        except (OSError, ValueError):
+        except (OSError, ValueError, EOFError):
             return False
         return same and sizes == [tuple(shape), (shape[0],)]
 

@@ -5,7 +5,7 @@ from typing import Iterable, Optional, Tuple
 from mmengine.config import Config
 from torch import nn
 
-from ..checkpoints.loading import load_strictly
+from ..checkpoints.loading import check_switches, load_strictly
 from ..checkpoints.reading import find_state_dict, read_checkpoint
 from ..errors import LaunchError
 from ..layers.options import type_name
@@ -54,5 +54,7 @@ def open_classifier(cfg: Config, checkpoint: str) -> Tuple[nn.Module, Iterable]:
     cfg.log_level = 'WARNING'
     runner = build_runner(prepare_test(cfg, checkpoint))
     # the Runner loads only when it tests
-    load_strictly(runner.model, find_state_dict(read_checkpoint(checkpoint)), checkpoint)
+    stored = read_checkpoint(checkpoint)
+    load_strictly(runner.model, find_state_dict(stored), checkpoint)
+    check_switches(runner.model, stored, checkpoint)
     return runner.model.eval(), runner.build_dataloader(cfg.test_dataloader)

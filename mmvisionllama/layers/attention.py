@@ -276,6 +276,8 @@ class RotaryAttention(nn.Module):
                     'give it rotary=...'
                 )
             rope = self.rotary(context.positions)
+        elif self.rotary is not None and rope is not None:
+            raise OptionError('the context has a table, and this layer makes its own from positions: give it those')
         q, k, v = self.project(x, rope)  # [B, N, h, d]
         if context.logit_scale is not None:
             q = (q * context.logit_scale).to(q.dtype)

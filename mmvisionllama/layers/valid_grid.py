@@ -89,10 +89,10 @@ class BatchPixels:
 
     def get(self) -> Optional[ValidGrid]:
         """What this thread has set."""
-        # what runs between two graphs belongs to them
-        if torch.compiler.is_compiling() or self.set_in_graph:
+        if torch.compiler.is_compiling():
             return self.last
-        return self.of_thread.get(threading.get_ident())
+        # what runs between two graphs belongs to them
+        return self.of_thread.get(threading.get_ident(), self.last if self.set_in_graph else None)
 
 
 def checked_sizes(sizes: ImageSizes, images: Tensor) -> Tensor:

@@ -201,6 +201,8 @@ def test_positions_need_an_embedding_and_an_embedding_needs_positions():
     with pytest.raises(OptionError, match='this one has none: give it rotary='):
         RotaryAttention(32, 2)(x, context)
     attention = RotaryAttention(32, 2, rotary=rotary)
+    with pytest.raises(OptionError, match='makes its own from positions'):
+        attention(x, AttentionContext(rope=rotary(positions)))
     plain = RotaryAttention(32, 2)
     plain.load_state_dict({key: value for key, value in attention.state_dict().items() if 'rotary' not in key})
     torch.testing.assert_close(attention(x), plain(x), rtol=0, atol=0)

@@ -1,4 +1,4 @@
-"""Weights that fit a model by name and shape and are of another function: every door says so."""
+"""Weights that fit a model by name and shape and are of another function are noticed."""
 
 import logging
 from argparse import Namespace
@@ -70,5 +70,23 @@ def test_the_names_are_those_of_converters_and_backbones():
     """A renamed option would silence the warning."""
     from mmvisionllama.backbones import VisionLLaMA
 
-    own = {name for name in loading.SWITCHES if hasattr(iLLaMA(ARCH), name)}
-    assert own == {'mask_mode', 'rope_scale'} and VisionLLaMA(ARCH).cls_position == 'origin'
+    for name, aliases in loading.SWITCHES.items():
+        kind = VisionLLaMA if name == 'cls_position' else iLLaMA
+        for alias, value in aliases.items():
+            assert getattr(kind(ARCH, **{name: alias}), name) == value
+    assert {'above_top_right', 'top_right'} == set(VisionLLaMA.CLS_POSITION_ALIASES.values())
+
+
+def test_what_is_no_reason_to_warn(monkeypatch):
+    from mmvisionllama.backbones import VisionLLaMA
+
+    monkeypatch.setattr(loading, 'print_log', lambda text, **_: pytest.fail(text))
+    pooled = VisionLLaMA(ARCH, with_cls_token=False, out_type='avg_featmap')
+    for module, model in (
+        (pooled, dict(backbone=dict(cls_position='above_top_right'))),
+        (Model(mask_mode='multiplicative'), dict(backbone=dict(mask_mode='released'))),
+        (Model(), dict(backbone=None)),
+        (Model(), 3),
+    ):
+        loading.check_switches(module, dict(meta=dict(model=model)), 'x')
+    loading.check_switches(Model(), dict(meta=None), 'x')

@@ -3,6 +3,7 @@
 import copy
 import gc
 import threading
+import time
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,8 +17,9 @@ from mmengine.structures import BaseDataElement
 from torch import nn
 
 from mmvisionllama import launch
-from mmvisionllama.engine import SizedDataPreprocessor, follow_image_sizes
+from mmvisionllama.engine import SizedDataPreprocessor, follow_image_sizes, image_sizes
 from mmvisionllama.errors import OptionError
+from mmvisionllama.layers.valid_grid import BatchPixels, ValidGrid
 
 ROOT = Path(__file__).parents[2]
 SCENES = ROOT / 'configs' / 'mmdet' / 'quickstart' / 'pyramid_vision_llama_digit_scenes.py'
@@ -346,6 +348,42 @@ def test_mmengines_activation_checkpointing_is_refused_where_it_would_forget_the
         model(**mixed)
     with torch.no_grad():
         assert torch.isfinite(model(**mixed)).all()
+    grads = []
+    for checkpointed in (False, True):  # blocks have the sizes in what they are given
+        model = sized().train()
+        if checkpointed:
+            turn_on_activation_checkpointing(model, 'backbone.layers.0')
+        model(**mixed).square().sum().backward()
+        grads.append([param.grad for param in model.parameters()])
+    for ours, theirs in zip(*grads):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_threads_that_meet_at_the_first_padded_batch(monkeypatch):
+    """One set of hooks, whoever comes first, and both wait for it."""
+    init_default_scope('mmengine')
+    model, installed = sized(), []
+
+    def install(self, model):
+        installed.append(self)
+        time.sleep(0.2)  # time enough for the other thread
+
+    monkeypatch.setattr(image_sizes.PaddingHider, 'install', install)
+    data = model.data_preprocessor(batch([(16, 20), (24, 12)]))
+    with ThreadPoolExecutor(2) as threads:
+        list(threads.map(lambda _: model(**data), range(2)))
+    (hider,) = installed
+    assert hider.pixels.get() is None and not hider.pixels.of_thread
+
+
+def test_graphs_and_threads():
+    pixels, other = BatchPixels(), ValidGrid(torch.tensor([[1, 2]]), (3, 4))
+    pixels.set(other)
+    with ThreadPoolExecutor(1) as threads:
+        assert threads.submit(pixels.get).result() is None
+        threads.submit(pixels.set, None).result()
+    pixels.set_in_graph, pixels.last = True, None  # as a compiled pass of another thread leaves it
+    assert pixels.get() is other
 
 
 def test_a_failed_batch_leaves_no_sizes_behind():

@@ -270,6 +270,8 @@ def test_sample_file_of_a_stopped_run(tmp_path):
     assert again.made.tolist() == [False, True, True, False] and (again.array[1:3] == 7).all()
     (tmp_path / 'set.partial.made.npy').write_bytes(b'cut off')  # a machine that died while the files were made
     assert not SampleFile(path, (4, 2, 2, 3), run).made.any()
+    (tmp_path / 'set.partial.npy').write_bytes(b'')
+    assert not SampleFile(path, (4, 2, 2, 3), run).made.any()
     for other in ((5, 2, 2, 3), run), ((4, 2, 2, 3), dict(run, seed=1)), ((4, 2, 2, 3), None):
         SampleFile(path, (4, 2, 2, 3), run).write([1, 2], images)
         fresh = SampleFile(path, *other)

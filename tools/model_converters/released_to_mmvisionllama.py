@@ -111,9 +111,8 @@ def main(argv: Optional[List[str]] = None) -> None:
     print(f'family {converted.family}, {params:,} parameters, loads strictly: {args.dst}')
     print("\nFor a config (with custom_imports = dict(imports=['mmvisionllama'])):\n")
     print(Config(dict(model=converted.model)).pretty_text)
-    print(
-        f'Evaluate, with a config of this model (their names end in _released):  python tools/test.py CONFIG {args.dst}'
-    )
+    print(f'Evaluate:          python tools/test.py CONFIG {args.dst}')
+    print('                   CONFIG has this model: the one that ends in _released, if there is one')
     if 'backbone' in converted.model:
         print(
             f'The backbone alone: backbone=dict(..., init_cfg=dict(type="Pretrained", checkpoint={args.dst!r}, '

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from mmvisionllama import launch
 from mmvisionllama.checkpoints import find_state_dict, load_strictly, read_checkpoint
+from mmvisionllama.checkpoints.loading import check_switches
 from mmvisionllama.datasets.pictures import standing
 
 
@@ -61,6 +62,7 @@ def main() -> None:
     inferencer = DetInferencer(cfg, args.checkpoint, device=args.device, show_progress=False)
     # the inferencer only warns about weights that do not fit
     load_strictly(inferencer.model, weights, args.checkpoint)
+    check_switches(inferencer.model, checkpoint, args.checkpoint)
     inferencer.model.dataset_meta.update(launch.missing_classes(cfg, checkpoint))
     classes = inferencer.model.dataset_meta['classes']
     for image, source in zip(args.images, sources):

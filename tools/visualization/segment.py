@@ -13,6 +13,7 @@ from pathlib import Path
 
 from mmvisionllama import launch
 from mmvisionllama.checkpoints import find_state_dict, load_strictly, read_checkpoint
+from mmvisionllama.checkpoints.loading import check_switches
 from mmvisionllama.datasets.pictures import standing
 
 
@@ -51,6 +52,7 @@ def main() -> None:
     inferencer = MMSegInferencer(cfg, args.checkpoint, device=args.device)
     # the inferencer only warns about weights that do not fit
     load_strictly(inferencer.model, weights, args.checkpoint)
+    check_switches(inferencer.model, checkpoint, args.checkpoint)
     inferencer.model.dataset_meta.update(launch.missing_classes(cfg, checkpoint))
     inferencer.show_progress = False  # mmsegmentation 1.2 has no argument for it
     for image, source in zip(args.images, sources):
