@@ -77,14 +77,15 @@ def runtimes(
     onnx_path = deploy.export(network, folder / 'model', 'onnx').path
     write_openvino(onnx_path, describe(network), onnx_path.with_suffix('.xml'))
     files = {'ONNX Runtime': (onnx_path, {}), 'OpenVINO f32': (onnx_path.with_suffix('.xml'), {})}
-    if 'bf16' in flags():
+    half = 'bf16' in flags() and threads > 1  # with one and AMX OpenVINO fails
+    if half:
         files['OpenVINO bf16'] = (onnx_path.with_suffix('.xml'), dict(precision='bf16'))
     if int8:
         path = quantize_onnx(onnx_path, folder / 'int8.onnx', [images[:1]])
         files['ONNX Runtime, 8 bits'] = (path, {})
         write_openvino(path, describe(network), path.with_suffix('.xml'))
         files['OpenVINO, 8 bits'] = (path.with_suffix('.xml'), {})
-        if 'bf16' in flags():
+        if half:
             files['OpenVINO, 8 bits and bf16'] = (path.with_suffix('.xml'), dict(precision='bf16'))
     calls = {'eager': forward_of(model, images), 'compiled': forward_of(torch.compile(model), images)}
     for name, (path, options) in files.items():

@@ -29,7 +29,8 @@ import torch
 import mmvisionllama
 names = mmvisionllama.list_models()
 for name in names:
-    with torch.device('meta'):
+    # the libraries' Swin and Twins read values while they are built, and are small here
+    with torch.device('cpu' if 'swin' in name or 'twins' in name else 'meta'):
         assert sum(1 for _ in mmvisionllama.get_model(name).parameters())
 mmvisionllama.get_model('vision_llama_digits', pretrained=True)
 print(mmvisionllama.__file__, len(names), len(mmvisionllama.list_models('*visionllama*')))

@@ -11,6 +11,7 @@ from PIL import Image
 
 import mmvisionllama
 from mmvisionllama import deploy, launch, zoo
+from mmvisionllama.deploy import runtimes
 from mmvisionllama.deploy.export import describe
 from mmvisionllama.deploy.models import file_info, file_pipeline, load_model, model_config, session_model
 from mmvisionllama.errors import CheckpointError, DataError, OptionError
@@ -408,3 +409,16 @@ def test_weights_that_are_no_numbers_are_refused(tmp_path, wrong):
     torch.save(stored, tmp_path / 'model.pth')
     with pytest.raises(CheckpointError, match='head.fc.weight holds'):
         load_model(cfg, str(tmp_path / 'model.pth'))
+
+
+@pytest.mark.parametrize('cpus, threads', [(1, 0), (8, 1)])
+def test_openvino_is_kept_from_ending_the_process(monkeypatch, cpus, threads):
+    """In half precision with one thread on a processor with AMX."""
+    monkeypatch.setattr(runtimes.os, 'sched_getaffinity', lambda pid: set(range(cpus)), raising=False)
+    monkeypatch.setattr(runtimes, 'has_amx', lambda: False)
+    runtimes.check_half_precision(threads, 'bf16')
+    monkeypatch.setattr(runtimes, 'has_amx', lambda: True)
+    runtimes.check_half_precision(2, 'bf16')
+    runtimes.check_half_precision(threads, 'f32')
+    with pytest.raises(OptionError, match='fails in bf16 with one thread on this processor: give threads=2'):
+        runtimes.check_half_precision(threads, 'bf16')
