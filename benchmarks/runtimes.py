@@ -18,6 +18,7 @@ from mmvisionllama.backbones import PyramidVisionLLaMA, VisionLLaMA
 from mmvisionllama.deploy.export import describe, write_openvino
 from mmvisionllama.deploy.int8 import quantize_onnx
 from mmvisionllama.deploy.networks import Network, without_obstacles
+from mmvisionllama.deploy.runtimes import has_amx
 
 PACKAGES = ('onnxruntime', 'openvino', 'timm')
 MODELS = {
@@ -77,15 +78,15 @@ def runtimes(
     onnx_path = deploy.export(network, folder / 'model', 'onnx').path
     write_openvino(onnx_path, describe(network), onnx_path.with_suffix('.xml'))
     files = {'ONNX Runtime': (onnx_path, {}), 'OpenVINO f32': (onnx_path.with_suffix('.xml'), {})}
-    half = 'bf16' in flags() and threads > 1  # with one and AMX OpenVINO fails
-    if half:
+    has_bf16 = 'bf16' in flags() and not (threads == 1 and has_amx())  # where OpenVINO crashes
+    if has_bf16:
         files['OpenVINO bf16'] = (onnx_path.with_suffix('.xml'), dict(precision='bf16'))
     if int8:
         path = quantize_onnx(onnx_path, folder / 'int8.onnx', [images[:1]])
         files['ONNX Runtime, 8 bits'] = (path, {})
         write_openvino(path, describe(network), path.with_suffix('.xml'))
         files['OpenVINO, 8 bits'] = (path.with_suffix('.xml'), {})
-        if half:
+        if has_bf16:
             files['OpenVINO, 8 bits and bf16'] = (path.with_suffix('.xml'), dict(precision='bf16'))
     calls = {'eager': forward_of(model, images), 'compiled': forward_of(torch.compile(model), images)}
     for name, (path, options) in files.items():

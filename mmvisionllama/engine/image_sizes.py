@@ -23,8 +23,6 @@ from ..necks.hide_padding import DENSE_PARTS, PaddingHider
 
 #: the code of a forward pass under mmengine's ``activation_checkpointing``
 RECOMPUTED = wrap_forward(print).__code__
-
-
 _one_installer = threading.Lock()
 
 

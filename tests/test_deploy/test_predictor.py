@@ -413,12 +413,13 @@ def test_weights_that_are_no_numbers_are_refused(tmp_path, wrong):
 
 @pytest.mark.parametrize('cpus, threads', [(1, 0), (8, 1)])
 def test_openvino_is_kept_from_ending_the_process(monkeypatch, cpus, threads):
-    """In half precision with one thread on a processor with AMX."""
+    """In bf16 with one thread on a processor with AMX."""
     monkeypatch.setattr(runtimes.os, 'sched_getaffinity', lambda pid: set(range(cpus)), raising=False)
     monkeypatch.setattr(runtimes, 'has_amx', lambda: False)
-    runtimes.check_half_precision(threads, 'bf16')
+    runtimes.check_bf16(threads, 'bf16')
     monkeypatch.setattr(runtimes, 'has_amx', lambda: True)
-    runtimes.check_half_precision(2, 'bf16')
-    runtimes.check_half_precision(threads, 'f32')
-    with pytest.raises(OptionError, match='fails in bf16 with one thread on this processor: give threads=2'):
-        runtimes.check_half_precision(threads, 'bf16')
+    runtimes.check_bf16(2, 'bf16')
+    for precision in ('f32', 'f16'):
+        runtimes.check_bf16(threads, precision)
+    with pytest.raises(OptionError, match='crash in bf16 with one thread on this processor: give threads=2'):
+        runtimes.check_bf16(threads, 'bf16')

@@ -14,7 +14,7 @@ import torch
 from mmengine.registry import MODELS, TASK_UTILS
 
 from mmvisionllama.errors import LaunchError
-from mmvisionllama.generation import DDPMSampler, ImageGenerator, ODESampler
+from mmvisionllama.generation import DDPMSampler, ImageGenerator, ODESampler, load_generator
 
 ROOT = Path(__file__).parents[2]
 CONFIG = """
@@ -226,6 +226,39 @@ def test_sampling_goes_on_where_it_stopped(trained, tmp_path, monkeypatch, capsy
     assert run('sample', *args, '--seed', 6, monkeypatch=monkeypatch) == 0  # another seed: another set
     assert made == list(range(7)) and not np.array_equal(np.load(tmp_path / 'set.npz')['arr_0'], expected)
     assert not list(tmp_path.glob('*partial*'))
+
+
+@pytest.mark.parametrize('sampler', ['sde', 'ode', 'ode-euler'])
+def test_a_set_is_told_from_others(trained, sampler):
+    """By everything that its samples depend on; a batch's size is of these where the steps are the batch's own."""
+    from argparse import Namespace
+
+    from mmengine.config import Config
+
+    module, cfg = tool('sample'), Config.fromfile(trained[1])
+    model = load_generator(cfg, str(trained[2]))
+    model.sampler = module.build_sampler(sampler, model.objective)
+
+    def described(labels=(0, 1), seed=0, cfg=cfg, **changed):
+        args = dict(sampler=sampler, steps=None, cfg_channels=None, batch_size=8)
+        return json.dumps(module.description(Namespace(**{**args, **changed}), model, cfg, labels, seed))
+
+    first = described()
+    assert described() == first
+    others = [described(labels=(1, 0)), described(seed=1), described(cfg_channels='first_three')]
+    if sampler != 'ode':
+        others.append(described(steps=9))
+    other = Config(cfg.to_dict())
+    other.model.network.arch.num_heads = 4
+    others.append(described(cfg=other))
+    model.cfg_scale += 1
+    others.append(described())
+    model.cfg_scale -= 1
+    next(model.network.parameters()).data += 1e-3
+    others.append(described())
+    assert first not in others and len(set(others)) == len(others)
+    next(model.network.parameters()).data -= 1e-3
+    assert (described(batch_size=4) == described()) == (sampler != 'ode')
 
 
 def test_a_fast_process_waits_for_hours(monkeypatch):
